@@ -36,6 +36,7 @@ from gateway.process.worker_plan import (
     DUMP_STACKS,
     RETIRE,
     TAKE_OVER,
+    AccountsInForce,
     SupervisorCounters,
     Watchdog,
     WorkerPlan,
@@ -49,6 +50,8 @@ _START_TIMEOUT_S = 20.0
 _RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_UPTIME_S = 30.0
 _STOP_GRACE_S = 5.0
+_SESSIONS_CLOSED_S = 5.0
+"""How long the last live consoles of a worker may take to close."""
 _HUNG_AFTER_S = 30.0
 """Longer than any legitimate work on the event loop, such as loading 100,000 policy rules."""
 _STACK_DUMP_TIMEOUT_S = 1.0
@@ -109,6 +112,7 @@ class Supervisor:
         self._reload_requested = False
         self._watchdogs_checked_at = _now()
         self._counters = SupervisorCounters()
+        self._accounts = AccountsInForce()
         self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
@@ -178,9 +182,12 @@ class Supervisor:
     def _replace_workers(self, config: Settings) -> None:
         """Replace all workers; if a new one does not start, keep the old ones."""
         before = [worker for worker in self._workers.values() if not worker.retired]
+        old, new = _account_names(self._config), _account_names(config)
+        self._accounts.set(old | new)
         if not self._start_all(config):
             if self._stopping:
                 return  # the start was interrupted, not rejected
+            self._accounts.set(old)
             self._close_removed_ports()
             self._counters.config_rejected()
             log.error("config_rejected", extra={"errors": ["the new workers did not start"]})
@@ -193,6 +200,7 @@ class Supervisor:
         if config.log != self._config.log:
             logs.set_up(config.log.levels, config.log.format)
         self._config = config
+        self._accounts.set(new)
         self._close_removed_ports()
         for worker in self._workers.values():
             if not worker.retired:
@@ -236,6 +244,7 @@ class Supervisor:
             ready_write,
             self._alive_read,
             self._counters,
+            self._accounts,
             self._handover,
             watchdog,
         )
@@ -265,8 +274,18 @@ class Supervisor:
     def _retire(self, worker: WorkerProcess, number: int = RETIRE) -> None:
         request = self._config.request
         worker.retired = True
-        worker.kill_at = _now() + request.drain_delay_s + request.drain_s + _STOP_GRACE_S
+        drain_s = request.drain_s
+        if self._config.delivers_proxied:
+            console = self._config.console
+            drain_s = max(drain_s, console.drain_s + _SESSIONS_CLOSED_S)
+            if number == RETIRE:
+                drain_s += console.reload_drain_s
+        worker.kill_at = _now() + request.drain_delay_s + drain_s + _STOP_GRACE_S
+        self._count_retired()
         _send(worker.pid, number)
+
+    def _count_retired(self) -> None:
+        self._counters.set_workers_retired(sum(one.retired for one in self._workers.values()))
 
     def _run_child(self, plan: WorkerPlan) -> None:
         code = 1
@@ -298,6 +317,7 @@ class Supervisor:
                     _send(pid, signal.SIGKILL)
                 continue
             del self._workers[pid]
+            self._count_retired()
             if worker.retired or self._stopping:
                 continue
             self._counters.worker_died()
@@ -400,6 +420,10 @@ def _addresses(config: Settings, index: int) -> dict[str, Address]:
         "public": (listen.host, listen.port) if unix is None else (str(unix), 0),
         "admin": (config.admin.host, ports[index] if ports else -1 - index),
     }
+
+
+def _account_names(config: Settings) -> set[str]:
+    return {account.name for account in config.accounts}
 
 
 def _file_signature(file: Path) -> tuple[int, int, int]:

@@ -25,9 +25,11 @@ from gateway.drivers.valkey.client import client_factory
 from gateway.edge.admin.handler import AdminHandler
 from gateway.edge.listener.proxy_protocol import ProxyProtocolListener
 from gateway.edge.listener.server import ListenerServer
+from gateway.flow.consoles.session_drain import SessionDrain
 from gateway.process.client_certificates import ClientCertificates
 from gateway.process.components import Components, open_components
 from gateway.process.tasks import BackgroundTask, supervised
+from gateway.process.wiring.consoles import OpenConsoles
 from gateway.process.wiring.listeners import trusted_proxies
 from gateway.process.worker_plan import RETIRE, TAKE_OVER, WorkerPlan
 
@@ -41,6 +43,7 @@ _TLS_HANDSHAKE_TIMEOUT_S = 10.0
 _TLS_SHUTDOWN_TIMEOUT_S = 2.0
 """Many clients do not answer a TLS shutdown before they next use the connection."""
 _LAG_INTERVAL_S = 0.5
+_ACCOUNTS_INTERVAL_S = 0.25
 _THREAD_SWITCH_S = 0.001
 """How long a thread, such as the one that renders metrics, may hold the interpreter lock."""
 
@@ -78,10 +81,13 @@ class Worker:
         self._metrics.counter("gateway_config_rejections_total", lambda: counters.config_rejections)
         self._metrics.gauge("gateway_config_rejected", lambda: counters.is_config_rejected)
         self._metrics.counter("gateway_worker_deaths_total", lambda: counters.worker_deaths)
+        self._metrics.gauge("gateway_workers_retired", lambda: counters.workers_retired)
         self._metrics.counter("gateway_log_lines_dropped_total", lambda: lines.dropped)
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
         self._owns_admin_port = asyncio.Event()
+        self._terminated = asyncio.Event()
+        """The whole gateway stops; a replaced worker no longer waits for its live consoles."""
         self._draining = False
         self._proxied: ProxyProtocolListener | None = None
         self._replaced = False
@@ -97,7 +103,7 @@ class Worker:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._request_stop)
+            loop.add_signal_handler(number, self._terminate)
         loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         loop.add_signal_handler(RETIRE, self._retire)
         loop.add_signal_handler(TAKE_OVER, self._owns_admin_port.set)
@@ -127,6 +133,10 @@ class Worker:
     def _on_parent_exit(self) -> None:
         # The pipe stays readable at its end: with the reader in place, the loop would spin.
         asyncio.get_running_loop().remove_reader(self._plan.parent_fd)
+        self._terminate()
+
+    def _terminate(self) -> None:
+        self._terminated.set()
         self._request_stop()
 
     def _retire(self) -> None:
@@ -143,6 +153,9 @@ class Worker:
             "reload": lambda: self._reload_on_request(components),
             "loop lag": self._measure_lag,
         }
+        consoles = components.consoles
+        if consoles is not None:
+            tasks["console accounts"] = lambda: self._end_removed_accounts(consoles)
         for listener, certificate in self._certificates.items():
             tasks[f"certificate of {listener}"] = certificate.run
             self._metrics.gauge(
@@ -186,10 +199,29 @@ class Worker:
         else:
             await self._clock.sleep(self._config.request.drain_delay_s + _LAST_ACCEPT_S)
         public_listener.close()
-        await server.drain(self._clock, within_s=self._config.request.drain_s)
+        async with asyncio.TaskGroup() as draining:
+            within_s = self._config.request.drain_s
+            _ = draining.create_task(server.drain(self._clock, within_s=within_s))
+            if components.consoles is not None:
+                _ = draining.create_task(self._drain_consoles(components.consoles.drain))
         await public.cleanup()
         admin_listener.close()
         await admin.cleanup()
+
+    async def _drain_consoles(self, drain: SessionDrain) -> None:
+        """Move the live consoles to other processes; after a reload, not before they had time."""
+        console = self._config.console
+        if self._replaced:
+            await drain.keep(for_s=console.reload_drain_s, unless=self._terminated)
+        await drain.run(within_s=console.drain_s)
+
+    async def _end_removed_accounts(self, consoles: OpenConsoles) -> None:
+        """End the live consoles on accounts that a newer config has removed."""
+        while True:
+            names = self._plan.accounts.names
+            if names is not None:
+                consoles.sessions.end_other_accounts(names)
+            await self._clock.sleep(_ACCOUNTS_INTERVAL_S)
 
     def _admin_server(self, components: Components) -> ListenerServer:
         handler = AdminHandler(

@@ -1,9 +1,13 @@
 """The plan of a worker, the signals that it receives, and the memory that it shares."""
 
+import json
 import mmap
 import signal
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
 
 from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
@@ -15,6 +19,11 @@ TAKE_OVER = signal.SIGUSR2
 processes."""
 DUMP_STACKS = signal.SIGQUIT
 """To a worker whose event loop has stalled: write the stacks of its threads to stderr."""
+
+
+_ACCOUNTS_BYTES: Final = 4 * 1024 * 1024
+_SIZE_BYTES: Final = 8
+_PREFIX_BYTES: Final = sha256().digest_size + _SIZE_BYTES
 
 
 class SupervisorCounters:
@@ -36,6 +45,14 @@ class SupervisorCounters:
         """Whether the current config file is invalid."""
         return bool(self._shared[2])
 
+    @property
+    def workers_retired(self) -> int:
+        """Replaced workers that still run, because live consoles keep them."""
+        return self._shared[3]
+
+    def set_workers_retired(self, count: int) -> None:
+        self._shared[3] = count
+
     def config_rejected(self) -> None:
         self._shared[0] += 1
         self._shared[2] = True
@@ -45,6 +62,29 @@ class SupervisorCounters:
 
     def worker_died(self) -> None:
         self._shared[1] += 1
+
+
+class AccountsInForce:
+    """The names of the accounts of the config in force, in memory that old workers read."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, _ACCOUNTS_BYTES)
+
+    def set(self, names: Iterable[str]) -> None:
+        """Replace the names; a reader sees all or none of them."""
+        text = json.dumps(sorted(names)).encode()
+        size = len(text).to_bytes(_SIZE_BYTES, "big")
+        self._shared[: _PREFIX_BYTES + len(text)] = sha256(size + text).digest() + size + text
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """The names; None before the first, and while they are being replaced."""
+        digest = self._shared[: sha256().digest_size]
+        size = self._shared[sha256().digest_size : _PREFIX_BYTES]
+        text = self._shared[_PREFIX_BYTES : _PREFIX_BYTES + int.from_bytes(size, "big")]
+        if sha256(size + text).digest() != digest:
+            return None
+        return frozenset(json.loads(text))
 
 
 class Watchdog:
@@ -80,5 +120,6 @@ class WorkerPlan:
     parent_fd: int
     """Becomes readable when the supervisor has exited."""
     counters: SupervisorCounters
+    accounts: AccountsInForce
     handover: Handover
     watchdog: Watchdog

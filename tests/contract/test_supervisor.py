@@ -39,7 +39,13 @@ here = SimpleNamespace(host="127.0.0.1", port=0, unix_socket=None, unix_mode=0o6
 request = SimpleNamespace(drain_delay_s=0.0, drain_s=0.0)
 any_port = lambda workers: range(0)
 config = SimpleNamespace(
-    listen=here, admin=here, admin_ports=any_port, request=request, accounts=(), issuers=()
+    listen=here,
+    admin=here,
+    admin_ports=any_port,
+    request=request,
+    accounts=(),
+    issuers=(),
+    delivers_proxied=False,
 )
 file = Path(sys.argv[1])
 parent = supervisor.Supervisor(file, lambda: config, work, workers=1, config=config)

@@ -317,12 +317,33 @@ def test_drain_moves_the_rest_at_its_end() -> None:
 def test_replaced_worker_keeps_its_sessions_until_they_end() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         page, stays = await first.live(), await first.live("ben", OTHER_TARGET)
-        retiring = asyncio.create_task(first.drain.retire(keep_s=100, within_s=10))
+        never = asyncio.Event()
+
+        async def retire() -> None:
+            await first.drain.keep(for_s=100, unless=never)
+            await first.drain.run(within_s=10)
+
+        retiring = asyncio.create_task(retire())
         await asyncio.sleep(50)
         assert page.is_live
         first.world.tokens.refuse("ada")
         assert await page.until_closed() == (4002, "right_ended")
         assert await stays.until_closed(within_s=60) == (4007, "move")
         await retiring
+
+    run(scenario)
+
+
+def test_stopping_gateway_interrupts_a_replaced_worker() -> None:
+    async def scenario(first: Replica, second: Replica) -> None:
+        page, stops = await first.live(), asyncio.Event()
+        keeping = asyncio.create_task(first.drain.keep(for_s=3_600, unless=stops))
+        await asyncio.sleep(5)
+        assert not keeping.done()
+        stops.set()
+        async with asyncio.timeout(1):
+            await keeping
+        assert page.is_live
+        assert second.world.ends() == []
 
     run(scenario)

@@ -246,6 +246,11 @@ METRIC_FAMILIES: Final = (
         "gateway_worker_deaths_total",
         "Workers that exited unexpectedly. Each worker exports the parent's count.",
     ),
+    _gauge(
+        "gateway_workers_retired",
+        "Replaced workers that still run, because live consoles keep them. Each worker exports"
+        " the parent's count.",
+    ),
     _counter(
         "gateway_inventory_polls_total",
         "Polls of the cloud's server list.",

@@ -25,12 +25,13 @@ class SessionDrain:
         self._spare_interval_s = spare_interval_s
         self._clock = clock
 
-    async def retire(self, *, keep_s: float, within_s: float) -> None:
-        """Keep the sessions for `keep_s` or to their end, then move the rest: after a reload."""
-        until = self._clock.monotonic() + keep_s
+    async def keep(self, *, for_s: float, unless: asyncio.Event) -> None:
+        """Wait for the end of the sessions, for `for_s` at most; return once `unless` is set."""
+        until = self._clock.monotonic() + for_s
         while self._sessions.connections and self._clock.monotonic() < until:
+            if unless.is_set():
+                return
             await self._clock.sleep(_LOOK_AGAIN_S)
-        await self.run(within_s=within_s)
 
     async def run(self, *, within_s: float) -> None:
         """Move all sessions, no faster than there are links that no call waits for.
