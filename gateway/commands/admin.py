@@ -56,6 +56,12 @@ def register(parser: CommandParser) -> None:
     _sessions_options(
         command("sessions", "list the tokens and links in the caches of all processes")
     )
+    _consoles_options(
+        command(
+            "consoles",
+            "list the live consoles of all processes, or end some; the person can open a new one",
+        )
+    )
     command("queue", "show budgets and the calls that wait for them")
     _rate_ceiling_options(
         command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
@@ -123,6 +129,14 @@ def _sessions_options(parser: CommandParser) -> None:
     parser.add_argument("--server", type=nonempty, metavar="ID", help="filter by server")
 
 
+def _consoles_options(parser: CommandParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("end",), help="end live consoles")
+    parser.add_argument("id", nargs="?", type=nonempty, metavar="ID", help="the one to end")
+    parser.add_argument("--issuer", type=nonempty, help="the person's issuer")
+    parser.add_argument("--subject", type=nonempty, help="those of this person")
+    parser.add_argument("--server", type=nonempty, metavar="ID", help="those on this server")
+
+
 def _rate_ceiling_options(parser: CommandParser) -> None:
     parser.add_argument("account", type=nonempty, metavar="ACCOUNT", help="name in the config")
     parser.add_argument(
@@ -173,7 +187,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
-    path, body_of, show = _COMMANDS[options.command]
+    is_end = options.command == "consoles" and options.action == "end"
+    path, body_of, show = _COMMANDS["consoles end" if is_end else options.command]
     body, is_reload = None, options.command == "policy" and options.reload
     if body_of is not None:
         fields = {name: value for name, value in body_of(options).items() if value is not None}
@@ -181,7 +196,8 @@ def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
     elif is_reload:
         path, body = "/policy/reload", {"reason": options.reason}
     else:
-        filters = ("issuer", "subject", "server") if options.command == "sessions" else ()
+        filtered = options.command in ("consoles", "sessions")
+        filters = ("issuer", "subject", "server") if filtered else ()
         path += _query({**_named(options, *filters), "reason": options.reason or None})
     response = gateway.request(f"/admin{path}", body=body).data
     if options.json:
@@ -228,6 +244,15 @@ def _drop_links(options: argparse.Namespace) -> Json:
     if (options.issuer is None) != (options.subject is None):
         raise usage_error("Specify a person by both --issuer and --subject.")
     return {"all": True} if options.all else fields
+
+
+def _end_consoles(options: argparse.Namespace) -> Json:
+    targets = _named(options, "id", "subject", "server")
+    if sum(target is not None for target in targets.values()) != 1:
+        raise usage_error("Specify exactly one of ID, --subject and --server.")
+    if options.issuer is not None and options.subject is None:
+        raise usage_error("--issuer requires --subject.")
+    return {**targets, "issuer": options.issuer}
 
 
 def _named(options: argparse.Namespace, *names: str) -> Json:
@@ -289,6 +314,15 @@ def _show_sessions(response: Json) -> None:
     _show_missing(response)
 
 
+def _show_consoles(response: Json) -> None:
+    name = "ended" if "ended" in response else "consoles"
+    _print_rows(
+        ("ID", "ISSUER", "SUBJECT", "SERVER", "MODE", "STARTED", "FROM", "PROCESS"),
+        [tuple(one[column] for column in _CONSOLE) for one in require_member(response, name, list)],
+        none="No live consoles.",
+    )
+
+
 def _show_queue(response: Json) -> None:
     _print_rows(
         ("PROCESS", "ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "CALLERS"),
@@ -338,6 +372,9 @@ def _show_missing(response: Json) -> None:
         print_line(f"{missing} of {total} processes did not respond. Try again.")
 
 
+_CONSOLE: Final = (
+    *("id", "issuer", "subject", "server", "mode", "started_at", "client_address", "process"),
+)
 _TOKEN: Final = ("issuer", "subject", "token_id", "issued_at", "expires_at")
 _LINK: Final = ("account", "project", "server", "person", "seconds_left", "fingerprint")
 
@@ -383,6 +420,8 @@ _COMMANDS: Final[
     "unlock": ("/locks/lift", lambda options: _named(options, "id"), _show_override),
     "drop-links": ("/links/drop", _drop_links, _show_override),
     "sessions": ("/sessions", None, _show_sessions),
+    "consoles": ("/consoles", None, _show_consoles),
+    "consoles end": ("/consoles/end", _end_consoles, _show_consoles),
     "queue": ("/queue", None, _show_queue),
     "rate-ceiling": (
         "/rate-ceilings",

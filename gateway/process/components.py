@@ -106,7 +106,13 @@ async def open_components(
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
         administration = open_administration(
-            runtime, identity.admins, policies, overrides, cluster, audit_log.for_requests
+            runtime,
+            identity.admins,
+            policies,
+            overrides,
+            cluster,
+            audit_log.for_requests,
+            None if consoles is None else consoles.sessions,
         )
         _begin_metrics(runtime, administration)
         yield Components(

@@ -11,6 +11,7 @@ from gateway.flow.admin.action_specs import ACTION_SPECS, ActionSpec
 from tests.support.admin_client import RecordingAdminClient, RequestRecorded
 
 ARGUMENTS = {
+    "consoles end": ["consoles", "end", "00000000000000000000000000000000"],
     "clear ID": ["clear", "0a1b"],
     "revoke": ["revoke", "--issuer", "corp", "--subject", "mallory"],
     "lock": ["lock", "--group", "contractors"],

@@ -14,6 +14,7 @@ from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import ActionPlan, Administrator
 from gateway.flow.admin.cluster_query import ClusterQuery
+from gateway.flow.admin.console_actions import ConsoleActions
 from tests.support.clock import FakeClock
 from tests.support.override_store import FakeOverrideStore
 from tests.support.replicas import Alone
@@ -51,6 +52,7 @@ class Operating:
             group_aliases=lambda: {"contractors": frozenset({"5c3d-8a0e", "1f0e-9d8c"})},
             overrides=self.overrides,
             cluster=ClusterQuery(cast(Any, None), Alone()),
+            consoles=ConsoleActions(None),
             clock=clock,
         )
 

@@ -73,16 +73,6 @@ def test_each_request_gets_a_ticket_of_its_own() -> None:
     run(scenario)
 
 
-def test_head_issues_no_ticket() -> None:
-    async def scenario(replica: Replica) -> None:
-        ticket = await replica.ticket(method="HEAD")
-        assert replica.world.records == []
-        with pytest.raises(TicketRejected):
-            await replica.redeem(ticket)
-
-    run(scenario)
-
-
 def test_ticket_needs_a_durable_record() -> None:
     async def scenario(replica: Replica) -> None:
         replica.world.is_audit_down = True

@@ -101,6 +101,10 @@ class Valkey:
     def channel(self) -> str:
         return f"{self._store.namespace}:wake"
 
+    def leave(self) -> None:
+        """Count no longer as a process: a replaced one takes no share of a budget."""
+        self._counted_as = ""
+
     def require_audit_stream(self) -> None:
         """Count the server as available only if it allows the commands of the audit stream."""
         self._needs_stream = True

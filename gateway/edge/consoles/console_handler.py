@@ -193,7 +193,8 @@ class ConsoleHandler:
             response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
         except web.HTTPException:
             raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
-        serving = asyncio.create_task(self._sessions.serve(session_id, cookie, channel))
+        session = self._sessions.serve(session_id, cookie, channel)
+        serving = asyncio.create_task(session)  # noqa: TID251 - it outlives its request
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
         # A lost connection cancels the request's handler. The session ends by itself: it reads the

@@ -12,8 +12,12 @@ from gateway.flow.admin.messages import (
     AdminRequest,
     AdminResponse,
     ClearOverrideRequest,
+    ConsolesRequest,
+    ConsolesResponse,
     DropLinksRequest,
     EmptyRequest,
+    EndConsolesRequest,
+    EndedConsolesResponse,
     LockRequest,
     OverrideResponse,
     OverridesResponse,
@@ -48,6 +52,7 @@ class ActionSpec:
 
 
 _ISSUER_UNKNOWN: Final = "`issuer` is not configured"
+_NO_LIVE_CONSOLES: Final = "no account delivers live consoles"
 _SERVER_MALFORMED: Final = "`server` is not a UUID"
 
 ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
@@ -176,6 +181,34 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             request_type=SessionsRequest,
             response_type=SessionsResponse,
             rejected_if=(_ISSUER_UNKNOWN, _SERVER_MALFORMED),
+        ),
+        ActionSpec(
+            name="ListConsoles",
+            method="GET",
+            path="/consoles",
+            summary="List the live consoles of all processes.",
+            command="consoles",
+            permissions=("read",),
+            request_type=ConsolesRequest,
+            response_type=ConsolesResponse,
+            rejected_if=(_NO_LIVE_CONSOLES, _ISSUER_UNKNOWN, _SERVER_MALFORMED),
+        ),
+        ActionSpec(
+            name="EndConsoles",
+            method="POST",
+            path="/consoles/end",
+            summary="End live consoles. The person can open a new one: see `Lock`.",
+            command="consoles end",
+            permissions=("consoles",),
+            request_type=EndConsolesRequest,
+            response_type=EndedConsolesResponse,
+            rejected_if=(
+                _NO_LIVE_CONSOLES,
+                "not exactly one of `id`, `subject` and `server` is set",
+                "no live console has this `id`",
+                _ISSUER_UNKNOWN,
+                _SERVER_MALFORMED,
+            ),
         ),
         ActionSpec(
             name="ShowQueue",

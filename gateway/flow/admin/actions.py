@@ -39,11 +39,14 @@ from gateway.flow.admin.administration import (
     Administrator,
 )
 from gateway.flow.admin.cluster_query import ClusterQuery
+from gateway.flow.admin.console_actions import ConsoleActions
 from gateway.flow.admin.messages import (
     AdminRequest,
     AdminResponse,
     ClearOverrideRequest,
+    ConsolesRequest,
     DropLinksRequest,
+    EndConsolesRequest,
     LockRequest,
     OverrideDetails,
     OverrideResponse,
@@ -76,6 +79,7 @@ class AdminActions:
         group_aliases: Callable[[], Mapping[str, frozenset[str]]],
         overrides: ActiveOverrides,
         cluster: ClusterQuery,
+        consoles: ConsoleActions,
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached.
@@ -90,6 +94,7 @@ class AdminActions:
         self._group_aliases = group_aliases
         self._overrides = overrides
         self._cluster = cluster
+        self._consoles = consoles
         self._clock = clock
         plans: Mapping[str, _Plan] = {
             "ListOverrides": _unconditional(self._list),
@@ -102,6 +107,8 @@ class AdminActions:
             "SetRateCeiling": self._set_rate_ceiling,
             "SetLogLevels": self._set_log_levels,
             "ListSessions": self._sessions,
+            "ListConsoles": self._on_consoles(consoles.list),
+            "EndConsoles": self._on_consoles(consoles.end),
             "ShowQueue": _unconditional(cluster.queue),
             "ShowPolicy": _unconditional(partial(cluster.policy, reload=False)),
             "ReloadPolicy": _unconditional(partial(cluster.policy, reload=True)),
@@ -221,6 +228,20 @@ class AdminActions:
             target=f"{request.issuer or ''}:{request.subject}" if request.subject else "",
             servers=(request.server,) if request.server else (),
         )
+
+    def _on_consoles(self, plan: _Plan) -> _Plan:
+        """Return a plan whose request names known issuers and well-formed servers."""
+
+        def checked(
+            request: ConsolesRequest | EndConsolesRequest, admin: Administrator
+        ) -> ActionPlan:
+            if request.issuer is not None:
+                self._rules_of(request.issuer)
+            if request.server is not None:
+                request = msgspec.structs.replace(request, server=parse_server_id(request.server))
+            return plan(request, admin)
+
+        return checked
 
     def _set_rate_ceiling(self, request: SetRateCeilingRequest, admin: Administrator) -> ActionPlan:
         accounts = sorted({account for account, _ in self._rate_max_per_s})

@@ -120,6 +120,29 @@ class SessionsRequest(AdminRequest, frozen=True):
     server: ServerName | None = None
 
 
+class ConsolesRequest(AdminRequest, frozen=True):
+    """Filter by person or by server; without a filter, return all."""
+
+    issuer: IssuerName | None = None
+    subject: Subject | None = None
+    server: ServerName | None = None
+
+
+class EndConsolesRequest(AdminRequest, frozen=True):
+    """End one live console (`id`), those of a person (`subject`), or those on a server."""
+
+    id: Annotated[Text, Meta(description="ID of a live console.")] | None = None
+    issuer: IssuerName | None = None
+    subject: Subject | None = None
+    server: ServerName | None = None
+
+    def __post_init__(self) -> None:
+        if sum(one is not None for one in (self.id, self.subject, self.server)) != 1:
+            raise ValueError("specify exactly one of id, subject and server")
+        if self.issuer is not None and self.subject is None:
+            raise ValueError("issuer requires subject")
+
+
 class SetRateCeilingRequest(AdminRequest, frozen=True):
     account: Annotated[Text, Meta(description="Name of the account in the config.")]
     rate_per_s: Annotated[
@@ -236,6 +259,29 @@ class SessionsResponse(AdminResponse, frozen=True):
     processes: Annotated[list[ProcessSessions], _BY_PROCESS]
     total: ProcessCount
     missing: MissingCount
+
+
+class ConsoleEntry(AdminResponse, frozen=True):
+    id: Annotated[str, Meta(description="The ID, for `EndConsoles`.")]
+    issuer: str
+    subject: str
+    account: str
+    project: str
+    server: str
+    mode: Annotated[str, Meta(description="`control` or `view`.")]
+    started_at: Timestamp
+    client_address: Annotated[str, Meta(description="The address that opened it.")]
+    process: Annotated[
+        str, Meta(description="Host name and process ID; empty while the page reconnects.")
+    ]
+
+
+class ConsolesResponse(AdminResponse, frozen=True):
+    consoles: Annotated[list[ConsoleEntry], Meta(description="Live consoles, oldest first.")]
+
+
+class EndedConsolesResponse(AdminResponse, frozen=True):
+    ended: Annotated[list[ConsoleEntry], Meta(description="The live consoles that end now.")]
 
 
 class BudgetEntry(AdminResponse, frozen=True):

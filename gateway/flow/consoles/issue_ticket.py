@@ -86,7 +86,7 @@ class TicketPipeline:
     async def issue(
         self, principal: Principal, call: ResolvedCall, request: ApiRequest
     ) -> IssuedLink:
-        """Return a one-time address, recorded; HEAD returns the address of no ticket."""
+        """Return a one-time address, recorded."""
         (server,) = call.servers
         target = ConsoleTarget(self._accounts[call.project], call.project, server)
         version = self._rights.version
@@ -94,9 +94,6 @@ class TicketPipeline:
         decided = self._clock.monotonic()
         request.enter("admit")
         self._limits.admit_once(request)
-        if request.method == "HEAD":
-            return self._link(self._addresses.new_ticket(), TICKET_LIFETIME_S)
-
         request.enter("obtain")
         ticket = Ticket(
             principal,

@@ -13,6 +13,7 @@ from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
+from gateway.flow.admin.console_actions import ConsoleActions, ConsoleDirectory
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.decide import Policies
 from gateway.flow.identify import Identify
@@ -37,6 +38,7 @@ def open_administration(
     overrides: ActiveOverrides,
     cluster: ClusterQuery,
     audit_log: AuditLog,
+    consoles: ConsoleDirectory | None,
 ) -> AdminApi | None:
     """Return None where the config has no `admin.api`."""
     config, clock = runtime.config, runtime.clock
@@ -55,6 +57,7 @@ def open_administration(
         group_aliases=lambda: policies.current().group_aliases,
         overrides=overrides,
         cluster=cluster,
+        consoles=ConsoleActions(consoles),
         clock=clock,
     )
     administration = Administration(

@@ -1,0 +1,343 @@
+"""Live consoles over real processes: gateways, Valkey and the simulated cloud's screens."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.live_page import LivePage
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
+
+PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+ADMIN_API = {"audience": "gateway-admin", "groups": {"admins": "all"}}
+
+
+def deliver_live(gateway: RunningGateway, **console: Any) -> None:
+    """Change the config so that the account's consoles run through the gateway."""
+    cloud, config = gateway.cloud, gateway.config
+    (gateway.directory / "console-ca.pem").write_text(cloud.console_authority())
+    config["listen"]["public_url"] = gateway.url
+    config["console"] = {"private_networks": ["127.0.0.0/8"], "drain_s": 20, **console}
+    config["accounts"][0] |= {
+        "console": {"delivery": "proxied"},
+        "ca_file": "console-ca.pem",
+        "links": {"console_hosts": ["127.0.0.1"]},
+    }
+    gateway.write_config()
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Stack]:
+    stack = Stack(CloudProcess("--live-project", PROJECT), start=False, admin_api=ADMIN_API)
+    deliver_live(stack.gateway)
+    second = stack.replica(start=False, admin_api=ADMIN_API)
+    deliver_live(second)
+    stack.gateway.start()
+    second.start()
+    yield stack
+    stack.close()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield session
+
+
+@pytest.fixture
+def server(live: Stack) -> str:
+    """Return a server on which no other test has just left a session."""
+    return live.cloud.servers[_Counter.next() % (len(live.cloud.servers) - 1)]
+
+
+class _Counter:
+    value = 0
+
+    @classmethod
+    def next(cls) -> int:
+        cls.value += 1
+        return cls.value
+
+
+def ticket(gateway: RunningGateway, token: str, server: str) -> str:
+    response = gateway.console(token, server)
+    assert response.status == 200, response.body
+    address: str = response.json["url"]
+    assert address.startswith(f"{gateway.url}/console#")
+    return address.partition("#")[2]
+
+
+async def open_console(
+    live: Stack,
+    client: aiohttp.ClientSession,
+    server: str,
+    subject: str,
+    gateway: RunningGateway | None = None,
+) -> LivePage:
+    gateway = gateway or live.gateway
+    text = await asyncio.to_thread(ticket, gateway, live.cloud.token(subject), server)
+    page = LivePage(client, gateway.url)
+    status, data = await page.redeem(text)
+    assert status == 200, data
+    await page.connect()
+    await page.until_live()
+    return page
+
+
+def ended(gateways: list[RunningGateway], session: str) -> list[dict[str, Any]]:
+    return [
+        record
+        for gateway in gateways
+        for record in gateway.audit("console_session_ended")
+        if record["session"] == session
+    ]
+
+
+async def test_ticket_opens_a_live_console_once(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    gateway = live.gateway
+    text = ticket(gateway, live.cloud.token("once"), server)
+    page = LivePage(client, gateway.url)
+    status, described = await page.post("/console/ticket", {"ticket": text})
+    assert status == 200
+    assert described["server"] == {"project_id": PROJECT, "id": server, "name": None}
+    assert described["person"] == {"subject": "once", "issuer": "corp"}
+    assert 0 < described["expires_in"] <= 60
+    assert (await page.redeem(text))[0] == 200
+    status, data = await LivePage(client, gateway.url).redeem(text)
+    assert (status, data["error_code"]) == (410, "CGW.4100")
+    await page.connect()
+    await page.until_live()
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+    assert page.messages[-1]["reason"] == "person"
+    eventually(lambda: ended([live.gateway], page.session_id))
+    (record,) = ended([live.gateway], page.session_id)
+    assert (record["end"], record["subject"], record["servers"]) == ("person", "once", [server])
+    (issued,) = [r for r in gateway.audit("console_ticket_issued") if r["subject"] == "once"]
+    (rejected,) = [
+        r
+        for r in gateway.audit("console_ticket_rejected")
+        if r["link_fingerprint"] == issued["link_fingerprint"]
+    ]
+    assert rejected["detail"] == "spent or expired"
+
+
+async def test_head_issues_no_ticket(live: Stack, server: str) -> None:
+    """HEAD is not allowed, as with the cloud's own URLs."""
+    gateway, before = live.gateway, len(live.gateway.audit("console_ticket_issued"))
+    path = f"/v1/{PROJECT}/physicalservers/{server}/remote-console-address"
+    headers = {"Authorization": f"Bearer {live.cloud.token('head')}"}
+    assert fetch(gateway.url, "HEAD", path, headers).status == 405
+    assert len(gateway.audit("console_ticket_issued")) == before
+
+
+async def test_another_replica_redeems_and_serves(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    first, second = live.gateway, live._gateways[1]
+    text = ticket(first, live.cloud.token("roamer"), server)
+    page = LivePage(client, second.url)
+    assert (await page.redeem(text))[0] == 200
+    page.origin = first.url
+    await page.connect(first.url)
+    await page.until_live()
+    # A tab that moves: the newest key replaces the connection on the first replica.
+    moved = LivePage(client, second.url)
+    moved.__dict__ |= {key: page.__dict__[key] for key in ("session_id", "cookie", "key", "_path")}
+    await moved.connect()
+    await moved.until_live()
+    assert await page.until_closed() == 4008
+    # The old tab's key is used up: it takes nothing over.
+    await page.connect(first.url)
+    assert await page.until_closed() == 4009
+    await moved.send({"type": "end"})
+    assert await moved.until_closed() == 4000
+
+
+async def test_lost_connection_resumes_within_30_s(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    page = await open_console(live, client, server, "flaky")
+    await page.lose()
+    await page.connect()
+    waiting = await page.until("state", state="waiting")
+    assert waiting["expected_wait_s"] == 1.0
+    await page.until_live()
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+
+
+@pytest.mark.parametrize(
+    "how", ["policy", "lock", "revocation", "operator"], ids=lambda how: f"by_{how}"
+)
+async def test_session_ends_within_a_second_on_another_replica(
+    live: Stack, client: aiohttp.ClientSession, server: str, how: str
+) -> None:
+    """Invariant 11."""
+    first, second = live.gateway, live._gateways[1]
+    page = await open_console(live, client, server, f"ended-{how}", second)
+    closed = asyncio.create_task(page.until_closed())
+    await asyncio.sleep(0.3)
+    policy = json.loads(second.policy_file.read_text())
+    admin = {
+        "Authorization": "Bearer "
+        + live.cloud.token("ada", groups=["admins"], claims={"aud": ADMIN_API["audience"]}),
+        "Content-Type": "application/json",
+    }
+    began, expected = time.monotonic(), 4002
+    try:
+        if how == "policy":
+            denial = {"to": {"users": [f"ended-{how}"]}, "on": {"servers": [server]}}
+            second.write_policy({**policy, "denials": [{"role": "operator", **denial}]})
+        else:
+            paths = {"lock": "locks", "revocation": "revocations", "operator": "consoles/end"}
+            target = {"issuer": "corp", "subject": f"ended-{how}", "reason": "test"}
+            body = {"id": page.session_id} if how == "operator" else target
+            await asyncio.to_thread(post, first, f"/admin/{paths[how]}", admin, body)
+            expected = 4001 if how == "operator" else 4002
+        assert await closed == expected
+        # A changed policy file is noticed within a second, and ends the session in another.
+        assert time.monotonic() - began < (4.0 if how == "policy" else 3.0)
+    finally:
+        second.write_policy(policy)
+    eventually(lambda: len(ended([first, second], page.session_id)) == 1)
+
+
+def post(gateway: RunningGateway, path: str, headers: dict[str, str], body: object) -> None:
+    response = fetch(gateway.admin, "POST", path, headers, json.dumps(body))
+    assert response.status in (200, 201, 202), response.body
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"origin": "https://evil.example.net"}, 403, "CGW.4033"),
+        ({"origin": "null"}, 403, "CGW.4033"),
+        ({"type": "text/plain"}, 415, "CGW.4150"),
+        ({"type": "application/x-www-form-urlencoded"}, 415, "CGW.4150"),
+        ({"ticket": "x" * 54}, 410, "CGW.4100"),
+        ({"ticket": 7}, 400, "CGW.4000"),
+        ({"mode": "root"}, 400, "CGW.4000"),
+        ({"take_over": 1}, 400, "CGW.4000"),
+    ],
+)
+async def test_redemption_of_a_foreign_or_malformed_request_spends_nothing(
+    live: Stack,
+    client: aiohttp.ClientSession,
+    server: str,
+    change: dict[str, Any],
+    status: int,
+    code: str,
+) -> None:
+    text = ticket(live.gateway, live.cloud.token("careful"), server)
+    body = {"ticket": text, "mode": "control"} | {
+        key: value for key, value in change.items() if key in ("ticket", "mode", "take_over")
+    }
+    page = LivePage(client, live.gateway.url, origin=change.get("origin", ""))
+    headers = {"Content-Type": change["type"]} if "type" in change else {}
+    found, data = await page.post("/console/redeem", body, **headers)
+    assert (found, data["error_code"]) == (status, code)
+    again = LivePage(client, live.gateway.url)
+    assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
+
+
+@pytest.mark.parametrize("what", ["cookie", "foreign_cookie", "origin", "other_port"])
+async def test_socket_without_cookie_or_own_origin_is_refused_before_the_upgrade(
+    live: Stack, client: aiohttp.ClientSession, server: str, what: str
+) -> None:
+    page = LivePage(client, live.gateway.url)
+    await page.redeem(ticket(live.gateway, live.cloud.token("guard"), server))
+    other = {"cookie": "", "foreign_cookie": f"console-{'0' * 32}=abc"}.get(what)
+    origin = {"origin": "https://evil.example.net", "other_port": "http://127.0.0.1:1"}.get(what)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await page.connect(cookie=other, origin=origin or "")
+    assert refused.value.status == 403
+    await page.connect()
+    await page.until_live()
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+
+
+async def test_console_in_use_is_taken_over_by_the_person_only(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    first = await open_console(live, client, server, "holder")
+    text = ticket(live.gateway, live.cloud.token("rival"), server)
+    rival = LivePage(client, live.gateway.url)
+    status, data = await rival.redeem(text)
+    assert (status, data["error_code"]) == (409, "CGW.4090")
+    assert data["in_use"]["by"] is None
+    assert not data["in_use"]["may_take_over"]
+    status, data = await rival.redeem(text, take_over=True)
+    assert status == 403
+    # Another tab of the same person may.
+    own = LivePage(client, live.gateway.url)
+    own_ticket = ticket(live.gateway, live.cloud.token("holder"), server)
+    assert (await own.redeem(own_ticket, take_over=True))[0] == 200
+    assert await first.until_closed() == 4006
+    await own.connect()
+    await own.until_live()
+    await own.send({"type": "end"})
+    assert await own.until_closed() == 4000
+
+
+async def test_cloud_that_refuses_is_named_in_the_page(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    live.cloud.fail(live.cloud.console_control, "wrong_token", times=8)
+    try:
+        page = LivePage(client, live.gateway.url)
+        await page.redeem(ticket(live.gateway, live.cloud.token("unlucky"), server))
+        await page.connect()
+        assert await page.until_closed() == 4010
+        assert page.messages[-1]["error_code"] == "CGW.5021"
+    finally:
+        live.cloud.heal()
+
+
+async def test_killed_process_resumes_on_another_replica(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    first, second = live.gateway, live._gateways[1]
+    page = await open_console(live, client, server, "survivor", second)
+    for pid in second.workers():
+        os.kill(pid, signal.SIGKILL)
+    assert await page.until_closed() == 1006
+    page.origin = first.url
+    await page.connect(first.url)
+    await page.until_live()
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+    eventually(lambda: second.ready() == 200)
+    eventually(lambda: len(ended([first, second], page.session_id)) == 1)
+
+
+async def test_reload_keeps_running_sessions_and_stop_moves_them(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    first, second = live.gateway, live._gateways[1]
+    page = await open_console(live, client, server, "worker", second)
+    workers = second.workers()
+    second.config["request"]["deadline_s"] = 9
+    second.write_config()
+    eventually(lambda: second.log_lines("config_reloaded"))
+    assert set(workers) < set(second.workers())
+    await page.send_rfb(b"RFB 003.008\n")
+    await page.until_screen(13)  # the session lives on in the replaced worker
+    stopping = asyncio.create_task(asyncio.to_thread(second.stop))
+    assert await page.until_closed() == 4007
+    page.origin = first.url
+    await page.connect(first.url)
+    await page.until_live()
+    assert await stopping == 0
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+    second.start()
