@@ -31,7 +31,7 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def open_administration(
+def open_administration(  # noqa: PLR0913 - what administrators act on
     runtime: Runtime,
     admins: Identify,
     policies: Policies,
