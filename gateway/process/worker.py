@@ -196,6 +196,7 @@ class Worker:
         if self._replaced:  # the replacement serves both ports
             admin_listener.close()
             await admin.cleanup()
+            components.valkey.leave()
         else:
             await self._clock.sleep(self._config.request.drain_delay_s + _LAST_ACCEPT_S)
         public_listener.close()
