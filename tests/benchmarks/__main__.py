@@ -6,6 +6,7 @@ from tests.benchmarks import (
     hit_path,
     policy_decision,
     proxy_path,
+    relay_path,
     scrape_lag,
     storm,
 )
@@ -15,6 +16,7 @@ if __name__ == "__main__":
     hit_path.main()
     audit_cost.main()
     proxy_path.main()
+    relay_path.main()
     budget_cost.main()
     scrape_lag.main()
     storm.main()

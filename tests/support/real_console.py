@@ -48,7 +48,7 @@ class RealConsoleHost:
         self._processes: list[subprocess.Popen[bytes]] = []
         rfb_port, self.port = free_port(), free_port()
         self.target = f"127.0.0.1:{rfb_port}"
-        display = self._start_display(rfb_port)
+        self.display = display = self._start_display(rfb_port)
         shell = ["xterm", "-geometry", "200x80+0+0", "-e", "sh"]
         environment = {**os.environ, "DISPLAY": display, "PS1": "$ ", "HOME": str(self.home)}
         self._start(shell, cwd=self.home, env=environment)
