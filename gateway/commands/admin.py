@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from gateway.commands.arguments import CommandParser, instant, nonempty, number
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
-from gateway.commands.gateway_client import GatewayClient, require_member
+from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
 from gateway.commands.terminal import print_json, print_line, print_table
 from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
@@ -203,8 +203,16 @@ def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
     if options.json:
         print_json(response)
     else:
-        show(response)
+        _show(show, response)
     return _reload_code(response) if is_reload else OK
+
+
+def _show(show: Callable[[Json], None], response: Json) -> None:
+    try:
+        show(response)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+        # Not the admin API, or another version of it.
+        raise unexpected_response() from error
 
 
 def _reload_code(response: Json) -> int:

@@ -180,7 +180,7 @@ class GatewayClient:
 
     def _rejected(self, response: GatewayResponse) -> CommandFailed:
         if "error_msg" not in response.data:
-            return _unexpected_response(response.status)
+            return unexpected_response(response.status)
         message = str(response.data["error_msg"])
         if response.status == 401:
             message += f" {self._token.description}"
@@ -232,7 +232,7 @@ def require_member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
     """Return a member of a JSON object; raise CommandFailed if it is missing."""
     found = data.get(name) if isinstance(data, dict) else None
     if not isinstance(found, kind):
-        raise _unexpected_response()
+        raise unexpected_response()
     return found
 
 
@@ -242,7 +242,7 @@ def remaining_lifetime_s(response: GatewayResponse) -> int:
     return int(text) if _INTEGER.fullmatch(text) else 0
 
 
-def _unexpected_response(status: int = 200) -> CommandFailed:
+def unexpected_response(status: int = 200) -> CommandFailed:
     code = _EXIT_CODES.get(status, REJECTED)
     action = "Try again later." if code == LATER else "Check --gateway."
     message = f"Unexpected response (HTTP {status}): not a Console Gateway? {action}"

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings
@@ -13,6 +14,7 @@ from gateway.domain.model import BudgetClass, QueueRequest, UpstreamRequest
 from gateway.drivers.cloud.login_gate import LoginGates
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import address_of, client_factory
 from gateway.drivers.valkey.connection import Valkey
@@ -72,7 +74,7 @@ class OnlineCheck:
     async def _check_keys(self, runtime: Runtime) -> None:
         identity = await open_identity(runtime, Handover())
         for keys in identity.keys:
-            await self._try(f"keys of {keys.issuer}", keys.refresh)
+            await self._try(f"keys of {keys.issuer}", partial(_load_keys, keys))
 
     async def _check_accounts(self, runtime: Runtime, valkey: Valkey) -> None:
         """Log in to each project and list a server of it, as serving does."""
@@ -116,3 +118,8 @@ class OnlineCheck:
             return False
         print_line(f"{subject}: {', '.join(filter(None, ('ok', result)))}")
         return True
+
+
+async def _load_keys(keys: IssuerKeys) -> str:
+    await keys.refresh()
+    return keys.summary

@@ -5,6 +5,8 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 from gateway.config.errors import ConfigWarning
+from gateway.config.issuers import StaticKeys
+from gateway.config.key_material import keys_for_algorithms, parse_key_file, read_key_file
 from gateway.config.located_yaml import Document
 from gateway.config.secrets import SecretOfFile, secrets_of
 from gateway.config.settings import Settings
@@ -16,6 +18,7 @@ WARNINGS: Final = {
     "secret_has_byte_order_mark": "A secret file begins with a byte order mark, which is ignored.",
     "setting_without_effect": "A setting of `links` does not apply, because the account's consoles"
     " are live consoles through the gateway.",
+    "key_ignored": "A key in `public_key_file` verifies no token.",
     "redis_may_evict": "Redis may evict keys without expiry, such as revocations, when its memory"
     " is full. Set `maxmemory-policy noeviction`. Only with `--online`, and if the user may call"
     " INFO.",
@@ -51,6 +54,7 @@ def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWa
                 ),
             )
     yield from _without_effect(settings, document)
+    yield from _ignored_keys(settings, document)
     for path, secret in secrets_of(settings):
         if secret.reveal() != secret.reveal().strip():
             message = "the secret begins or ends with a blank"
@@ -68,6 +72,18 @@ def _without_effect(settings: Settings, document: Document) -> Iterator[ConfigWa
             message = "does not apply: with `console.delivery: proxied` no link is cached"
             path = ("accounts", i, "links", key)
             yield ConfigWarning("setting_without_effect", document.error(path, message))
+
+
+def _ignored_keys(settings: Settings, document: Document) -> Iterator[ConfigWarning]:
+    for i, issuer in enumerate(settings.issuers):
+        if isinstance(issuer.keys, StaticKeys):
+            ignored: list[str] = []
+            found = parse_key_file(read_key_file(issuer.keys.public_key_file), ignored.append)
+            keys_for_algorithms(found, issuer.algorithms, ignored.append)
+            path = ("issuers", i, "keys", "public_key_file")
+            for reason in ignored:
+                message = f"{issuer.keys.public_key_file}: ignored: {reason}"
+                yield ConfigWarning("key_ignored", document.error(path, message))
 
 
 def _is_wide(network: IPv4Network | IPv6Network) -> bool:

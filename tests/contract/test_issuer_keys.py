@@ -1188,6 +1188,7 @@ async def test_ignored_keys_are_logged_with_reasons_once(
     with caplog.at_level("INFO", "gateway.keys"):
         await keys.refresh()
         await keys.refresh()
+    assert keys.summary.startswith("1 key; ignored: key '\\x1b[2J': `use` is 'enc'")
     (logged,) = [one for one in caplog.records if one.msg == "keys_ignored"]
     assert logged.__dict__["keys"] == [
         "key '\\x1b[2J': `use` is 'enc', and not 'sig'",

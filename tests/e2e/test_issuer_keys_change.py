@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.stack import Stack, eventually
+from gateway.demo.cloud.idp import AUDIENCE
+from tests.support.stack import RunningGateway, Stack, eventually
 
 ALGORITHMS = ["RS256", "ES256", "Ed25519", "Ed448"]
 WITHOUT_KID = {"kid": None}
@@ -65,7 +66,7 @@ def test_new_kid_is_503_while_the_key_set_fails(stack: Stack) -> None:
 def test_forged_tokens_cause_one_refresh_per_cooldown(stack: Stack) -> None:
     cloud = stack.cloud
     gateway = stack.replica(start=False)
-    gateway.config["issuers"][0]["unknown_kid_cooldown_s"] = 3600
+    gateway.config["issuers"][0] |= {"unknown_kid_cooldown_s": 3600, "algorithms": ALGORITHMS}
     gateway.write_config()
     gateway.start()
 
@@ -78,3 +79,23 @@ def test_forged_tokens_cause_one_refresh_per_cooldown(stack: Stack) -> None:
     for forgery in forgeries * 25:
         assert gateway.console(forgery).status == 401
     assert fetches() == before + 1
+
+
+def test_tokens_without_audience_are_judged_by_the_configured_claim(stack: Stack) -> None:
+    cloud = stack.cloud
+    gateway = stack.replica(start=False)
+    settings = {"claims": {"audience": "client_id"}, "algorithms": ALGORITHMS}
+    gateway.config["issuers"][0] |= settings
+    gateway.write_config()
+    gateway.start()
+
+    def status(gateway: RunningGateway, **claims: object) -> int:
+        return gateway.console(cloud.token(claims=claims)).status
+
+    assert status(gateway, aud=None, client_id=AUDIENCE, token_use="access") == 200
+    assert status(gateway) == 200, "a token with aud"
+    assert status(gateway, aud=None, client_id="another-client") == 401
+    assert status(gateway, aud=None) == 401
+    assert status(gateway, aud="another-service", client_id=AUDIENCE) == 401
+    assert status(gateway, client_id=AUDIENCE, token_use="id") == 401
+    assert status(stack.gateway, aud=None, client_id=AUDIENCE) == 401, "without the setting"

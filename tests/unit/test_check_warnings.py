@@ -13,6 +13,7 @@ from gateway.config.policy_names import KnownNames
 from gateway.config.policy_parser import read_policy
 from gateway.config.policy_warnings import policy_warnings
 from gateway.config.warnings import WARNINGS
+from tests.support.tokens import ec_signer, rsa_signer
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
@@ -203,3 +204,22 @@ def test_live_consoles_require_the_public_url(
     file.write_text(yaml.safe_dump(settings))
     assert check(config) == 1
     assert "listen.public_url: is required" in capsys.readouterr().err
+
+
+def test_ignored_key_of_a_file_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config / "keys.pem").write_bytes(rsa_signer().pem() + ec_signer().pem())
+    data = yaml.safe_load((config / "gateway.yaml").read_text())
+    data["issuers"][0] |= {"keys": {"public_key_file": "keys.pem"}, "algorithms": ["RS256"]}
+    (config / "gateway.yaml").write_text(yaml.safe_dump(data))
+    assert check(config, "--strict") == 1
+    shown = capsys.readouterr().err
+    assert "keys.pem: ignored: a key without `kid` fits ES256" in shown
+    assert "[key_ignored]" in shown
+    data["issuers"][0]["algorithms"] = ["RS256", "ES256"]
+    (config / "gateway.yaml").write_text(yaml.safe_dump(data))
+    assert "key_ignored" not in check_errors(config, capsys)
+
+
+def check_errors(config: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    check(config)
+    return capsys.readouterr().err

@@ -251,6 +251,25 @@ def test_policy_reload_needs_all_processes(
     assert admin(gateway, "policy") == 0, "showing the policy succeeds in any case"
 
 
+@pytest.mark.parametrize(
+    ("command", "data"),
+    [
+        ("overrides", {"loaded": True, "overrides": [{"id": "\x1b[2J"}]}),
+        ("overrides", {"loaded": True, "overrides": ["x"]}),
+        ("locks", {"loaded": True, "overrides": [{"effect": None}]}),
+        ("queue", {"processes": [{"process": "a", "budgets": [{"account": "a"}]}]}),
+        ("sessions", {"processes": [7]}),
+        ("policy", {"processes": [{}], "total": 1, "missing": 0}),
+    ],
+)
+def test_malformed_admin_response_is_unexpected(
+    gateway: ScriptedGateway, command: str, data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.responses = [(200, {}, data)]
+    assert admin(gateway, command) == 1
+    assert "not a Console Gateway?" in capsys.readouterr().err
+
+
 def test_zero_rules_are_printed_as_a_number(
     gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:

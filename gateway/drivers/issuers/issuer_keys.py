@@ -98,6 +98,13 @@ class IssuerKeys:
         return bool(self._keys) and self._clock.monotonic() < self._expires_at
 
     @property
+    def summary(self) -> str:
+        """Return the number of keys, and which published keys are ignored."""
+        count = len(self._keys)
+        text = f"{count} key{'s' if count != 1 else ''}"
+        return "; ignored: ".join([text, *(["; ".join(self._ignored)] if self._ignored else [])])
+
+    @property
     def age_s(self) -> float:
         """Return the seconds since the keys were last loaded; infinity before the first load."""
         return self._clock.monotonic() - self._confirmed_at if self._keys else math.inf
