@@ -15,6 +15,7 @@ import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
 /** Statuses of a redemption that leave the ticket as it is: 0 is a missing answer. */
 const UNSPENT = new Set([0, 409, 429, 503]);
 const NOTICE_MS = 10000;
+const ANY_SERVER = { label: LABELS.newAddress, text: LABELS.anyServer };
 
 const timers = {
   now: () => Date.now(),
@@ -69,8 +70,7 @@ export class App {
   }
 
   #showEmpty() {
-    const command = { label: LABELS.newAddress, text: LABELS.anyServer };
-    this.#view.card("empty", { ...CARDS.empty, command });
+    this.#view.card("empty", { ...CARDS.empty, command: ANY_SERVER });
   }
 
   /** Return whether the address has a ticket. */
@@ -192,7 +192,7 @@ export class App {
     if (data.error_msg) facts.push([FACTS.message, plainText(data.error_msg, 500)]);
     if (data.error_code) facts.push([FACTS.code, plainText(data.error_code)]);
     const lead = status === 0 ? NO_ANSWER_LEAD : REJECTION_LEAD;
-    const again = this.#offer ? this.#again(this.#offer.server) : { actions: [] };
+    const again = this.#offer ? this.#again(this.#offer.server) : { command: ANY_SERVER };
     const isUnspent = this.#offer && UNSPENT.has(status) && Date.now() < this.#client.deadline;
     if (isUnspent) {
       const act = () => this.#showReady();
