@@ -31,5 +31,5 @@ def test_child_process_reads_what_the_parent_writes() -> None:
 def test_half_written_names_are_ignored() -> None:
     accounts = AccountsInForce()
     accounts.set({"a", "b"})
-    accounts._shared[45] = ord("x")  # noqa: SLF001
+    accounts._shared[45] = ord("x")
     assert accounts.names is None

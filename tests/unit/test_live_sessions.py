@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import PersonRef, SessionMode
 from gateway.domain.errors import ConsoleUnavailable, Rejection, UpstreamRefused
-from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW
+from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER
 from gateway.domain.policy.policy import Policy
 from tests.support import rfb
 from tests.support.console_world import ConsoleWorld, a_rule
@@ -249,6 +249,25 @@ def test_session_becomes_view_only_when_view_is_left() -> None:
         assert rfb.key(65) not in cloud.sent
         world.policy = Policy([], version="v3")
         assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_power_ends_with_its_permission() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        world.policy = Policy([a_rule(), a_rule(SERVER_POWER)], version="v2")
+        page = await replica.live()
+        cloud = await page.shake_hands()
+        page.channel.put(rfb.xvp(3))
+        await asyncio.sleep(1)
+        assert cloud.sent[-1] == rfb.xvp(3)
+        world.policy = Policy([a_rule()], version="v3")
+        await asyncio.sleep(1)
+        page.channel.put(rfb.xvp(4), rfb.key(65))
+        await asyncio.sleep(1)
+        assert cloud.sent[-2:] == [rfb.xvp(3), rfb.key(65)]
+        assert page.is_live
 
     run(scenario)
 

@@ -78,6 +78,12 @@ def test_xvp_passes_only_with_power():
     assert connected(RelayRules(SessionMode.VIEW, power=True)).from_browser(rfb.xvp(3)) == b""
 
 
+def test_xvp_is_dropped_once_power_is_forbidden():
+    relay_filter = connected(RelayRules(SessionMode.CONTROL, power=True))
+    relay_filter.forbid_power()
+    assert relay_filter.from_browser(rfb.xvp(3)) == b""
+
+
 def encodings_of(message: bytes) -> list[int]:
     (count,) = struct.unpack_from(">H", message, 2)
     assert len(message) == 4 + 4 * count

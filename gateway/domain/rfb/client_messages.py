@@ -92,10 +92,11 @@ _COMPRESSION_OVERHEAD: Final = 1024
 
 
 class ClientMessages:
-    """Filters the messages of one browser; `mode` may change at any time."""
+    """Filters the messages of one browser; `mode` and `power` may change at any time."""
 
     def __init__(self, rules: RelayRules, pixel_format: PixelFormat) -> None:
         self.mode = rules.mode
+        self.power = rules.power
         self.inputs = 0
         """Messages of a person since the start; a dropped one counts too."""
         self._rules = rules
@@ -186,7 +187,7 @@ class ClientMessages:
         checked = self._checked(kind, message)
         if self.mode is SessionMode.VIEW and kind in _DROPPED_IN_VIEW:
             return
-        if kind is ClientMessage.XVP and not self._rules.power:
+        if kind is ClientMessage.XVP and not self.power:
             return
         if kind is ClientMessage.CUT_TEXT and not self._rules.clipboard_to_server:
             return
@@ -226,7 +227,7 @@ class ClientMessages:
 
     def _passing_encodings(self) -> frozenset[int]:
         passing = MEASURABLE if self._rules.parses_server else KNOWN
-        if not self._rules.power:
+        if not self.power:
             passing -= {Encoding.XVP}
         if self._rules.clipboard is not Clipboard.BOTH:
             passing -= {Encoding.EXTENDED_CLIPBOARD}

@@ -43,6 +43,9 @@ class RelayFilter:
         passed, rest = self.handshake.feed(Side.CLOUD, data)
         return passed + self.from_server(rest) if rest else passed
 
+    def forbid_power(self) -> None:
+        self._from_browser.power = False
+
     def set_mode(self, mode: SessionMode) -> bytes:
         """Change the mode; return the messages for the server that release what is pressed."""
         released = self._from_browser.release() if mode is SessionMode.VIEW else b""

@@ -124,6 +124,11 @@ class LiveSession:
         if self._group is not None:
             self._spawn(lambda: self._apply_mode(mode))
 
+    def recheck_power(self) -> None:
+        """Forbid power once the right to it has ended; a later right needs a new connection."""
+        if self._relay is not None and not self._has_power():
+            self._relay.forbid_power()
+
     def set_watchers(self, watchers: tuple[Watcher, ...]) -> None:
         """Report to the page who watches; at once, or after its first frame."""
         self._watchers = watchers
@@ -191,7 +196,7 @@ class LiveSession:
     async def _connect_and_relay(self) -> Ending:
         services, account = self._services, self.session.target.account
         clipboard = services.rules.accounts[account].clipboard
-        power = services.rights.has(self.session.person, self.session.target, SERVER_POWER)
+        power = self._has_power()
         settings = PageSettings(
             clipboard, power, services.rules.idle(self.session.mode), self._time_limit_ends_at()
         )
@@ -304,6 +309,9 @@ class LiveSession:
 
     def _on_input(self) -> None:
         self._times.input_at = self._services.clock.monotonic()
+
+    def _has_power(self) -> bool:
+        return self._services.rights.has(self.session.person, self.session.target, SERVER_POWER)
 
     def _time_limit_ends_at(self) -> float:
         clock = self._services.clock

@@ -225,6 +225,7 @@ class LiveSessions:
         if standing.mode is None:
             connection.end(standing.end, detail=standing.detail)
             return False
+        connection.recheck_power()
         if standing.mode is connection.session.mode:
             return False
         connection.set_mode(standing.mode)
