@@ -5,6 +5,8 @@ from itertools import chain
 from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
+from gateway.commands.console_check import ConsoleCheck, console_target
+from gateway.commands.exit_codes import CommandFailed
 from gateway.commands.interrupts import run_async
 from gateway.commands.online_check import OnlineCheck
 from gateway.commands.terminal import print_error, print_line
@@ -28,6 +30,11 @@ def register(parser: CommandParser) -> None:
         action="store_true",
         help="also connect to Redis, load the issuers' keys, log in and list servers per project",
     )
+    parser.add_argument(
+        "--console",
+        metavar="PROJECT/SERVER",
+        help="as --online, and try which WebSocket address reaches the console of this server",
+    )
     parser.add_argument("--strict", action="store_true", help="treat warnings as errors")
     parser.add_argument(
         "--accept",
@@ -46,16 +53,30 @@ def register(parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    try:
+        return _check(options)
+    except CommandFailed as failure:
+        print_error(str(failure))
+        return failure.code
+
+
+def _check(options: argparse.Namespace) -> int:
     return check(
         options.config,
-        online=options.online,
+        online=options.online or options.console is not None,
+        console=options.console,
         strict=options.strict,
         accepted=frozenset(options.accept),
     )
 
 
 def check(
-    config_file: Path, *, online: bool, strict: bool = False, accepted: frozenset[str] = frozenset()
+    config_file: Path,
+    *,
+    online: bool,
+    console: str | None = None,
+    strict: bool = False,
+    accepted: frozenset[str] = frozenset(),
 ) -> int:
     """Print every error and warning in the config and the policy.
 
@@ -65,6 +86,9 @@ def check(
     config = validate_settings(document)
     policy, parsed = load_parsed_policy(config_file, config)
     require_tracing_packages(tracing_variable())
+    console_check = None
+    if console is not None:
+        console_check = ConsoleCheck(config, console_target(console, config), SystemClock())
     certificates = _certificates(config, document)
     print_line(f"{config_file}: ok")
     print_line(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -79,7 +103,7 @@ def check(
         print_error(f"warning: {warning}")
     failed = bool(warnings) and strict
     if online:
-        online_check = OnlineCheck(config)
+        online_check = OnlineCheck(config, console_check)
         failed |= bool(run_async(online_check.run()))
         for code, message in online_check.warnings:
             if code not in accepted:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
+from gateway.commands.console_check import ConsoleCheck
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings
 from gateway.config.store import RedisEmbedded
@@ -31,8 +32,10 @@ _WITHIN_S = 15.0
 
 
 class OnlineCheck:
-    def __init__(self, config: Settings) -> None:
+    def __init__(self, config: Settings, console: ConsoleCheck | None = None) -> None:
+        """`console` also tries the console of one server."""
         self._config = config
+        self._console = console
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._problems = 0
@@ -86,6 +89,8 @@ class OnlineCheck:
                 opened = await open_account(runtime, account, logins)
                 for project in account.projects:
                     await self._check_project(opened, project)
+                if self._console is not None and self._console.concerns(account):
+                    self._problems += not await self._console.run(account, opened)
 
     async def _check_project(self, opened: OpenAccount, project: str) -> None:
         subject = f"account {opened.console.name}, project {project}"

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.e2e.test_commands import run
 from tests.support.live_page import LivePage
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
@@ -341,3 +342,26 @@ async def test_reload_keeps_running_sessions_and_stop_moves_them(
     await page.send({"type": "end"})
     assert await page.until_closed() == 4000
     second.start()
+
+
+def test_check_console_says_which_shape_reaches_the_greeting(live: Stack) -> None:
+    target = f"{PROJECT}/{live.cloud.servers[0]}"
+    options = ("check", "--config", str(live.gateway.config_file), "--console", target)
+    live.cloud.console_settings(shapes="root")
+    try:
+        code, output = run(*options)
+    finally:
+        live.cloud.console_settings(shapes="both")
+    assert code == 0, output
+    assert "console by root binary: ok, RFB 003.008" in output
+    assert "console by root without subprotocol: ok, RFB 003.008" in output
+    assert "console by directory binary: " in output
+    assert not any(one["token"] in output for one in live.cloud.console_tokens())
+
+
+def test_check_console_names_a_wrong_target(live: Stack) -> None:
+    config = str(live.gateway.config_file)
+    code, output = run("check", "--config", config, "--console", "nothing/here")
+    assert (code, "no account has the project" in output) == (2, True)
+    code, output = run("check", "--config", config, "--console", f"{PROJECT}/web-01")
+    assert (code, "must be PROJECT/SERVER" in output) == (2, True)
