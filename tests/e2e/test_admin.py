@@ -434,7 +434,7 @@ def test_non_administrator_is_rejected_and_recorded(stack: Stack) -> None:
     assert (line["status"], line["action"], line["subject"]) == (401, "ListOverrides", "")
     assert (line["client_address"], line["error"]) == (
         "127.0.0.1",
-        "audience: aud has no audience of this gateway",
+        f"audience: aud is 'console-gateway', and not {AUDIENCE}",
     )
     assert "" in {one["subject"] for one in stack.gateway.audit("admin_refused")}
     admin = Operator(stack.cloud, "olga", groups=("operators", ADMINS))
