@@ -1,5 +1,7 @@
 """Real parts as the cloud's console: TigerVNC, websockify, xterm; Chromium as the browser."""
 
+import os
+import signal
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -7,9 +9,12 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
+from tests.support.console_client import deliver_proxied
+from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
 from tests.support.leaks import find_leaks
 from tests.support.real_console import MISSING, RealConsoleHost
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.valkey import free_port
 
 NOT_INSTALLED = [*MISSING, *(["chromium"] if CHROMIUM is None else [])]
 pytestmark = pytest.mark.skipif(
@@ -40,14 +45,14 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-def start_gateway(stack: Stack, console: RealConsoleHost, **settings: str) -> RunningGateway:
-    """Start a replica that delivers proxied; `settings` are those of `accounts[].console`."""
+def start_gateway(
+    stack: Stack, console: RealConsoleHost, *, public_url: str = "", **settings: str
+) -> RunningGateway:
+    """Start a replica; `settings` are those of `accounts[].console`."""
     gateway = stack.replica(start=False)
-    (gateway.directory / "authorities.pem").write_text(console.authority_pem)
-    gateway.config["listen"]["public_url"] = gateway.url
-    gateway.config["console"] = {"private_networks": ["127.0.0.0/8"]}
+    deliver_proxied(gateway, public_url or gateway.url)
+    (gateway.directory / "authority.pem").write_text(console.authority_pem)
     gateway.config["accounts"][0] |= {
-        "ca_file": "authorities.pem",
         "console": {"delivery": "proxied", **settings},
         "links": {"console_hosts": [urlsplit(console.base).netloc]},
     }
@@ -88,3 +93,37 @@ def test_browser_types_into_the_console_through_the_gateway(
     finally:
         context.close()
         gateway.stop()
+
+
+@pytest.mark.skipif(HAPROXY is None, reason=NOT_HERE)
+def test_session_resumes_on_another_replica_after_a_kill(
+    stack: Stack, console: RealConsoleHost, browser: Browser
+) -> None:
+    """The page reconnects by itself, and the person goes on typing."""
+    port = free_port()
+    replicas = [
+        start_gateway(stack, console, public_url=f"http://127.0.0.1:{port}") for _ in range(2)
+    ]
+    first, second = (f"127.0.0.1:{one.port} check inter 100ms fall 1 rise 1" for one in replicas)
+    context = browser.new_context()
+    try:
+        servers = f"{first}\n    server second {second} backup"
+        with HAProxy(servers, port=port, options="timeout check 2s"):
+            tab = ConsoleTab(context.new_page())
+            tab.open(replicas[0].console(stack.cloud.token()).json["url"])
+            tab.type("echo one > before-kill\n")
+            tab.wait_until(lambda: console.typed("before-kill") == "one\n")
+            before = tab.sockets
+            os.killpg(replicas[0].pid, signal.SIGKILL)
+            tab.wait_until(lambda: tab.sockets > before)
+            tab.wait_for_state("live")
+            tab.type("echo two > after-kill\n")
+            tab.wait_until(lambda: console.typed("after-kill") == "two\n")
+            tab.disconnect()
+        (ended,) = replicas[1].audit("console_session_ended")
+        assert (ended["end"], ended["subject"]) == ("person", "olga")
+        assert replicas[1].audit("console_session_started") == []
+    finally:
+        context.close()
+        for replica in replicas:
+            replica.stop()

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -29,6 +29,8 @@ class ConsoleTab:
         self.seen: list[bytes] = []
         """URLs, headers, bodies, frames and messages so far."""
         self.problems: list[str] = []
+        self.sockets = 0
+        """WebSockets that the page has opened so far."""
         page.on("console", lambda message: self._note(message.text))
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("requestfailed", lambda request: self.problems.append(request.url))
@@ -45,6 +47,14 @@ class ConsoleTab:
     def wait_for_state(self, state: str) -> None:
         body = self.page.locator("body")
         expect(body).to_have_attribute("data-state", state, timeout=LIVE_TIMEOUT_MS)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what the page or the gateway did; the page's events arrive meanwhile."""
+        for _ in range(LIVE_TIMEOUT_MS // 20):
+            if condition():
+                return
+            self.page.wait_for_timeout(20)
+        raise AssertionError(f"timeout; the page shows: {self.page.locator('body').inner_text()}")
 
     def type(self, text: str) -> None:
         """Type into the console; a line break presses Enter."""
@@ -74,6 +84,7 @@ class ConsoleTab:
         self.seen.append(text.encode())
 
     def _watch(self, socket: WebSocket) -> None:
+        self.sockets += 1
         self._note(socket.url)
         for event in ("framereceived", "framesent"):
             socket.on(event, self._note_frame)

@@ -31,10 +31,13 @@ backend gateway
 
 
 class HAProxy:
-    def __init__(self, server: str, *, mode: str = "tcp", options: str = "") -> None:
-        """`server` is the address of the gateway with the options of HAProxy's `server` line."""
+    def __init__(self, server: str, *, mode: str = "tcp", options: str = "", port: int = 0) -> None:
+        """`server` is the address of the gateway with the options of HAProxy's `server` line.
+
+        Listen on `port`, or on a free one for 0.
+        """
         assert HAPROXY is not None
-        self.port = free_port()
+        self.port = port or free_port()
         self._directory = Path(tempfile.mkdtemp(prefix="haproxy-test-"))
         config = self._directory / "haproxy.cfg"
         config.write_text(_CONFIG.format(mode=mode, port=self.port, options=options, server=server))
