@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -304,44 +302,28 @@ async def test_cloud_that_refuses_is_named_in_the_page(
         live.cloud.heal()
 
 
-async def test_killed_process_resumes_on_another_replica(
+async def test_own_sessions_are_listed_and_ended_by_jwt(
     live: Stack, client: aiohttp.ClientSession, server: str
 ) -> None:
-    first, second = live.gateway, live._gateways[1]
-    page = await open_console(live, client, server, "survivor", second)
-    for pid in second.workers():
-        os.kill(pid, signal.SIGKILL)
-    assert await page.until_closed() == 1006
-    page.origin = first.url
-    await page.connect(first.url)
-    await page.until_live()
-    await page.send({"type": "end"})
+    page = await open_console(live, client, server, "lister")
+    gateway = live._gateways[1]
+    own = {"Authorization": f"Bearer {live.cloud.token('lister')}"}
+    listed = await asyncio.to_thread(fetch, gateway.url, "GET", "/console/sessions", own)
+    (session,) = listed.json["sessions"]
+    assert (session["id"], session["server_id"], session["connected"]) == (
+        page.session_id,
+        server,
+        True,
+    )
+    path = f"/console/sessions/{page.session_id}"
+    other = {"Authorization": f"Bearer {live.cloud.token('stranger')}"}
+    refused = await asyncio.to_thread(fetch, gateway.url, "DELETE", path, other)
+    assert refused.status == 403
+    anonymous = await asyncio.to_thread(fetch, gateway.url, "GET", "/console/sessions")
+    assert (anonymous.status, anonymous.error_code) == (403, "CGW.4035")
+    ended_by_owner = await asyncio.to_thread(fetch, gateway.url, "DELETE", path, own)
+    assert ended_by_owner.status == 204
     assert await page.until_closed() == 4000
-    eventually(lambda: second.ready() == 200)
-    eventually(lambda: len(ended([first, second], page.session_id)) == 1)
-
-
-async def test_reload_keeps_running_sessions_and_stop_moves_them(
-    live: Stack, client: aiohttp.ClientSession, server: str
-) -> None:
-    first, second = live.gateway, live._gateways[1]
-    page = await open_console(live, client, server, "worker", second)
-    workers = second.workers()
-    second.config["request"]["deadline_s"] = 9
-    second.write_config()
-    eventually(lambda: second.log_lines("config_reloaded"))
-    assert set(workers) < set(second.workers())
-    await page.send_rfb(b"RFB 003.008\n")
-    await page.until_screen(13)  # the session lives on in the replaced worker
-    stopping = asyncio.create_task(asyncio.to_thread(second.stop))
-    assert await page.until_closed() == 4007
-    page.origin = first.url
-    await page.connect(first.url)
-    await page.until_live()
-    assert await stopping == 0
-    await page.send({"type": "end"})
-    assert await page.until_closed() == 4000
-    second.start()
 
 
 def test_check_console_says_which_shape_reaches_the_greeting(live: Stack) -> None:

@@ -9,6 +9,7 @@ from gateway.domain.catalogue.catalogue import allows_head, query_parameters
 from gateway.domain.errors import UpstreamRefused
 from gateway.domain.model import Operation, Paging, ResponseKind
 from gateway.domain.upstream.verdicts import REFUSALS
+from gateway.edge.docs.console_paths import TAG, console_paths
 from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
 Json = dict[str, Any]
@@ -48,7 +49,7 @@ def openapi(operations: Sequence[Operation]) -> Json:
         item[row.method.lower()] = _operation(row)
         if row.method == "GET" and allows_head(row):
             item["head"] = _head(item["get"])
-    paths |= _FEDERATION
+    paths |= _FEDERATION | console_paths(_statuses())
     return {
         "openapi": "3.1.0",
         "info": {
@@ -59,7 +60,9 @@ def openapi(operations: Sequence[Operation]) -> Json:
         },
         "servers": [{"url": "/"}],
         "security": [{"jwt": []}, {"x_auth_token": []}, {"signature": []}],
-        "tags": [{"name": name} for name in sorted({_tag(row) for row in operations} | {"sdk"})],
+        "tags": [
+            {"name": name} for name in sorted({_tag(row) for row in operations} | {"sdk", TAG})
+        ],
         "paths": paths,
         "components": {
             "securitySchemes": _SECURITY,
