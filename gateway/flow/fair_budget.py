@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gateway.domain.errors import BudgetExhausted, StoreUnavailable
 from gateway.domain.model import BudgetClass, Priority, QueueRequest
-from gateway.domain.queue.adaptation import rate
+from gateway.domain.queue.adaptation import bare_pause_s, rate
 from gateway.domain.queue.fair_queue import (
     LATE_MAX_S,
     BatchResult,
@@ -44,8 +44,6 @@ _BATCH_EVERY_S = 0.002
 _BATCH_GAP_S = 0.005
 """Calls that enter within this time after a batch share the next one."""
 _TIMER_PRECISION_S = 0.000_5
-_PAUSE_DEFAULT_S = 3.0
-"""The vendor recommends 2 to 5 s if a 429 names no time (upstream-api.md#2.5)."""
 _PAUSE_MAX_S = 300.0
 _HEAD = 0.0
 
@@ -229,8 +227,11 @@ class BudgetQueue:
         return slot + LATE_MAX_S
 
     def throttled(self, *, pause_s: float | None, named_rate: float | None) -> None:
-        pause_s = min(_PAUSE_DEFAULT_S if pause_s is None else pause_s, _PAUSE_MAX_S)
-        until = self._clock.monotonic() + pause_s
+        now = self._clock.monotonic()
+        if pause_s is None:
+            pause_s = bare_pause_s(self._state.learned, now)
+        pause_s = min(pause_s, _PAUSE_MAX_S)
+        until = now + pause_s
         # Calls in this process that have a slot check this before they are sent.
         self._state = _with_pause(self._state, until)
         self._throttlings.append(Throttling(pause_s, named_rate))

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWK
 
 from tests.benchmarks.load import children
-from tests.support.simulated_cloud import a_login
+from tests.support.simulated_cloud import login_body
 from tests.support.stack import CloudProcess, RunningGateway, Stack, console_path, eventually, fetch
 from tests.support.valkey import RealValkey, free_port
 
@@ -52,6 +52,10 @@ _KILL_AT_S, _BACK_AT_S = 8.0, 18.0
 _LIMIT_CALLERS = 60
 _LIMIT_DROPS_S, _LIMIT_SETTLED_S, _LIMIT_RISES_S, _LIMIT_ENDS_S = 15.0, 25.0, 45.0, 90.0
 _DROPPED_RATE = 3.0
+_HIGH_CEILINGS = ((15.0, 10.0), (30.0, 30.0), (50.0, 5.0))
+"""Rate ceiling and the cloud's burst."""
+_SETTLES_S, _MEASURED_S = 30.0, 60.0
+_RATE_METRIC = 'gateway_budget_rate{account="prod",budget="console"}'
 _FOREIGN_PER_S, _FOREIGN_S, _FOREIGN_LAST_S = 5.0, 60.0, 30.0
 
 
@@ -290,12 +294,12 @@ async def _happen(events: Mapping[float, Callable[[], Awaitable[None]]]) -> None
         await event()
 
 
-def _configure(config: dict[str, Any], reuse: str) -> None:
+def _configure(config: dict[str, Any], reuse: str, ceiling: float) -> None:
     config["caller_limits"] = {"requests": 1e7, "per_s": 1, "burst": 100_000}
     config["request"] = {"deadline_s": 30, "drain_s": 5}
     config["store"]["processes_max"] = _REPLICAS
     account = config["accounts"][0]
-    account["budget"]["console"] = {"requests": _OUR_RATE, "per_s": 1, "burst": _OUR_BURST}
+    account["budget"]["console"] = {"requests": ceiling, "per_s": 1, "burst": _OUR_BURST}
     account["budget"]["wait_max_s"] = 28
     account["links"] = {"lifetime_s": 300, "min_remaining_s": 30, "reuse": reuse}
 
@@ -320,7 +324,7 @@ def _cloud() -> CloudProcess:
 
 
 @contextmanager
-def _gateways(reuse: str) -> Iterator[_Bench]:
+def _gateways(reuse: str, ceiling: float = _OUR_RATE) -> Iterator[_Bench]:
     with ExitStack() as ending:
         cloud = _cloud()
         ending.callback(cloud.close)
@@ -328,7 +332,7 @@ def _gateways(reuse: str) -> Iterator[_Bench]:
         ending.callback(stack.close)
         gateways = [stack.gateway, *(stack.replica(start=False) for _ in range(_REPLICAS - 1))]
         for gateway in gateways:
-            _configure(gateway.config, reuse)
+            _configure(gateway.config, reuse, ceiling)
             gateway.write_config()
             gateway.write_policy(_policy(cloud))
             gateway.start(wait=False)
@@ -371,7 +375,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _login(cloud: CloudProcess) -> str:
-    return json.dumps(a_login(scope={"project": {"id": cloud.project}}))
+    return json.dumps(login_body(scope={"project": {"id": cloud.project}}))
 
 
 def _warm(
@@ -538,6 +542,40 @@ def _limit_change() -> None:
     throttled = {f"429s in {a:.0f}-{b:.0f} s": run.count(429, a, b) for a, b in spans}
     goodput = {"goodput per s, by 10 s": " ".join(f"{one:.1f}" for one in tens)}
     _print("limit_change", throttled | goodput | {"failed": run.failed})
+
+
+def _high_ceiling() -> None:
+    for ceiling, burst in _HIGH_CEILINGS:
+        _print_high_ceiling(ceiling, burst)
+
+
+def _print_high_ceiling(ceiling: float, burst: float) -> None:
+    """Measure from 30 s after the first 429, which names neither a time nor a limit."""
+    with _gateways("caller", ceiling) as bench:
+        bench.cloud.rate(rate=_RATE, burst=burst, shape="string")
+        rates: list[float] = []
+
+        async def sample() -> None:
+            rates.append(await asyncio.to_thread(bench.gateways[0].metric, _RATE_METRIC))
+
+        span_s = _SETTLES_S + _MEASURED_S + 5.0
+        events = dict.fromkeys((_SETTLES_S + 5.0 * i for i in range(1, 13)), sample)
+        run = _run(bench, _crowd(bench, range(_LIMIT_CALLERS)), span_s, events)
+    first = min((call.at for call in run.ours if call.status == 429), default=run.began)
+    since_s = first - run.began + _SETTLES_S
+    until_s = since_s + _MEASURED_S
+    used = run.count(200, since_s, until_s) / (_RATE * _MEASURED_S)
+    _print(
+        f"ceiling {ceiling:.0f}",
+        {
+            "cloud": f"{_RATE:.0f} per s, burst {burst:.0f}",
+            "budget used": f"{used:.1%} of {_MEASURED_S:.0f} s",
+            "429s meanwhile": run.count(429, since_s, until_s),
+            "429s before": run.count(429, 0.0, since_s),
+            "learned rate": f"{sum(rates) / len(rates):.1f} on average",
+            "failed": run.failed,
+        },
+    )
 
 
 def _foreign() -> None:
@@ -718,6 +756,7 @@ _SCENARIOS = {
     "greedy": _greedy,
     "cold": _cold,
     "limit_change": _limit_change,
+    "high_ceiling": _high_ceiling,
     "foreign": _foreign,
     "replica_killed": _replica_killed,
     "redis_killed": _redis_killed,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.model import Priority, QueueRequest
+from gateway.domain.queue.adaptation import bare_pause_s
 from gateway.domain.queue.fair_queue import (
     BatchResult,
     BudgetLimit,
@@ -55,6 +56,10 @@ class Pair:
         assert shared.next_at == pytest.approx(own.next_at, abs=1e-4)
         assert shared.state.tats == pytest.approx(own.state.tats, abs=1e-4)
         assert shared.state.virtual_time == pytest.approx(own.state.virtual_time)
+        assert (shared.state.learned is None) == (own.state.learned is None)
+        if shared.state.learned is not None and own.state.learned is not None:
+            learned = astuple(shared.state.learned)
+            assert learned == pytest.approx(astuple(own.state.learned), abs=1e-4)
         return shared
 
 
@@ -113,6 +118,41 @@ async def test_redis_queue_equals_memory_queue(
         ]
         moved += len(outcome.inherited)
     assert moved > 20
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_redis_queue_learns_like_memory_queue(
+    clock: FakeClock, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers always wait; a bucket of 4/s under a ceiling of 10/s answers with bare 429s."""
+    monkeypatch.setattr(fair_queue._ServerClock, "_DRIFT", 0.0)
+    burst = [1.0, 3.0, 12.0][seed % 3]
+    pair = Pair(clock, BudgetLimit((Pace(10, 1, 5),), queue_max=20, caller_max=20))
+    await pair.shared.apply(QueueBatch(), pair.state)
+    await pair.apply(QueueBatch())
+    chance, level, goals = random.Random(seed), burst, set[float]()
+    throttlings: list[Throttling] = []
+    waiting: set[str] = set()
+    for _ in range(1_500):
+        step_s = chance.uniform(0.02, 0.08)
+        await clock.advance(step_s)
+        level = min(burst, level + 4.0 * step_s)
+        entering = [an_entry(pair.shared, f"caller-{i}") for i in range(8 - len(waiting))]
+        waiting |= {one.id for one in entering}
+        outcome = await pair.apply(QueueBatch(throttlings=throttlings, entering=entering))
+        waiting -= outcome.granted.keys()
+        throttlings = []
+        for _ in outcome.granted:
+            if level >= 1.0:
+                level -= 1.0
+            else:
+                pause_s = bare_pause_s(pair.state.learned, clock.monotonic())
+                throttlings.append(Throttling(pause_s, None))
+        if pair.state.learned is not None:
+            goals.add(pair.state.learned.goal)
+    assert len(goals) >= 4
+    assert pair.state.learned is not None
+    assert pair.state.learned.goal == pytest.approx(4.0, rel=0.25)
 
 
 def test_weight_is_that_of_heaviest_group() -> None:

@@ -133,10 +133,11 @@ class ValkeyFairQueue:
         look_ahead_s = min(_LOOK_AHEAD_S + 2 * self._round_trip_s, _LOOK_AHEAD_MAX_S)
         learned = state.learned
         lesson = (
-            "- - - - -"
+            "- - - - - - - -"
             if learned is None
-            else f"{learned.goal!r} {learned.low!r} {_us(now - learned.cut_at)} "
-            f"{_us(learned.epoch_until - now)} {learned.calls}"
+            else f"{learned.goal!r} {learned.flat_s!r} {_us(now - learned.cut_at)} "
+            f"{_us(learned.epoch_until - now)} {learned.calls} {learned.last_calls} "
+            f"{learned.last_s!r} {learned.probe!r}"
         )
         # Two processes may differ by twice the error in their view of the server's clock.
         clock_error_s = min(2 * self._server_clock.error_s(now), 1.0)
@@ -154,7 +155,7 @@ class ValkeyFairQueue:
         version, virtual_time = int(next(fields)), float(next(fields))
         paused = self._server_clock.to_monotonic(next(fields))
         following, waiting = next(fields), int(next(fields))
-        learned = self._learned([next(fields) for _ in range(5)])
+        learned = self._learned([next(fields) for _ in range(8)])
         tats = tuple(self._server_clock.to_monotonic(next(fields)) for _ in self._limit.windows)
         granted = {key: self._server_clock.to_monotonic(slot) for key, slot in _pairs(fields)}
         refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
@@ -171,15 +172,18 @@ class ValkeyFairQueue:
         )
 
     def _learned(self, lesson: list[bytes]) -> LearnedRate | None:
-        goal, low, cut, epoch, calls = lesson
+        goal, flat, cut, epoch, calls, last_calls, last, probe = lesson
         if goal == b"-":
             return None
         return LearnedRate(
             float(goal),
-            float(low),
+            float(flat),
             self._server_clock.to_monotonic(cut),
             self._server_clock.to_monotonic(epoch),
             int(calls),
+            int(last_calls),
+            float(last),
+            float(probe),
         )
 
     def _receive(self, message: bytes) -> None:

@@ -9,9 +9,10 @@
 -- Durations and instants are whole microseconds of this server's clock. Replicas send an instant as
 -- its distance from now, which stays valid after a failover to a server with another clock.
 -- Numbers are formatted explicitly: Lua's tostring has 14 digits only.
-local CUT, REGROW, GROWTH, FLOOR = 0.9, 10, 0.0001, 0.01
-local MEASURE_WITHIN, MEASURE_CALLS = 60, 3
-local NAMED_RATE_SHARE = 0.97
+local MARGIN, NAMED_MARGIN, CUT, FLOOR = 0.96, 0.97, 0.9, 0.01
+local FLAT_GUESS, FLAT, FLAT_MAX, GROWTH_GUESS, GROWTH, STALE = 3, 10, 40, 4, 9, 120
+local GROWN, RISEN, STEP, SAME = 0.1, 1.2, 1.15, 0.16
+local CERTAIN_RATIO, CERTAIN, LONGER, SATURATED = 1.8, 1.5, 1.3, 0.8
 local BULK_EVERY, OVERDUE_FACTOR, OVERDUE_MORE = 8, 1.25, 500000
 local AHEAD_MAX, PAUSE_MAX, REPLICA_TTL, REUNION = 5000000, 300000000, 1500000, 2500000
 
@@ -27,8 +28,8 @@ local replica, former, channel, queue = text(), text(), text(), text()
 local queue_max, caller_max, ceiling, window_count = number(), number(), number(), number()
 local look_ahead, known_version, known_vtime = number(), number(), number()
 local known_pause, returned = number(), number()
-local known = {goal = number(), low = number(), cut = number(), epoch = number(),
-  calls = number()}
+local known = {goal = number(), flat = number(), cut = number(), epoch = number(),
+  calls = number(), last_calls = number(), last = number(), probe = number()}
 local clock_error = number()
 
 -- The stored state. The replica's state is merged into it if the server lost its state or is behind
@@ -62,24 +63,19 @@ local turns = stored.turns or 0
 
 local learned = nil
 if stored.goal then
-  learned = {goal = stored.goal, low = stored.low, cut = stored.cut, epoch = stored.epoch,
-    calls = stored.calls}
+  learned = {goal = stored.goal, flat = stored.flat, cut = stored.cut, epoch = stored.epoch,
+    calls = stored.calls, last_calls = stored.last_calls, last = stored.last, probe = stored.probe}
 end
 if merges and known.goal and (not learned or now - known.cut > learned.cut + 1000000) then
-  learned = {goal = known.goal, low = known.low, cut = now - known.cut,
-    epoch = now + known.epoch, calls = known.calls}
+  known.cut, known.epoch = now - known.cut, now + known.epoch
+  learned = known
 end
 
 local function rate()
   if not learned then return ceiling end
-  local since, grown = (now - learned.cut) / 1000000, nil
-  if since < REGROW then
-    local missing = (REGROW - since) / REGROW
-    grown = learned.goal - (learned.goal - learned.low) * missing * missing * missing
-  else
-    local past = since - REGROW
-    grown = learned.goal + GROWTH * ceiling * past * past * past
-  end
+  local past = math.max(0, (now - learned.epoch) / 1000000 - learned.flat)
+  local growth = past / (learned.flat < FLAT and GROWTH_GUESS or GROWTH)
+  local grown = learned.goal * (MARGIN + growth * growth * growth)
   return math.min(ceiling, math.max(FLOOR * ceiling, grown))
 end
 
@@ -135,21 +131,67 @@ local function take(slot)
   if learned then learned.calls = learned.calls + 1 end
 end
 
+-- The limit measured since the last 429; false without enough calls.
+local function measure(found, current)
+  local active, calls = (now - learned.epoch) / 1000000, learned.calls - 1
+  if calls < 1 or learned.calls < SATURATED * MARGIN * learned.goal * active then return false end
+  local least = math.min(current, calls / ((now - learned.cut) / 1000000))
+  local certain
+  if learned.last > 0 and LONGER * learned.last < active then
+    local difference = (calls - learned.last_calls) / (active - learned.last)
+    found.goal = math.min(current, math.max(least, difference))
+    certain = active > CERTAIN
+  else
+    found.goal = math.sqrt(least * current)
+    certain = current < CERTAIN_RATIO * least
+  end
+  found.flat = certain and FLAT or FLAT_GUESS
+  found.last_calls, found.last, found.probe = calls, active, learned.probe
+  return true
+end
+
+-- The estimate after the rate grew until this 429.
+local function probe(found, current)
+  local flat = MARGIN * learned.goal
+  local mean = flat + (current - flat) / 4
+  if learned.flat < FLAT or (learned.probe > 0 and RISEN * learned.probe < current) then
+    found.goal = math.sqrt(mean * current)
+  else
+    local middle = learned.probe > 0 and mean or math.sqrt(learned.goal * current)
+    found.goal = math.max(learned.goal, math.min(middle, STEP * learned.goal))
+    found.flat, found.probe = FLAT, math.max(current, learned.probe)
+  end
+end
+
+local function estimate(found, current)
+  if current > learned.goal * (MARGIN + GROWN) then
+    probe(found, current)
+  elseif not measure(found, current) then
+    return
+  end
+  if math.abs(found.goal - learned.goal) <= SAME * learned.goal then
+    found.flat = math.min(FLAT_MAX, math.max(FLAT, 2 * learned.flat))
+  end
+end
+
+local function learn(pause_us, named_rate)
+  local current = rate()
+  local found = {goal = current * CUT / MARGIN, flat = FLAT_GUESS, cut = now,
+    epoch = now + pause_us, calls = 0, last_calls = 0, last = 0, probe = 0}
+  if named_rate and named_rate * NAMED_MARGIN < current then
+    found.goal, found.flat = named_rate * NAMED_MARGIN / MARGIN, FLAT
+  elseif learned and now - learned.epoch <= STALE * 1000000 then
+    estimate(found, current)
+  end
+  found.goal = math.max(FLOOR * ceiling, found.goal)
+  learned = found
+end
+
 local function throttle(pause_us, named_rate)
-  local seconds = pause_us / 1000000
   if not learned or now >= learned.epoch then
-    local current = rate()
-    if named_rate and named_rate * NAMED_RATE_SHARE < current then
-      learned = {goal = named_rate * NAMED_RATE_SHARE, low = named_rate * NAMED_RATE_SHARE}
-    else
-      local goal = current
-      if learned and learned.calls >= MEASURE_CALLS then
-        local since = (now - learned.cut) / 1000000
-        if since <= MEASURE_WITHIN then goal = math.min(current, learned.calls / since) end
-      end
-      learned = {goal = goal, low = goal * CUT}
-    end
-    learned.cut, learned.epoch, learned.calls = now, now + seconds * 1000000, 0
+    learn(pause_us, named_rate)
+  elseif learned.last > 0 then
+    learned.last_calls = learned.last_calls - 1
   end
   pause = math.max(pause, now + pause_us)
   windows[1].tat = math.max(windows[1].tat, pause + windows[1].burst)
@@ -345,11 +387,12 @@ for i, window in ipairs(windows) do
   fields[#fields + 1] = 'tat' .. i
   fields[#fields + 1] = whole(window.tat)
 end
-local learned_words = {'-', '-', '-', '-', '-'}
+local learned_words = {'-', '-', '-', '-', '-', '-', '-', '-'}
 if learned then
-  learned_words = {exact(learned.goal), exact(learned.low), whole(learned.cut), whole(learned.epoch),
-    whole(learned.calls)}
-  for i, name in ipairs({'goal', 'low', 'cut', 'epoch', 'calls'}) do
+  learned_words = {exact(learned.goal), exact(learned.flat), whole(learned.cut),
+    whole(learned.epoch), whole(learned.calls), whole(learned.last_calls), exact(learned.last),
+    exact(learned.probe)}
+  for i, name in ipairs({'goal', 'flat', 'cut', 'epoch', 'calls', 'last_calls', 'last', 'probe'}) do
     fields[#fields + 1] = name
     fields[#fields + 1] = learned_words[i]
   end
