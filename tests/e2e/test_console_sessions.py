@@ -347,3 +347,23 @@ def test_check_console_names_a_wrong_target(live: Stack) -> None:
     assert (code, "no account has the project" in output) == (2, True)
     code, output = run("check", "--config", config, "--console", f"{PROJECT}/web-01")
     assert (code, "must be PROJECT/SERVER" in output) == (2, True)
+
+
+def test_switch_to_live_consoles_drops_the_cached_urls() -> None:
+    links = {"console_hosts": ["127.0.0.1"]}
+    cloud = CloudProcess("--live-project", PROJECT)
+    stack = Stack(cloud, admin_api=ADMIN_API, account={"links": links})
+    gateway, token = stack.gateway, cloud.token("olga")
+    try:
+        before = gateway.console(token).json["url"]
+        assert gateway.console(token).json["url"] == before
+        account = dict(gateway.config["accounts"][0])
+        deliver_live(gateway)
+        eventually(lambda: len(gateway.log_lines("config_reloaded")) == 1)
+        assert gateway.console(token).json["url"].startswith(f"{gateway.url}/console#")
+        gateway.config["accounts"][0] = account
+        gateway.write_config()
+        eventually(lambda: len(gateway.log_lines("config_reloaded")) == 2)
+        assert gateway.console(token).json["url"] != before
+    finally:
+        stack.close()

@@ -18,6 +18,7 @@ from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE
 from gateway.domain.catalogue.preferences import preferred_wait_s
 from gateway.domain.errors import (
     CallerLimited,
+    ConsoleStoreUnavailable,
     GatewayError,
     MethodNotAllowed,
 )
@@ -269,7 +270,12 @@ class PublicHandler:
         outcome.reject(error_response, error)
         headers = self._headers(outcome)
         headers.extend(error_response.headers)
-        return web.Response(status=error_response.status, body=error_response.body, headers=headers)
+        response = web.Response(
+            status=error_response.status, body=error_response.body, headers=headers
+        )
+        if isinstance(error, ConsoleStoreUnavailable):
+            response.force_close()  # on a new connection the page may reach another replica
+        return response
 
     def _headers(self, outcome: RequestOutcome, own: Headers = _JSON) -> CIMultiDict[str]:
         """Return the common headers with the response's own, which replace common ones."""
