@@ -21,6 +21,7 @@ from gateway.config.environment import inherited_descriptors
 from gateway.config.errors import InvalidConfig
 from gateway.config.secrets import SecretOfFile, secrets_of
 from gateway.config.settings import Settings, egress_files
+from gateway.drivers.files.writers import being_written, is_open_for_writing
 from gateway.drivers.host.handover import Handover
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
@@ -46,6 +47,8 @@ log = logging.getLogger("gateway.supervisor")
 
 _CHECK_INTERVAL_S = 1.0
 _RETRY_REJECTED_S = 5.0
+_SETTLE_S = 0.3
+"""A changed file is loaded when it has not changed for so long."""
 _START_TIMEOUT_S = 20.0
 _RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _HEALTHY_UPTIME_S = 30.0
@@ -55,6 +58,9 @@ _SESSIONS_CLOSED_S = 5.0
 _HUNG_AFTER_S = 30.0
 """Longer than any legitimate work on the event loop, such as loading 100,000 policy rules."""
 _STACK_DUMP_TIMEOUT_S = 1.0
+
+FileSignature = tuple[int, int, int]
+Signatures = dict[Path, FileSignature]
 
 Load = Callable[[], Settings]
 """Reads the config file; raises InvalidConfig."""
@@ -97,7 +103,9 @@ class Supervisor:
         self._work = work
         self._count = workers
         self._config = config
-        self._seen = self._signature()
+        self._seen = self._accepted = self._signatures(config)
+        self._changing: Signatures | None = None
+        """A change that was seen once."""
         self._egress_seen = self._egress_signature()
         self._rejected: list[str] = []
         self._rejected_at = 0.0
@@ -130,7 +138,7 @@ class Supervisor:
             self._stop()
             return 0 if self._stopping else 1
         while not self._stopping:
-            self._wait(_CHECK_INTERVAL_S)
+            self._wait(_CHECK_INTERVAL_S if self._changing is None else _SETTLE_S)
             if self._reload_requested:
                 self._reload_requested = False
                 self._rejected = []  # a requested reload reports its errors again
@@ -143,26 +151,39 @@ class Supervisor:
         return 0
 
     def _watch_config(self) -> None:
-        if self._signature() != self._seen:
+        found = self._signatures(self._config)
+        if found != self._seen:
+            if found != self._changing:
+                self._changing = found  # it may still be written
+                return
             self._rejected = []
             self._reload()
         elif self._rejected and _now() - self._rejected_at >= _RETRY_REJECTED_S:
             self._reload()  # it may name a file that was written since
 
-    def _signature(self) -> list[tuple[int, int, int]]:
+    def _signatures(self, config: Settings) -> Signatures:
         """Identify the content of the config file and of the files that it names."""
-        secrets = (one for _, one in secrets_of(self._config) if isinstance(one, SecretOfFile))
-        files = (self._file, *(one.file for one in secrets))
-        return [_file_signature(file) for file in files] + self._egress_signature()
+        secrets = (one for _, one in secrets_of(config) if isinstance(one, SecretOfFile))
+        files = (self._file, *(one.file for one in secrets), *egress_files(config))
+        return {file: _file_signature(file) for file in files}
 
-    def _egress_signature(self) -> list[tuple[int, int, int]]:
+    def _load_complete(self) -> tuple[Settings, Signatures]:
+        """Load the config; raise InvalidConfig if a changed file is being written."""
+        config = self._load()
+        found = self._signatures(config)
+        changed = (file for file, _ in found.items() - self._accepted.items())
+        if written := sorted(str(file) for file in changed if is_open_for_writing(file)):
+            raise InvalidConfig([being_written(file) for file in written])
+        return config, found
+
+    def _egress_signature(self) -> list[FileSignature]:
         """Identify the content of certificates that workers load at their start."""
         return [_file_signature(file) for file in egress_files(self._config)]
 
     def _reload(self) -> None:
-        self._seen = self._signature()
+        self._seen, self._changing = self._signatures(self._config), None
         try:
-            config = self._load()
+            config, signatures = self._load_complete()
         except InvalidConfig as found:
             errors = [str(one) for one in found.errors]
             if errors != self._rejected:
@@ -171,15 +192,18 @@ class Supervisor:
             self._rejected, self._rejected_at = errors, _now()
             return
         self._rejected = []
+        if self._signatures(self._config) != self._seen:
+            return  # a file changed during the load; the next checks load it again
         egress, self._egress_seen = self._egress_seen, self._egress_signature()
         if config == self._config and egress == self._egress_seen:
+            self._accepted = signatures
             self._counters.config_accepted()
             for worker in self._workers.values():
                 _send(worker.pid, signal.SIGHUP)
             return
-        self._replace_workers(config)
+        self._replace_workers(config, signatures)
 
-    def _replace_workers(self, config: Settings) -> None:
+    def _replace_workers(self, config: Settings, signatures: Signatures) -> None:
         """Replace all workers; if a new one does not start, keep the old ones."""
         before = [worker for worker in self._workers.values() if not worker.retired]
         old, new = _account_names(self._config), _account_names(config)
@@ -201,6 +225,7 @@ class Supervisor:
             logs.set_up(config.log.levels, config.log.format)
         self._config = config
         self._accounts.set(new)
+        self._accepted = self._seen = signatures
         self._close_removed_ports()
         for worker in self._workers.values():
             if not worker.retired:
@@ -426,7 +451,7 @@ def _account_names(config: Settings) -> set[str]:
     return {account.name for account in config.accounts}
 
 
-def _file_signature(file: Path) -> tuple[int, int, int]:
+def _file_signature(file: Path) -> FileSignature:
     try:
         found = file.stat()
     except OSError:

@@ -73,6 +73,49 @@ async def test_edited_file_is_loaded(watched: tuple[Path, PolicyFile], clock: Fa
     assert policies.current().version != before
 
 
+DENIED = (
+    ONE
+    + """\
+denials:
+  - {permissions: all, to: {users: [ann]}, on: everything}
+"""
+)
+
+
+async def test_half_written_policy_never_replaces_a_whole_one(
+    watched: tuple[Path, PolicyFile], clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The written half is valid, and lacks the denial."""
+    file, policies = watched
+    with file.open("w") as writing:
+        writing.write(ONE)
+        writing.flush()
+        for _ in range(5):
+            await clock.advance(1.0)
+            await asyncio.sleep(0.02)
+        assert not await policies.reload()
+        assert policies.current().size == 0
+        assert "is being written; replace files by a rename" in policies.error
+        writing.write(DENIED.removeprefix(ONE))
+    await until_size(policies, clock, 2)
+    assert [one.getMessage() for one in caplog.records].count("policy_rejected") == 2
+
+
+async def test_worker_that_starts_during_a_write_uses_the_policy_in_force(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    file, handover = tmp_path / "policy.yaml", Handover()
+    file.write_text(DENIED)
+    before, _ = opened(file, clock, handover)
+    with file.open("w") as writing:
+        writing.write(ONE)
+        writing.flush()
+        started, _ = opened(file, clock, handover)
+    assert started.current().size == before.current().size == 2
+    other, _ = opened(file, clock)
+    assert other.current().size == 1
+
+
 async def test_renamed_file_is_loaded(watched: tuple[Path, PolicyFile], clock: FakeClock) -> None:
     file, policies = watched
     (file.parent / "new").write_text(ONE)
@@ -266,8 +309,10 @@ async def test_slow_load_does_not_replace_newer_policy(
     monkeypatch.setattr(policy_file, "parse", parse_slowly)
     file.write_text(ONE)
     watching = asyncio.create_task(policies.run())
-    await clock.advance(1.0)
-    await asyncio.to_thread(begun.wait, 10)
+    async with asyncio.timeout(10):
+        while not begun.is_set():
+            await clock.advance(1.0)
+            await asyncio.sleep(0.01)
     file.write_text(NONE)
     reloading = asyncio.create_task(policies.reload())
     await asyncio.wait({reloading}, timeout=0.3)

@@ -1,5 +1,8 @@
 """Rotated secret files: used without a signal, like policy and certificates."""
 
+import signal
+import time
+
 from gateway.demo.cloud.iam import PASSWORD
 from tests.support.stack import Stack, eventually
 
@@ -16,6 +19,43 @@ def test_rotated_iam_password_is_used_without_a_signal(own_stack: Stack) -> None
     text = gateway.log_text()
     assert "canary" not in text
     assert PASSWORD not in text
+
+
+def test_half_written_secret_never_replaces_a_whole_one(own_stack: Stack) -> None:
+    cloud, gateway = own_stack.cloud, own_stack.gateway
+    assert gateway.console(cloud.token()).status == 200  # logged in
+    cloud.iam_settings(password="canary-rotated")
+    with (gateway.directory / "iam-password").open("w") as writing:
+        writing.write("canary-")
+        writing.flush()
+        eventually(lambda: gateway.log_lines("config_rejected"), gateway.log_text)
+        gateway.signal(signal.SIGHUP)
+        eventually(lambda: len(gateway.log_lines("config_rejected")) == 2, gateway.log_text)
+        assert gateway.console(cloud.token()).status == 200
+        writing.write("rotated\n")
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    (error,) = gateway.log_lines("config_rejected")[0]["errors"]
+    file = gateway.directory / "iam-password"
+    assert error == f"{file}: is being written; replace files by a rename"
+    cloud.revoke_service_tokens()
+    assert gateway.console(cloud.token(), cloud.servers[1]).status == 200
+    assert not gateway.log_lines("service_login_refused")
+
+
+def test_secret_written_in_pieces_is_loaded_once(own_stack: Stack) -> None:
+    """Each piece is a file of its own kind, as `echo >` and `echo >>` leave it."""
+    cloud, gateway = own_stack.cloud, own_stack.gateway
+    assert gateway.console(cloud.token()).status == 200  # logged in
+    file = gateway.directory / "iam-password"
+    cloud.iam_settings(password="canary-rotated")
+    for piece in ("canary", "canary-", "canary-rota", "canary-rotated"):
+        file.write_text(piece)
+        time.sleep(0.05)
+    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    cloud.revoke_service_tokens()
+    assert gateway.console(cloud.token(), cloud.servers[1]).status == 200
+    assert not gateway.log_lines("service_login_refused")
+    assert len(gateway.log_lines("config_reloaded")) == 1
 
 
 def test_rotated_redis_password_is_used_without_a_signal(own_stack: Stack) -> None:

@@ -10,6 +10,7 @@ from gateway.domain.model import Headers, Secret, UpstreamRequest
 from gateway.drivers.cloud.credential_check import CredentialCheck
 from gateway.drivers.cloud.login_gate import fingerprint
 from gateway.drivers.cloud.service_token import TOKEN_PATTERN
+from gateway.drivers.files.writers import is_open_for_writing
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
 
@@ -75,8 +76,9 @@ class TokenFileCredential:
 
     async def _read(self) -> None:
         self._read_at = self._clock.monotonic()
-        text = await asyncio.to_thread(_read_text, self._file)
-        if TOKEN_PATTERN.fullmatch(text):
+        text, is_written = await asyncio.to_thread(_read_text, self._file)
+        is_new = self._token is None or text != self._token.reveal()
+        if TOKEN_PATTERN.fullmatch(text) and not (is_new and is_written):
             self._token = Secret(text)
         else:  # partly written or missing: the last valid token may still be accepted
             self._report_invalid()
@@ -91,11 +93,13 @@ class TokenFileCredential:
         log.warning("token_file_invalid", extra=extra)
 
 
-def _read_text(file: Path) -> str:
+def _read_text(file: Path) -> tuple[str, bool]:
+    """Return the text, and whether the file is being written."""
     try:
-        return file.read_text(encoding="utf-8-sig").strip()  # some editors write a BOM
+        text = file.read_text(encoding="utf-8-sig").strip()  # some editors write a BOM
     except (OSError, UnicodeDecodeError):
-        return ""
+        return "", False
+    return text, is_open_for_writing(file)
 
 
 def _headers(token: Secret) -> Headers:

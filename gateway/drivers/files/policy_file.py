@@ -19,6 +19,7 @@ from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
 from gateway.drivers.files.policy_process import parse_apart
+from gateway.drivers.files.writers import being_written, is_open_for_writing
 from gateway.drivers.host.handover import Handover
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.clock import Clock
@@ -27,6 +28,8 @@ from gateway.flow.telemetry import Telemetry
 log = logging.getLogger("gateway.policy")
 
 _CHECK_INTERVAL_S = 1.0
+_SETTLE_S = 0.1
+"""A changed file is loaded if its content is the same after so long."""
 _PARSED_HERE_BYTES_MAX = 32_768
 """A larger policy is parsed in a process of its own. To parse this size takes some milliseconds."""
 _PAUSE_S = 0.002
@@ -67,7 +70,8 @@ class PolicyFile:
         self._clock = clock
         self._telemetry = telemetry
         self._handover = handover
-        found = self._read()
+        self._digest = ""
+        found = self._read(or_written=handover.get(self._handover_name) is None)
         self._digest = found.digest
         try:
             self._apply(self._accept(found))
@@ -94,10 +98,13 @@ class PolicyFile:
         """
         while True:
             await self._clock.sleep(_CHECK_INTERVAL_S)
-            async with self._loading:
-                found = await asyncio.to_thread(self._read)
-                if found.digest != self._digest:
-                    await self._load(found)
+            first = await asyncio.to_thread(self._read)
+            if first.digest != self._digest:
+                await self._clock.sleep(_SETTLE_S)
+                async with self._loading:
+                    found = await asyncio.to_thread(self._read)
+                    if first.digest == found.digest != self._digest:
+                        await self._load(found)
             await self._write_records()
 
     async def reload(self) -> bool:
@@ -163,13 +170,21 @@ class PolicyFile:
                     return  # the next check tries again
                 self._pending_records.popleft()
 
-    def _read(self) -> _PolicyFileContent:
+    def _read(self, *, or_written: bool = False) -> _PolicyFileContent:
+        """Read the file; a changed file that is being written is unreadable, unless `or_written`.
+
+        The part that is already written may be valid, and lack the denials.
+        """
         at = self._clock.monotonic()
         try:
             content = read(self._file)
         except InvalidConfig as unreadable:
             return _PolicyFileContent(at, "", unreadable=unreadable)
-        return _PolicyFileContent(at, policy_digest(content), content)
+        digest = policy_digest(content)
+        if digest != self._digest and not or_written and is_open_for_writing(self._file):
+            written = InvalidConfig([being_written(str(self._file))])
+            return _PolicyFileContent(at, "", unreadable=written)
+        return _PolicyFileContent(at, digest, content)
 
     async def _accept_change(self, found: _PolicyFileContent) -> Policy:
         """Do as `_accept`, while requests are served."""
