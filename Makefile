@@ -55,7 +55,7 @@ SHA256 = $$(tr -d '\n' < $(1) | openssl dgst -sha256 -r | cut -c -64)
 $(SECRETS)/valkey-users: $(SECRETS)/redis-password $(SECRETS)/redis-operator-password
 	@rm -f $@  # a new file: running containers keep the old one
 	printf 'user %s\n' 'default off' \
-	  "gateway on #$(call SHA256,$(SECRETS)/redis-password) ~gateway:* &gateway:* +@all -@admin -@dangerous" \
+	  "gateway on #$(call SHA256,$(SECRETS)/redis-password) ~gateway:* &gateway:* +@all -@admin -@dangerous +info" \
 	  "operator on #$(call SHA256,$(SECRETS)/redis-operator-password) +ping +info +config|get +client|list +slowlog|get \
 +latency|doctor +latency|latest +latency|history (~gateway:{overrides}:overrides +del)" > $@
 

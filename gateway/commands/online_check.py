@@ -69,9 +69,8 @@ class OnlineCheck:
             valkey.require_audit_stream()
         is_reachable = await self._try("redis", valkey.check, address=address_of(store))
         is_own = isinstance(store.redis, RedisEmbedded)
-        if is_reachable and not is_own and (policy := await valkey.eviction_policy()):
-            message = f"redis: maxmemory-policy is {policy}; set it to noeviction"
-            self.warnings.append(("redis_may_evict", message))
+        if is_reachable and not is_own and (problem := await valkey.eviction_problem()):
+            self.warnings.append(("redis_may_evict", f"redis: {problem}"))
         return valkey
 
     async def _check_keys(self, runtime: Runtime) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.stack import RunningGateway, Stack, eventually
 
-RIGHTS = ("~gateway:*", "&gateway:*", "+@all", "-@admin", "-@dangerous")
+RIGHTS = ("~gateway:*", "&gateway:*", "+@all", "-@admin", "-@dangerous", "+info")
 """Those of `make compose-secrets`."""
 
 
@@ -53,6 +53,16 @@ def test_check_online_names_the_missing_right(
     assert code == 1
     reason = f"NOPERM: the ACL of this user lacks {lacks}\n"
     assert f"redis: {own_stack.valkey.url}: {reason}" in output
+
+
+def test_check_online_warns_if_the_eviction_policy_is_unreadable(own_stack: Stack) -> None:
+    code, output = check(a_replica(own_stack, *RIGHTS, "-info"))
+    assert code == 0
+    assert (
+        "warning: redis: maxmemory-policy cannot be read (NOPERM: the ACL of this user lacks +info);"
+        " allow +info, or verify that it is noeviction [redis_may_evict]"
+    ) in output
+    assert "redis_may_evict" not in check(a_replica(own_stack, *RIGHTS))[1]
 
 
 @pytest.mark.parametrize("taken", [(), ("-client",), ("-@connection", "+auth")])

@@ -159,21 +159,26 @@ class Valkey:
             return False
         return True
 
-    async def eviction_policy(self) -> str:
-        """Return the server's `maxmemory-policy` if it may evict keys without expiry, else "".
+    async def eviction_problem(self) -> str:
+        """Return why the server may evict keys without expiry; "" if it does not.
 
         Revocations have no expiry, so a `volatile-*` policy keeps them; replicas restore the rest.
-        "" also if the user may not read it: INFO is a dangerous command for access control lists.
         """
         try:
             found: dict[str, Any] = await self._client.info("memory")
-        except STORE_ERRORS:
-            return ""
+        except STORE_ERRORS as error:
+            # INFO is a dangerous command for access control lists.
+            reason = describe_store_error(error, self._store.namespace)
+            return (
+                f"maxmemory-policy cannot be read ({reason}); allow +info, or verify that it is "
+                "noeviction"
+            )
         # A cluster client returns one section per node.
         nodes = [found] if "maxmemory" in found else list(found.values())
         limited = [one for one in nodes if int(one.get("maxmemory", 0))]
         policies = {str(one.get("maxmemory_policy", "")) for one in limited}
-        return ", ".join(sorted(one for one in policies if one.startswith("allkeys")))
+        evicting = ", ".join(sorted(one for one in policies if one.startswith("allkeys")))
+        return f"maxmemory-policy is {evicting}; set it to noeviction" if evicting else ""
 
     async def check(self) -> None:
         """Do once all that serving needs: each command, and a message that comes back.
