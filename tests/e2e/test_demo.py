@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import valkey
+from playwright.sync_api import expect
 
 from gateway.drivers.valkey.embedded import EmbeddedValkey
+from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
 from tests.support.stack import TIMEOUT_S, Response, console_path, eventually, fetch
 
 KEYS = {
@@ -154,6 +156,29 @@ def test_demo_delivers_proxied_for_one_account_only(demo: Demo) -> None:
     assert [url.partition("#")[0] for url in urls] == [facts["gateway"] + "/console"] * 2
     assert urls[0] != urls[1]
     assert fetch(facts["gateway"], "GET", "/console").status == 200
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="requires Debian's package chromium")
+def test_last_command_opens_a_console_that_a_revocation_ends() -> None:
+    """The end of the tutorial: the browser shows the console, then why it has ended."""
+    demo = Demo("-m", "gateway", "demo")
+    try:
+        last = demo.text().rstrip().splitlines()[-1].strip()
+        address = run(last, demo.directory.parent)[1].strip()
+        with open_browser() as browser:
+            tab = ConsoleTab(browser.new_page())
+            tab.open(address)
+            tab.type("olga\n\nhelp\n")
+            revoke = 'gateway admin revoke --issuer demo --subject olga --reason "end of the tour"'
+            assert run(f"{last.partition(';')[0]}; {revoke}", demo.directory.parent)[0] == 0
+            tab.wait_for_state("ended")
+            title = tab.page.get_by_role("heading", level=1)
+            expect(title).to_have_text("Your permission for this console has ended.")
+            assert tab.problems == []
+        assert demo.end() == 0
+        assert demo.leftovers() == []
+    finally:
+        demo.close()
 
 
 def test_demo_files_are_readable_by_owner_only(demo: Demo) -> None:
