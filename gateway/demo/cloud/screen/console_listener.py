@@ -57,6 +57,8 @@ SUBPROTOCOL: Final = "binary"
 _SHAPES: Final = ("both", "root", "directory")
 _SUBPROTOCOLS: Final = ("optional", "required", "none")
 _MESSAGE_BYTES_MAX: Final = 1_048_576
+_CLOSE_S: Final = 0.5
+"""How long a viewer may take to answer the close of its WebSocket."""
 _PAGE: Final = """\
 <!DOCTYPE html><html lang="en"><title>{name}</title><h1>{name}</h1>
 <p>The simulated cloud draws no page here. Its WebSocket serves the screen.</p>
@@ -168,8 +170,7 @@ class ConsoleListener(Listener):
         self.control_port = await self.listen(self.control_port)
 
     async def stop(self) -> None:
-        for socket in list(self._sockets):
-            await socket.close(code=1001)
+        await asyncio.gather(*(socket.close(code=1001) for socket in self._sockets))
         await super().stop()
 
     def make_tls(self) -> ssl.SSLContext:
@@ -205,7 +206,10 @@ class ConsoleListener(Listener):
             return await _close(request, None)
         protocols = () if self.subprotocol == "none" else (SUBPROTOCOL,)
         socket = web.WebSocketResponse(
-            protocols=protocols, compress=False, max_msg_size=_MESSAGE_BYTES_MAX
+            timeout=_CLOSE_S,
+            protocols=protocols,
+            compress=False,
+            max_msg_size=_MESSAGE_BYTES_MAX,
         )
         await socket.prepare(request)
         self._sockets.add(socket)
