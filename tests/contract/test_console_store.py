@@ -240,7 +240,7 @@ async def test_resume_key_is_good_once(subject: Subject) -> None:
     session = a_session("a")
     await redeem(subject.store, session, "a")
     assert await attach(subject.store, session, "a", "p1", then="k2") == Attached(session, "", 0)
-    assert await attach(subject.store, session, "a", "p2") == StaleKey()
+    assert await attach(subject.store, session, "a", "p2") == StaleKey(session)
     result = await attach(subject.store, session, "a", "p2", key="k2", then="k3")
     assert result == Attached(session, "p1", 1)
     assert await subject.store.take_commands("p1") == (end(session, "replaced"),)
@@ -249,7 +249,7 @@ async def test_resume_key_is_good_once(subject: Subject) -> None:
 
 async def test_stale_key_or_cookie_changes_nothing(subject: Subject) -> None:
     session = await running(subject.store, "a")
-    assert await attach(subject.store, session, "a", "p2", key="wrong") == StaleKey()
+    assert await attach(subject.store, session, "a", "p2", key="wrong") == StaleKey(session)
     assert await attach(subject.store, session, "b", "p2", key="next") == StaleKey()
     assert await subject.store.take_commands("p1") == ()
     assert (await subject.store.sessions())[0].owner == "p1"
@@ -427,7 +427,7 @@ async def test_register_replaces_the_resume_key_of_the_owner(subject: Subject) -
     changed = replace(session, mode=SessionMode.VIEW)
     result = await subject.store.register(changed, hash_of("new"), owner="p1", lease_s=LEASE_S)
     assert result is Registered.REGISTERED
-    assert await attach(subject.store, session, "a", "p1", key="next") == StaleKey()
+    assert await attach(subject.store, session, "a", "p1", key="next") == StaleKey(changed)
     attached = await attach(subject.store, session, "a", "p1", key="new")
     assert attached == Attached(changed, "p1", 1)
     result = await subject.store.register(session, hash_of("x"), owner="p2", lease_s=LEASE_S)

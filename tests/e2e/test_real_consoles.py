@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser
+from tests.support.console_client import deliver_proxied
 
 from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
-from tests.support.console_client import deliver_proxied
 from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
 from tests.support.leaks import find_leaks
 from tests.support.real_console import MISSING, RealConsoleHost

@@ -124,6 +124,7 @@ def test_stale_key_closes_and_changes_nothing() -> None:
         assert page.is_live
         assert len(replica.world.cloud.calls) == 1
         assert replica.world.metrics.resumed == {"stale": 3}
+        assert len(replica.world.events("console_resume_rejected")) == 1
 
     run(scenario)
 

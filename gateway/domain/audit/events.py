@@ -177,6 +177,12 @@ RECORDS: Final = (
         (*_PERSON, "target", *_SESSION, "detail"),
     ),
     AuditEvent(
+        "console_resume_rejected",
+        "once for a live console whose cookie came without the current resume key: a second tab, or"
+        " a copied cookie",
+        (*_PERSON, "decision", *_SESSION),
+    ),
+    AuditEvent(
         "console_mode_changed",
         "when a live console becomes view-only because `console:open` has ended",
         (*_PERSON, *_SESSION, "detail"),

@@ -171,6 +171,10 @@ class ValkeyConsoleStore:
                 if session.cookie_hash != cookie_hash:
                     return StaleKey()  # the hash beside the sealed record was forged
                 return Attached(session, previous.decode(), attempt)
+            case [b"stale", bytes(record)]:
+                session = self._open("session", session_id, record, ConsoleSession)
+                is_genuine = session is not None and session.cookie_hash == cookie_hash
+                return StaleKey(session if is_genuine else None)
             case [b"stale"]:
                 return StaleKey()
             case _:

@@ -75,6 +75,12 @@ class ConsoleAudit:
         record.detail = f"session {first.id}"
         await self._best_effort.record(record)
 
+    async def resume_rejected(self, session: ConsoleSession) -> None:
+        """Record that a page with the session's cookie is not its current page."""
+        record = self._about(session, event="console_resume_rejected")
+        record.decision = "denied"
+        await self._best_effort.record(record)
+
     async def mode_changed(self, session: ConsoleSession, detail: str) -> None:
         record = self._about(session, event="console_mode_changed")
         record.detail = detail

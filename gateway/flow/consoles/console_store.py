@@ -89,6 +89,9 @@ class Attached:
 class StaleKey:
     """Cookie or resume key are not the current ones; nothing has changed."""
 
+    session: ConsoleSession | None = None
+    """The session if the cookie is its own, and only the resume key is not the current one."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionGone:

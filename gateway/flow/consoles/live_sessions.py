@@ -1,6 +1,7 @@
 """The sessions whose page is connected to this process."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -40,6 +41,7 @@ from gateway.flow.consoles.live_session import LOST, Ending, LiveSession, Sessio
 from gateway.flow.consoles.session_page import SessionPage
 
 _ATTACH_WITHIN_S: Final = 10.0
+_REJECTED_MAX: Final = 10_000
 
 
 class LiveSessions:
@@ -63,6 +65,8 @@ class LiveSessions:
         self._telemetry = telemetry
         self._new_key = new_key
         self._connections: dict[str, LiveSession] = {}
+        self._rejected: OrderedDict[str, None] = OrderedDict()
+        """IDs of the sessions whose rejected resume is recorded."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -187,9 +191,13 @@ class LiveSessions:
             self._telemetry.session_resumed("unavailable")
             return ends.MOVE
         match attached:
-            case StaleKey() | SessionGone():
-                outcome = "stale" if isinstance(attached, StaleKey) else "gone"
-                self._telemetry.session_resumed(outcome)
+            case SessionGone():
+                self._telemetry.session_resumed("gone")
+                return ends.STALE_PAGE
+            case StaleKey():
+                self._telemetry.session_resumed("stale")
+                if attached.session is not None:
+                    await self._record_rejected(attached.session)
                 return ends.STALE_PAGE
             case Attached():
                 if attached.attempt:
@@ -199,6 +207,15 @@ class LiveSessions:
                 )
                 self._check_again(connection, attached)
                 return connection
+
+    async def _record_rejected(self, session: ConsoleSession) -> None:
+        """Record a genuine cookie without the current key: once for each session."""
+        if session.id in self._rejected:
+            return
+        self._rejected[session.id] = None
+        if len(self._rejected) > _REJECTED_MAX:
+            self._rejected.popitem(last=False)
+        await self._audit.resume_rejected(session)
 
     def _check_again(self, connection: LiveSession, attached: Attached) -> None:
         """Repeat the checks of the redemption: strictly at first, then as of a running session."""

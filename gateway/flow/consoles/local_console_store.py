@@ -135,8 +135,10 @@ class LocalConsoleStore:
         stored = self._alive(session_id)
         if stored is None:
             return SessionGone()
-        if (stored.session.cookie_hash, stored.resume_hash) != (cookie_hash, resume_hash):
+        if stored.session.cookie_hash != cookie_hash:
             return StaleKey()
+        if stored.resume_hash != resume_hash:
+            return StaleKey(stored.session)
         previous = stored.owner
         if previous not in ("", owner):
             self._command(previous, session_id, ends.REPLACED)

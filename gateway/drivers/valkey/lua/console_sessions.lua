@@ -167,7 +167,8 @@ end
 -- resumes are counted anew, command to the owner of before
 function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, command)
   if not is_alive(id) then return {'gone'} end
-  if field(id, 'cookie') ~= cookie or field(id, 'resume') ~= resume then return {'stale'} end
+  if field(id, 'cookie') ~= cookie then return {'stale'} end
+  if field(id, 'resume') ~= resume then return {'stale', field(id, 'record')} end
   local previous = field(id, 'owner')
   if previous ~= '' and previous ~= owner then send(previous, id, command) end
   local attempt = tonumber(field(id, 'attempt'))
