@@ -183,6 +183,9 @@ def _public_url(value: str) -> str:
     parts = urlsplit(url)
     if "//" in parts.path or any(one in (".", "..") for one in parts.path.split("/")):
         raise ValueError("must have a path without empty, `.` and `..` segments")
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", parts.path):
+        # It is part of cookies and of pages.
+        raise ValueError("must have a path of letters, digits and `.`, `_`, `~`, `-` only")
     if is_exposed(url):
         raise ValueError("must be https, because the host is not loopback")
     authority = parts.netloc.lower().removesuffix(":443" if parts.scheme == "https" else ":80")

@@ -63,6 +63,7 @@ def test_public_url_is_normalized(tmp_path: Path, url: str, normalized: str) -> 
         *("http://consoles.example.com", "consoles.example.com", "https://", "wss://example.com"),
         *("https://u:p@example.com", "https://example.com/?x=1", "https://example.com/#x"),
         *("https://example.com/a//b", "https://example.com/a/../b"),
+        *("https://example.com/a;b", "https://example.com/%2e%2e/a", "https://example.com/a'b"),
     ],
 )
 def test_invalid_public_url_is_rejected(tmp_path: Path, url: str) -> None:
