@@ -1,7 +1,7 @@
-"""Links dashboard: sources of links, caches and Redis."""
+"""Links dashboard: sources of links, caches, Redis and live consoles."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
-from panels import RED, YELLOW, figure, graph, page, percentiles
+from panels import OF_THE_GATEWAY, RED, YELLOW, figure, graph, page, percentiles, to_runbook
 
 
 def links() -> Dashboard:
@@ -177,6 +177,109 @@ def links() -> Dashboard:
                 (
                     "sum by (account, outcome) (increase(gateway_inventory_polls_total{ACCOUNT}[10m]))",
                     "{{account}} {{outcome}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_row(Row("Live consoles"))
+        .with_panel(
+            graph(
+                "How many live consoles are open?",
+                "Consoles whose page is connected, by account. Accounts with `console.delivery: proxied` only; the consoles of replaced workers are missing.",
+                ("sum by (account) (gateway_console_connections{ACCOUNT})", "{{account}}"),
+                unit="short",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
+                "Which share of the allowed live consoles is in use?",
+                f"Relative to `console.sessions_max` of each account, and of all. At 100 % no further console opens: see {to_runbook('ConsoleGatewayConsolesNearLimit')} in the runbook.",
+                (
+                    "sum by (account) (gateway_console_connections{ACCOUNT})"
+                    " / max by (account) (gateway_console_account_sessions_max{ACCOUNT})",
+                    "{{account}}",
+                ),
+                (
+                    "sum(gateway_console_connections{ACCOUNT})"
+                    " / max(gateway_console_sessions_max{INSTANCE})",
+                    "all",
+                ),
+                unit="percentunit",
+                limits=((0.9, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "How many live consoles start?",
+                "In 10 minutes, by account and mode: with keyboard (`control`) or view-only (`view`).",
+                (
+                    "sum by (account, mode) (increase(gateway_console_sessions_started_total{ACCOUNT}[10m]))",
+                    "{{account}} {{mode}}",
+                ),
+                unit="short",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
+                "Why do live consoles end?",
+                f"In 10 minutes, by end. Errors are `cloud_unavailable`, `cloud_closed`, `protocol_error`, `recording_failed` and `owner_lost`: see {to_runbook('ConsoleGatewayConsolesEndByError')} in the runbook.",
+                (
+                    "sum by (end) (increase(gateway_console_sessions_ended_total{ACCOUNT}[10m])) > 0",
+                    "{{end}}",
+                ),
+                unit="short",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
+                "Why are one-time addresses rejected?",
+                "In 10 minutes, by reason. `gone`: spent or expired. Much `garbage` is a search for addresses; `origin` is a page of another site.",
+                (
+                    "sum by (reason) (increase(gateway_console_tickets_rejected_total{INSTANCE}[10m]))",
+                    "{{reason}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Do pages resume their live consoles?",
+                f"Attempts in 10 minutes, after a lost network or a moved session. A few `stale` are duplicated tabs: see {to_runbook('ConsoleGatewayConsoleResumesFail')} in the runbook.",
+                (
+                    "sum by (outcome) (increase(gateway_console_resumes_total{INSTANCE}[10m]))",
+                    "{{outcome}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "How busy are processes with live consoles?",
+                f"CPU use; one core is the maximum. See {to_runbook('ConsoleGatewayConsoleRelayBusy')} in the runbook.",
+                (
+                    f"rate(process_cpu_seconds_total{{INSTANCE}}[WINDOW]) and {OF_THE_GATEWAY}"
+                    " and on (job, instance)"
+                    " sum by (job, instance) (gateway_console_connections{ACCOUNT}) > 0",
+                    "{{instance}}",
+                ),
+                unit="percentunit",
+                limits=((0.8, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "What do old inventories and old workers keep?",
+                "Live consoles that run on an inventory too old to open a new one, and replaced workers that still run because of their live consoles (by process: each worker shows its parent's count).",
+                (
+                    "sum(gateway_console_on_old_inventory{INSTANCE})",
+                    "consoles on an old inventory",
+                ),
+                (
+                    "max by (instance) (gateway_workers_retired{INSTANCE}) > 0",
+                    "replaced workers {{instance}}",
                 ),
                 unit="short",
             )

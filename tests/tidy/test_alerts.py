@@ -12,6 +12,7 @@ import yaml
 
 from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS
+from gateway.domain.consoles.ends import SESSION_ENDS
 from gateway.domain.errors import Rejection
 from gateway.edge.error_table import ERROR_SPECS
 from tests.support.prometheus import JOB, NOT_HERE, PROMTOOL
@@ -238,7 +239,7 @@ def check_selector(where: str, selector: Selector) -> set[str]:
 
 def is_documented(value: str, documented: str) -> bool:
     words = {*re.findall(r"\w+", documented), *(one.value for one in Rejection)}
-    words |= {spec.code for spec in ERROR_SPECS}
+    words |= {spec.code for spec in ERROR_SPECS} | {end.name for end in SESSION_ENDS}
     words |= {row.name for row in (*built_in_operations(), SHOW_PERMISSIONS)}
     words |= {str(spec.status) for spec in ERROR_SPECS} | {"200"}
     pattern = re.compile(value.replace("..", r"\d\d"))

@@ -338,6 +338,12 @@ METRIC_FAMILIES: Final = (
         **_ACCOUNT,
     ),
     _gauge(
+        "gateway_console_account_sessions_max",
+        "`accounts[].console.sessions_max`: live consoles of the account that may run at once, over"
+        " all processes.",
+        **_ACCOUNT,
+    ),
+    _gauge(
         "gateway_console_sessions_max",
         "`console.sessions_max`: live consoles that may run at once, over all processes.",
     ),

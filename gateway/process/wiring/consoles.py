@@ -206,6 +206,10 @@ def _start(
     gauge = runtime.metrics.gauge
     for account in shared.accounts:
         gauge("gateway_console_connections", partial(connected, account), account=account)
+    for one in runtime.config.accounts:
+        if one.delivers_proxied:
+            maximum = one.console.sessions_max
+            gauge("gateway_console_account_sessions_max", partial(int, maximum), account=one.name)
     gauge("gateway_console_sessions_max", lambda: runtime.config.console.sessions_max)
     gauge("gateway_console_on_old_inventory", lambda: watch.on_old_inventory)
 
