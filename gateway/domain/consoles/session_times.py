@@ -15,6 +15,8 @@ class TimesNow:
     """The session ends now."""
     warnings: dict[str, float]
     """Seconds that are left, by the name of the end, from WARNED_BEFORE_S on."""
+    quiet_s: float
+    """Without input and token, nothing changes for this time; negative while one is near."""
 
 
 class SessionTimes:
@@ -31,11 +33,14 @@ class SessionTimes:
         """The last key, pointer or clipboard message of the person."""
 
     def check(self, monotonic: float, *, token_left_s: float) -> TimesNow:
-        left = {ends.TIME_LIMIT: self.limit_at - monotonic, ends.TOKEN: token_left_s}
+        left = {ends.TIME_LIMIT: self.limit_at - monotonic}
         if self.idle_s is not None:
             left[ends.IDLE] = self.input_at + self.idle_s - monotonic
+        quiet_s = min(left.values()) - WARNED_BEFORE_S
+        left[ends.TOKEN] = token_left_s
         over = [end for end, left_s in left.items() if left_s <= 0]
         return TimesNow(
             over[0] if over else None,
             {end.name: left_s for end, left_s in left.items() if left_s <= WARNED_BEFORE_S},
+            quiet_s,
         )

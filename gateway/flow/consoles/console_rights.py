@@ -29,7 +29,7 @@ from gateway.flow.clock import Clock
 from gateway.flow.decide import Decide, Inventories, Policies
 from gateway.flow.identify import Identify
 
-_CALLS_MAX: Final = 1_024
+_CALLS_MAX: Final = 10_000
 PERMISSION_OF: Final = {SessionMode.CONTROL: CONSOLE_OPEN, SessionMode.VIEW: CONSOLE_VIEW}
 
 
@@ -107,6 +107,11 @@ class ConsoleRights:
         """Return the time around now in which no rule begins or ends."""
         return self._policies.current().unchanged_between(self._clock.now())
 
+    @property
+    def uses_inventories(self) -> bool:
+        """Whether a rule of the policy in force selects servers by attributes."""
+        return self._policies.current().selects_by_attributes
+
     def inventory_state(self, project: ProjectId) -> object:
         """Return a value that changes with the inventory, and when it becomes too old."""
         inventories = self._inventories
@@ -173,6 +178,8 @@ class ConsoleRights:
             mode = self._mode_now(session, is_strict=False)
         except NotPermitted as refusal:
             return Standing(None, ends.RIGHT_ENDED, str(refusal))
+        if not self.uses_inventories:
+            return Standing(mode)
         try:
             needs_old = self._mode_now(session, is_strict=True) is not mode
         except NotPermitted:

@@ -1,6 +1,7 @@
 """One connection of a session's page: from its attach to the end of the connection."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,7 +20,7 @@ from gateway.domain.consoles.page_messages import (
     parse_page_message,
 )
 from gateway.domain.consoles.rules import SessionRules
-from gateway.domain.consoles.session_times import SessionTimes
+from gateway.domain.consoles.session_times import WARNED_BEFORE_S, SessionTimes
 from gateway.domain.errors import (
     CallerLimited,
     GatewayError,
@@ -100,6 +101,8 @@ class LiveSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._warned: set[str] = set()
         self._watchers: tuple[Watcher, ...] = ()
+        self._quiet_until = self._idle_until = -math.inf
+        """Wall and monotonic time before which no warning is due, so that a tick is cheap."""
         clock, rules, mode = services.clock, services.rules, self.session.mode
         elapsed_s = max(0.0, clock.now() - self.session.started_at)
         monotonic = clock.monotonic()
@@ -121,6 +124,7 @@ class LiveSession:
         rules, now = self._services.rules, self._services.clock.monotonic()
         self._times.idle_s = rules.idle(mode)
         self._times.limit_at = min(self._times.limit_at, now + rules.time_limit(mode))
+        self._check_times_soon()
         if self._group is not None:
             self._spawn(lambda: self._apply_mode(mode))
 
@@ -135,12 +139,10 @@ class LiveSession:
         if self._group is not None:
             self._spawn(self._send_watchers)
 
-    def tick(self) -> None:
+    def tick(self, now: float, monotonic: float) -> None:
         """End the session if its time is over; warn before."""
-        if self._group is None:
+        if self._group is None or (now < self._quiet_until and monotonic < self._idle_until):
             return
-        clock = self._services.clock
-        now, monotonic = clock.now(), clock.monotonic()
         token_left_s = self._services.rights.token_ends_at(self.session.person) - now
         times = self._times.check(monotonic, token_left_s=token_left_s)
         if times.end is not None:
@@ -148,13 +150,19 @@ class LiveSession:
             return
         warned = self._warned
         if not warned and not times.warnings:
+            self._quiet_until = now + token_left_s - WARNED_BEFORE_S
+            self._idle_until = monotonic + times.quiet_s
             return
+        self._check_times_soon()
         for reason in times.warnings.keys() - warned:
             ends_at = now + times.warnings[reason]
             self._send_soon(page_messages.warning(reason, ends_at))
         for reason in warned - times.warnings.keys():
             self._send_soon(page_messages.warning_over(reason))
         self._warned = set(times.warnings)
+
+    def _check_times_soon(self) -> None:
+        self._quiet_until = self._idle_until = -math.inf
 
     async def run(self) -> Ending:
         """Serve the connection to its end; the page has its last words when this returns."""
@@ -300,6 +308,7 @@ class LiveSession:
         current = self.session.person
         if person.key == current.key and person.expires_at >= current.expires_at:
             self.session = replace(self.session, person=person)
+            self._check_times_soon()
             await self._on_person(self)
 
     async def _apply_mode(self, mode: SessionMode) -> None:

@@ -40,8 +40,9 @@ class SessionWatch:
         """Re-evaluate if anything changed; end sessions whose time is over."""
         if self._is_changed():
             self.reevaluate()
+        now, monotonic = self._clock.now(), self._clock.monotonic()
         for connection in list(self._sessions.connections.values()):
-            connection.tick()
+            connection.tick(now, monotonic)
         changed, self._changed = self._changed, []
         for connection in changed:
             await self._sessions.mode_changed(connection)
@@ -59,7 +60,7 @@ class SessionWatch:
         begins, ends = self._unchanged
         if not begins <= self._clock.now() < ends or self._rights.version != self._version:
             return True
-        return any(
+        return self._rights.uses_inventories and any(
             self._inventories.get(project) != self._rights.inventory_state(project)
             for project in {
                 one.session.target.project for one in self._sessions.connections.values()
