@@ -17,10 +17,13 @@ from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import ClientFactory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.edge.admin.api import AdminApi
+from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.error_table import SERVER_FAILURES
 from gateway.edge.public.handler import PublicHandler
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.cluster_query import ProcessView
+from gateway.flow.consoles.issue_ticket import TicketPipeline
+from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.locked_policies import LockedPolicies
 from gateway.process.runtime import Runtime
 from gateway.process.tasks import BackgroundTask
@@ -98,21 +101,14 @@ async def open_components(
             overrides=overrides,
             audit_log=audit_log,
         )
-        tickets = None if consoles is None else consoles.tickets
+        tickets, console_handler, live = _parts_of(consoles)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
-        console_handler = None if consoles is None else consoles.handler
         handler = open_handler(runtime, stages, gateway, lines, tracing, console_handler)
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
         administration = open_administration(
-            runtime,
-            identity.admins,
-            policies,
-            overrides,
-            cluster,
-            audit_log.for_requests,
-            None if consoles is None else consoles.sessions,
+            runtime, identity.admins, policies, overrides, cluster, audit_log.for_requests, live
         )
         _begin_metrics(runtime, administration)
         yield Components(
@@ -126,6 +122,14 @@ async def open_components(
             administration,
             consoles,
         )
+
+
+def _parts_of(
+    consoles: OpenConsoles | None,
+) -> tuple[TicketPipeline | None, ConsoleHandler | None, LiveSessions | None]:
+    if consoles is None:
+        return None, None, None
+    return consoles.tickets, consoles.handler, consoles.sessions
 
 
 def _begin_metrics(runtime: Runtime, administration: AdminApi | None) -> None:
