@@ -115,8 +115,8 @@ class AioUpstream:
             ) as response:
                 body = await self._read(response)
                 headers: Mapping[str, str] = response.headers
-                if request.encoded and response.ok:
-                    headers, body = await self._searched(headers, body, secrets_in(credential))
+                if request.encoded and response.ok and _is_coded(response):
+                    headers, body = await self._searched(response, body, secrets_in(credential))
                 elif request.encoded:
                     body = self._decoded(response, body)  # the gateway reads error bodies
                 return UpstreamResponse(response.status, headers, body)
@@ -148,13 +148,13 @@ class AioUpstream:
                     return UpstreamResponse(response.status, response.headers, body)
 
     async def _searched(
-        self, headers: Mapping[str, str], body: bytes, secrets: Collection[str]
+        self, response: aiohttp.ClientResponse, body: bytes, secrets: Collection[str]
     ) -> tuple[Mapping[str, str], bytes]:
         """Return a coded body unchanged, or decoded if it quotes a secret: `judge` removes it."""
-        coding = headers.get("Content-Encoding", "identity").lower()
-        if coding == "identity" or not body:
+        headers = response.headers
+        if not body:
             return headers, body
-        if coding not in _GZIP:
+        if _codings(response) not in _GZIP:
             raise UpstreamBroken("the response has a content coding that was not requested")
         gunzip = partial(_gunzip, body, bytes_max=self._response_bytes_max)
         decoded = await asyncio.to_thread(gunzip) if len(body) > _INLINE_BYTES_MAX else gunzip()
@@ -168,7 +168,7 @@ class AioUpstream:
         return plain, decoded
 
     def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
-        if response.headers.get("Content-Encoding", "").lower() not in _GZIP:
+        if _codings(response) not in _GZIP:
             return body
         try:
             unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -266,7 +266,12 @@ def _within(timeout: aiohttp.ClientTimeout, total_s: float | None) -> aiohttp.Cl
 
 
 def _is_coded(response: aiohttp.ClientResponse) -> bool:
-    return "Content-Encoding" in response.headers
+    return _codings(response) not in ("", "identity")
+
+
+def _codings(response: aiohttp.ClientResponse) -> str:
+    """Return the values of all Content-Encoding headers in lower case; empty if there is none."""
+    return ",".join(response.headers.getall("Content-Encoding", ())).strip().lower()
 
 
 def _not_connected(detail: str) -> UpstreamUnreachable:
