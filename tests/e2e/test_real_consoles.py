@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+import valkey
 from playwright.sync_api import Browser
-from tests.support.console_client import deliver_proxied
 
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.sealer import Sealer
 from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
 from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
-from tests.support.leaks import find_leaks
+from tests.support.leaks import find_leaks, redis_contents
 from tests.support.real_console import MISSING, RealConsoleHost
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
 from tests.support.valkey import free_port
@@ -50,9 +52,11 @@ def start_gateway(
 ) -> RunningGateway:
     """Start a replica; `settings` are those of `accounts[].console`."""
     gateway = stack.replica(start=False)
-    deliver_proxied(gateway, public_url or gateway.url)
     (gateway.directory / "authority.pem").write_text(console.authority_pem)
+    gateway.config["listen"]["public_url"] = public_url or gateway.url
+    gateway.config["console"] = {"private_networks": ["127.0.0.0/8"]}
     gateway.config["accounts"][0] |= {
+        "ca_file": "authority.pem",
         "console": {"delivery": "proxied", **settings},
         "links": {"console_hosts": [urlsplit(console.base).netloc]},
     }
@@ -66,6 +70,17 @@ def issued_tokens(stack: Stack, console: RealConsoleHost) -> list[str]:
     assert issued
     assert all(token in console.token_file.read_text() for token in issued)
     return issued
+
+
+def test_search_of_redis_finds_a_planted_token(stack: Stack) -> None:
+    sealed = Sealer([Secret(stack.seal_key)]).seal(b"planted-token", bound_to=b"a name")
+    with valkey.Valkey.from_url(stack.valkey.url) as client:
+        client.hset("planted", "sealed", sealed)
+        try:
+            stored = redis_contents(stack.valkey.url, stack.seal_key)
+        finally:
+            client.delete("planted")
+    assert find_leaks(["planted-token"], stored)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, "auto"])
@@ -84,10 +99,12 @@ def test_browser_types_into_the_console_through_the_gateway(
         directory = "" if console.paths()[-1] == "/websockify" else "/vnc/"
         if shape != "auto":
             assert directory == ("" if shape == "root" else "/vnc/")
+        stored = redis_contents(stack.valkey.url, stack.seal_key)
         tab.disconnect()
         secrets = issued_tokens(stack, console)
         written = [file.read_bytes() for file in gateway.directory.rglob("*") if file.is_file()]
-        assert find_leaks(secrets, [*tab.everything(), *written]) == []
+        assert find_leaks(secrets, [*tab.everything(), *written, *stored]) == []
+        assert any(b"olga" in one for one in stored)  # the session's record could be read
         assert len(tab.seen) > 10
         assert tab.problems == []
     finally:

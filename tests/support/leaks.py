@@ -3,7 +3,12 @@
 import base64
 import json
 from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
+
+import valkey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 
 def forms_of(secret: str) -> dict[str, bytes]:
@@ -41,6 +46,53 @@ def find_leaks(secrets: Iterable[str], seen: Iterable[bytes]) -> list[str]:
                 if form in variant
             ]
     return found
+
+
+def unseal_all(data: bytes, seal_key: str) -> list[bytes]:
+    """Return the plain bytes of each sealed value in the data, whatever name it is bound to.
+
+    A sealed value is the key's ID, a nonce and AES-GCM. Its text can be read without a check of the
+    tag: GCM encrypts in counter mode, from 2.
+    """
+    key = base64.b64decode(seal_key)
+    key_id = sha256(b"key id\0" + key).digest()[:4]
+    plain, at = [], data.find(key_id)
+    while at >= 0:
+        nonce, sealed = data[at + 4 : at + 16], data[at + 16 :]
+        if len(nonce) == 12:
+            counter = modes.CTR(nonce + (2).to_bytes(4, "big"))
+            plain.append(Cipher(algorithms.AES(key), counter).decryptor().update(sealed))
+        at = data.find(key_id, at + 1)
+    return plain
+
+
+def redis_contents(url: str, seal_key: str) -> list[bytes]:
+    """Return every key and value in Redis, and what is sealed in them."""
+    found: list[bytes] = []
+    with valkey.Valkey.from_url(url) as client:
+        for key in client.scan_iter():
+            found.append(key)
+            found += _values(client, key)
+    return found + [plain for data in found for plain in unseal_all(data, seal_key)]
+
+
+def _values(client: Any, key: bytes) -> list[bytes]:
+    match client.type(key):
+        case b"string":
+            return [client.get(key) or b""]
+        case b"hash":
+            return [part for item in client.hgetall(key).items() for part in item]
+        case b"list":
+            return list(client.lrange(key, 0, -1))
+        case b"set":
+            return list(client.smembers(key))
+        case b"zset":
+            return list(client.zrange(key, 0, -1))
+        case b"stream":
+            entries = client.xrange(key)
+            return [part for _, fields in entries for item in fields.items() for part in item]
+        case kind:
+            raise AssertionError(f"cannot read a key of type {kind!r}")
 
 
 def _decoded(data: bytes) -> set[bytes]:

@@ -2,11 +2,14 @@
 
 import base64
 import json
+import os
 from urllib.parse import quote
 
 import pytest
 
-from tests.support.leaks import find_leaks
+from gateway.domain.model import Secret
+from gateway.drivers.crypto.sealer import Sealer
+from tests.support.leaks import find_leaks, unseal_all
 
 SECRET = "3544eafb-f607-43ba-ab6f-e93d24e53c92"
 PLANTED = {
@@ -39,3 +42,14 @@ def test_other_texts_are_not_found() -> None:
     other = "0" * 36
     texts = [text.replace(SECRET, other).encode() for text in PLANTED.values()]
     assert not find_leaks(["9" * 36], texts)
+
+
+def test_sealed_secret_is_found_whatever_it_is_bound_to() -> None:
+    key = base64.b64encode(os.urandom(32)).decode()
+    sealer = Sealer([Secret(key)])
+    sealed = [sealer.seal(SECRET.encode(), bound_to=name) for name in (b"one", b"two")]
+    data = b"|".join([b"before", *sealed])
+    assert not find_leaks([SECRET], [data])
+    plain = unseal_all(data, key)
+    assert [bool(find_leaks([SECRET], [one])) for one in plain] == [True, True]
+    assert not unseal_all(data, base64.b64encode(os.urandom(32)).decode())
