@@ -253,6 +253,21 @@ def test_runbook_names_existing_metrics() -> None:
         assert {name, family} & page().keys() or any(name in one for one in recorded), name
 
 
+def test_pages_name_existing_alerts() -> None:
+    """By the full name, or without its prefix in a list after `Alerts:`."""
+    names = {rule["alert"] for rule in rules("alerts.yml")}
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    found = 0
+    for file in pages:
+        text = file.read_text()
+        named = set(re.findall(r"\bConsoleGateway[A-Z]\w+", text))
+        for listed in re.findall(r"\bAlerts?: (\w+(?:,\s+\w+)*)", text):
+            named |= {f"ConsoleGateway{one}" for one in re.split(r",\s+", listed)}
+        assert named <= names, f"{file.name}: {named - names}"
+        found += len(named)
+    assert found > len(names)
+
+
 def test_runbook_names_existing_log_events() -> None:
     source = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
     for event in set(re.findall(r'"event":"(\w+)"', RUNBOOK.read_text())):
