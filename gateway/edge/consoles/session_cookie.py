@@ -11,7 +11,7 @@ from typing import Final
 from gateway.domain.model import Headers, Secret
 from gateway.edge.listener.request import ListenerRequest
 
-_MAX_AGE_S: Final = 28_800
+_COOKIES_MAX: Final = 16
 _VALUE_CHARS_MAX: Final = 128
 
 
@@ -21,11 +21,13 @@ class SessionCookies:
     """The path of `listen.public_url`, without a final slash."""
     is_secure: bool
     """`listen.public_url` is https. Over http, on loopback, browsers refuse `__Secure-`."""
+    max_age_s: int
+    """The longest life of a session."""
 
     def set_headers(self, session_id: str, value: Secret) -> Headers:
         """Return the headers that give the cookie to the page: one for each of its two paths."""
         text = f"{self._name(session_id)}={value.reveal()}"
-        return tuple(self._header(path, text, _MAX_AGE_S) for path in self._paths(session_id))
+        return tuple(self._header(path, text, self.max_age_s) for path in self._paths(session_id))
 
     def clear_headers(self, session_id: str) -> Headers:
         """Return the headers that remove the cookie."""
@@ -46,14 +48,15 @@ class SessionCookies:
         return value if 0 < len(value) <= _VALUE_CHARS_MAX else None
 
     def session_ids(self, request: ListenerRequest) -> list[str]:
-        """Return the session IDs of all cookies in a request."""
+        """Return the session IDs of the cookies in a request, up to a bound."""
         start = self._name("")
         names = {
             one.strip().partition("=")[0]
             for header in request.headers.getall("Cookie", ())
             for one in header.split(";")
         }
-        return sorted(name.removeprefix(start) for name in names if name.startswith(start))
+        found = (name.removeprefix(start) for name in names if name.startswith(start))
+        return sorted(found)[:_COOKIES_MAX]
 
     def _name(self, session_id: str) -> str:
         return f"{'__Secure-' if self.is_secure else ''}console-{session_id}"

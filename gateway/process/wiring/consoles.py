@@ -321,7 +321,11 @@ def _open_handler(
     return ConsoleHandler(
         ConsoleOrigin(f"{url.scheme}://{url.netloc}", url.path),
         assets=PageAssets.load(url.path),
-        cookies=SessionCookies(url.path, is_secure=url.scheme == "https"),
+        cookies=SessionCookies(
+            url.path,
+            is_secure=url.scheme == "https",
+            max_age_s=int(runtime.config.console.time_limit_s),
+        ),
         redemption=redemption,
         sessions=sessions,
         limits=stages.limits,
