@@ -347,3 +347,21 @@ def test_stopping_gateway_interrupts_a_replaced_worker() -> None:
         assert second.world.ends() == []
 
     run(scenario)
+
+
+def test_one_session_of_many_ends_within_a_second() -> None:
+    async def scenario(first: Replica, second: Replica) -> None:
+        world = first.world
+        third = Replica(world, "p3").start()
+        pages = []
+        for number in range(50):
+            server = type(OTHER_TARGET.server)(f"00000000-0000-4000-8000-0000000001{number:02}")
+            target = type(OTHER_TARGET)(OTHER_TARGET.account, OTHER_TARGET.project, server)
+            replica = (first, second, third)[number % 3]
+            pages.append(await replica.live(f"person-{number}", target))
+        world.tokens.refuse("person-17")
+        assert await pages[17].until_closed() == (4002, "right_ended")
+        assert sum(page.is_live for page in pages) == 49
+        await third.stop()
+
+    run(scenario)

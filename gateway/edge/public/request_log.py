@@ -3,7 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gateway.domain.errors import CallerLimited, GatewayError, NotAuthenticated, UpstreamRefused
+from gateway.domain.errors import (
+    CallerLimited,
+    GatewayError,
+    NotAuthenticated,
+    TicketRejected,
+    UpstreamRefused,
+)
 from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.domain.sampling import EvenSampler
 from gateway.edge.public.outcome import RequestOutcome
@@ -12,7 +18,8 @@ from gateway.flow.console_links import IssuedLink
 
 _CLOUD_CODE = "cloud"
 _LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)
-"""The rate limit of log lines for requests that exceed the caller's own rate limit."""
+"""The rate limit of log lines for requests above the caller's own rate limit, and for tickets that
+are none."""
 
 CountRequest = Callable[[str, str, int, str, float, str], None]
 """Arguments: kind, operation, status, error code, duration in seconds, trace ID for an exemplar."""
@@ -61,7 +68,7 @@ class RequestLog:
         self._count_request(outcome.kind, operation, outcome.status, label, seconds, trace_id)
 
     def _is_left_unlogged(self, outcome: RequestOutcome) -> bool:
-        if isinstance(outcome.error, CallerLimited):
+        if _is_flood(outcome.error):
             # Without this bound a client in a retry loop would fill the log.
             now = self._clock.monotonic()
             if wait_for(self._limited_lines_tat, now, _LIMITED_LOG_PACE) > 0:
@@ -70,6 +77,13 @@ class RequestLog:
             return False
         share = self._hit_log_share
         return share is not None and outcome.is_hit and not share.samples()
+
+
+def _is_flood(error: BaseException | None) -> bool:
+    """Return whether a line for each such request could fill the log."""
+    if isinstance(error, TicketRejected):
+        return not error.is_genuine
+    return isinstance(error, CallerLimited)
 
 
 def _fields(outcome: RequestOutcome, seconds: float) -> dict[str, Any]:
