@@ -201,9 +201,11 @@ async def _latencies(proxy: _Proxy) -> tuple[float, float, float]:
     found: list[int] = []
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession(connector=TCPConnector(limit=0)))
-        browsers = [await session.ws_connect(url) for _ in range(_ACTIVE)]
-        await asyncio.gather(*(open_rfb(browser) for browser in browsers))
-        tasks = [asyncio.create_task(_receive(browser, found)) for browser in browsers]
+        browsers, tasks = [], []
+        for _ in range(_ACTIVE):
+            browsers.append(await session.ws_connect(url))
+            await open_rfb(browsers[-1])
+            tasks.append(asyncio.create_task(_receive(browsers[-1], found)))
         await asyncio.sleep(2)
         found.clear()
         cpu, began = cpu_seconds(proxy.pids), time.perf_counter()
@@ -246,11 +248,11 @@ def _print_idle_tls() -> None:
 async def _idle(peer: Peer, count: int) -> tuple[float, float]:
     async with ClientSession(connector=TCPConnector(limit=0)) as session:
         before = peer.private_kib()
-        browsers = []
+        browsers, tasks = [], []
         for _ in range(count):
             browsers.append(await session.ws_connect(peer.url))
             await open_rfb(browsers[-1])
-        tasks = [asyncio.create_task(browser.receive()) for browser in browsers]
+            tasks.append(asyncio.create_task(browsers[-1].receive()))
         cpu = cpu_seconds([peer.pid])
         await asyncio.sleep(45)
         load = (cpu_seconds([peer.pid]) - cpu) / 45

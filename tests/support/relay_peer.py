@@ -159,7 +159,14 @@ def _bare(target: str, session: ClientSession) -> Any:
                     await sink.send_bytes(message.data)
                 await sink.close()
 
-            await asyncio.gather(pump(browser, cloud), pump(cloud, browser), return_exceptions=True)
+            pumps = [asyncio.create_task(pump(browser, cloud))]
+            pumps.append(asyncio.create_task(pump(cloud, browser)))
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            # A close would read until the console answers it, which one that floods never does.
+            cloud._writer.transport.abort()
         return browser
 
     return handle
