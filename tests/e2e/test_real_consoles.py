@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 import pytest
 import valkey
 from playwright.sync_api import Browser
-from tests.support.console_client import deliver_proxied
 
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer

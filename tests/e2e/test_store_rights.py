@@ -59,7 +59,8 @@ def test_check_online_warns_if_the_eviction_policy_is_unreadable(own_stack: Stac
     code, output = check(a_replica(own_stack, *RIGHTS, "-info"))
     assert code == 0
     assert (
-        "warning: redis: maxmemory-policy cannot be read (NOPERM: the ACL of this user lacks +info);"
+        "warning: redis: maxmemory-policy cannot be read"
+        " (NOPERM: the ACL of this user lacks +info);"
         " allow +info, or verify that it is noeviction [redis_may_evict]"
     ) in output
     assert "redis_may_evict" not in check(a_replica(own_stack, *RIGHTS))[1]
