@@ -9,7 +9,7 @@ from typing import Final
 from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium")
-LIVE_TIMEOUT_MS: Final = 20_000
+LIVE_TIMEOUT_MS: Final = 60_000
 
 
 @contextmanager
@@ -40,7 +40,8 @@ class ConsoleTab:
     def open(self, address: str) -> None:
         """Open an address of the gateway and connect, as a person does: with Enter."""
         self.page.goto(address)
-        expect(self.page.get_by_role("button", name="Connect", exact=True)).to_be_focused()
+        button = self.page.get_by_role("button", name="Connect", exact=True)
+        expect(button).to_be_focused(timeout=LIVE_TIMEOUT_MS)
         self.page.keyboard.press("Enter")
         self.wait_for_state("live")
 
