@@ -27,7 +27,6 @@ from gateway.flow.consoles.relay import Relay
 
 CONTROL = RelayRules(SessionMode.CONTROL)
 _ACCOUNT = "cloud"
-_TIMEOUT_S = 1.0
 
 
 class _ForgetfulShapes:
@@ -50,7 +49,8 @@ class RelayBridge:
         self.rules = CONTROL
         self.ends: list[tuple[str, str]] = []
         """Name and detail of the end of each connection so far; "" if the viewer left."""
-        self.inputs = 0
+        self.timeout_s = 15.0
+        """Per attempt to connect."""
         self.links = 0
         self.shapes = _ForgetfulShapes()
         self.port = 0
@@ -82,12 +82,14 @@ class RelayBridge:
         await socket.prepare(request)
         browser = WebSocketChannel(socket)
         try:
-            cloud = await self._consoles.connect(self._fetch_url, _ACCOUNT, timeout_s=_TIMEOUT_S)
+            cloud = await self._consoles.connect(
+                self._fetch_url, _ACCOUNT, timeout_s=self.timeout_s
+            )
         except ConsoleUnavailable as error:
             self.ends.append((CLOUD_UNAVAILABLE.name, str(error)))
             await socket.close(code=CLOUD_UNAVAILABLE.code or 0)
             return socket
-        relay = Relay(browser, cloud, rules=self.rules, on_input=self._count, on_text=_take_no_text)
+        relay = Relay(browser, cloud, rules=self.rules, on_input=_ignore, on_text=_take_no_text)
         ended = await relay.run()
         self.ends.append((ended.end.name if ended.end else "", ended.detail))
         await browser.close((ended.end and ended.end.code) or 1000, "")
@@ -97,8 +99,9 @@ class RelayBridge:
         self.links += 1
         return Secret(await self._fetch_link())
 
-    def _count(self) -> None:
-        self.inputs += 1
+
+def _ignore() -> None:
+    pass
 
 
 async def _take_no_text(text: str) -> None:
