@@ -29,6 +29,7 @@ NOT_IN_CHECKOUT = (
     "deploy/compose/secrets",
     "deploy/kubernetes/my-cluster",
     "docs/formatdomain.rst",  # libvirt's
+    "tests/e2e/pictures",
 )
 """Paths that a reader creates, or that lie in another repository."""
 _CODE = re.compile(r"`([^`\n]+)`")
