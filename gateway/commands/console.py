@@ -1,4 +1,4 @@
-"""`gateway console`: request a console link and open or print it."""
+"""`gateway console`: request a console link and open or print it, or renew a live console."""
 
 import argparse
 import re
@@ -33,6 +33,11 @@ def register(parser: CommandParser) -> None:
     output.add_argument(
         "--open", action="store_true", help="open the link in the browser (default on a terminal)"
     )
+    output.add_argument(
+        "--renew",
+        action="store_true",
+        help="let your live consoles on this server follow the token that you have now",
+    )
     parser.set_defaults(run=run)
 
 
@@ -46,6 +51,8 @@ def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
         raise usage_error("Specify the server as PROJECT/SERVER.")
     if not _is_uuid(server):
         server = _find_by_name(gateway, project, server)
+    if options.renew:
+        return _renew(options, gateway, project, server)
     headers = {"Cache-Control": "no-cache"} if options.fresh else {}
     path = f"/v1/{quote(project, safe='')}/physicalservers/{server}/remote-console-address"
     response = gateway.request(path, headers)
@@ -61,6 +68,22 @@ def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
         print_error(f"Opened; the link expires in {left_s} s.")
     else:
         print_line(url)
+    return OK
+
+
+def _renew(options: argparse.Namespace, gateway: GatewayClient, project: str, server: str) -> int:
+    """Let each live console of the person on the server follow a newer token."""
+    sessions = require_member(gateway.request("/console/sessions").data, "sessions", list)
+    place = (project, server.lower())
+    ids = [one["id"] for one in sessions if (one["project_id"], one["server_id"]) == place]
+    if not ids:
+        raise CommandFailed(REJECTED, "You have no live console on this server.")
+    for session_id in ids:
+        gateway.request(f"/console/sessions/{quote(str(session_id), safe='')}/renew", body={})
+    if options.json:
+        print_json({"renewed": ids})
+    else:
+        print_line(f"Renewed: {', '.join(map(str, ids))}")
     return OK
 
 

@@ -432,3 +432,20 @@ async def test_register_replaces_the_resume_key_of_the_owner(subject: Subject) -
     assert attached == Attached(changed, "p1", 1)
     result = await subject.store.register(session, hash_of("x"), owner="p2", lease_s=LEASE_S)
     assert result is Registered.ENDED
+
+
+async def test_session_is_found_by_its_id_while_it_lives(subject: Subject) -> None:
+    session = await running(subject.store, "s")
+    found = await subject.store.find(session.id)
+    assert found is not None
+    assert (found.session, found.owner) == (session, "p1")
+    assert await subject.store.find("0" * 32) is None
+    assert await subject.store.remove(session.id, owner="p1")
+    assert await subject.store.find(session.id) is None
+
+
+async def test_command_carries_the_person_of_a_newer_token(subject: Subject) -> None:
+    session = await running(subject.store, "s")
+    command = SessionCommand(session.id, CommandKind.RENEW, person=session.person)
+    assert (await subject.store.command(command)).is_found
+    assert await subject.store.take_commands("p1") == (command,)

@@ -1,7 +1,9 @@
 """`gateway check` and `gateway explain` against a running stack."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from tests.support.stack import RunningGateway, Stack, make_policy
 
 
-def run(*arguments: str) -> tuple[int, str]:
+def run(*arguments: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
+        env={**os.environ, **(environ or {})},
         check=False,
         capture_output=True,
         text=True,

@@ -326,6 +326,28 @@ async def test_own_sessions_are_listed_and_ended_by_jwt(
     assert await page.until_closed() == 4000
 
 
+async def test_console_command_renews_a_session_with_a_newer_token(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    """The newer token's groups decide from then on."""
+    page = await open_console(live, client, server, "renewer", live._gateways[1])
+    environ = {"CONSOLE_GATEWAY_URL": live.gateway.url}
+    words = ("console", f"{PROJECT}/{server}", "--renew")
+    same = {**environ, "CONSOLE_GATEWAY_TOKEN": live.cloud.token("renewer", life_s=7_200)}
+    code, output = await asyncio.to_thread(run, *words, environ=same)
+    assert (code, page.session_id in output) == (0, True), output
+    other = {**environ, "CONSOLE_GATEWAY_TOKEN": live.cloud.token("somebody")}
+    code, output = await asyncio.to_thread(run, *words, environ=other)
+    assert (code, "You have no live console on this server." in output) == (1, True)
+    assert page.close_code is None
+    fewer = live.cloud.token("renewer", life_s=9_000, groups=["viewers"])
+    code, _ = await asyncio.to_thread(
+        run, *words, environ={**environ, "CONSOLE_GATEWAY_TOKEN": fewer}
+    )
+    assert code == 0
+    assert await page.until_closed() == 4002
+
+
 def test_check_console_says_which_shape_reaches_the_greeting(live: Stack) -> None:
     target = f"{PROJECT}/{live.cloud.servers[0]}"
     options = ("check", "--config", str(live.gateway.config_file), "--console", target)

@@ -8,6 +8,7 @@ so that each step is atomic in a cluster, too: live consoles are few.
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -276,6 +277,14 @@ class ValkeyConsoleStore:
         found.sort(key=lambda one: (one.started_at, one.id))
         return tuple(ListedSession(one, owners[one.id]) for one in found)
 
+    async def find(self, session_id: str) -> ListedSession | None:
+        match await self._step("find", session_id):
+            case [bytes(record), bytes(owner)]:
+                session = self._open("session", session_id, record, ConsoleSession)
+                return None if session is None else ListedSession(session, owner.decode())
+            case _:
+                return None
+
     async def _step(self, name: str, *args: str | bytes | int) -> Any:
         return await self._valkey.run_script(_STEPS, [self._base], [name, *args])
 
@@ -283,7 +292,7 @@ class ValkeyConsoleStore:
         return self._sealer.seal(msgspec.json.encode(value), bound_to=self._binding(kind, name))
 
     def _seal_command(self, command: SessionCommand) -> bytes:
-        plain = msgspec.json.encode(SessionCommand("", command.kind, command.end, command.by))
+        plain = msgspec.json.encode(replace(command, session_id=""))
         return self._sealer.seal(plain, bound_to=self._binding("command", ""))
 
     def _seal_end(self, end: ends.SessionEnd, by: PersonRef | None = None) -> bytes:
@@ -303,7 +312,7 @@ class ValkeyConsoleStore:
             session_id, _, sealed = one.partition(b" ")
             command = self._open("command", "", sealed, SessionCommand)
             if command is not None:
-                yield SessionCommand(session_id.decode(), command.kind, command.end, command.by)
+                yield replace(command, session_id=session_id.decode())
 
     def _sessions(self, records: Iterable[tuple[bytes, bytes]]) -> Iterator[ConsoleSession]:
         for session_id, record in records:

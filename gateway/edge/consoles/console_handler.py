@@ -6,6 +6,9 @@
     GET    P/console/s/SID/socket        the WebSocket of a session
     GET    P/console/sessions            the person's sessions
     DELETE P/console/sessions/SID        ends one
+    POST   P/console/sessions/SID/renew  lets one follow a newer token of the person
+
+The last three also exist without P, for callers of the API.
 
 P is the path of `listen.public_url`.
 """
@@ -37,7 +40,7 @@ from gateway.domain.errors import (
     StoreUnavailable,
     UnsupportedMediaType,
 )
-from gateway.domain.model import Headers, Operation, ProjectId, ResolvedCall
+from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
 from gateway.edge.consoles.session_cookie import SessionCookies
@@ -54,6 +57,7 @@ from gateway.flow.consoles.redemption import Redemption
 from gateway.flow.identify import Identify
 from gateway.flow.request import RequestContext
 
+_SESSIONS_PATH: Final = f"{PAGE_PATH}/sessions"
 _BODY_BYTES_MAX: Final = 4_096
 _TICKET_CHARS_MAX: Final = 128
 _SESSION_ID: Final = r"([0-9a-f]{32})"
@@ -145,11 +149,15 @@ class ConsoleHandler:
                 re.compile(f"/sessions/{_SESSION_ID}"),
                 {"DELETE": ("EndConsoleSession", self._end)},
             ),
+            (
+                re.compile(f"/sessions/{_SESSION_ID}/renew"),
+                {"POST": ("RenewConsoleSession", self._renew)},
+            ),
         )
 
     def owns(self, path: str) -> bool:
         """Return whether a request's path is one of live consoles."""
-        return path.startswith(self._origin.prefix + PAGE_PATH)
+        return path.startswith((self._origin.prefix + PAGE_PATH, _SESSIONS_PATH))
 
     def find_asset(self, request: ListenerRequest) -> PageAsset | None:
         """Return the page or one of its files; raise MethodNotAllowed."""
@@ -160,7 +168,9 @@ class ConsoleHandler:
 
     def find_endpoint(self, request: ListenerRequest) -> ConsoleEndpoint:
         """Return the endpoint of a request; raise OperationUnknown, MethodNotAllowed."""
-        path = request.raw_path.removeprefix(self._origin.prefix + PAGE_PATH).partition("?")[0]
+        path = request.raw_path.partition("?")[0]
+        base = PAGE_PATH if path.startswith(_SESSIONS_PATH) else self._origin.prefix + PAGE_PATH
+        path = path.removeprefix(base)
         for pattern, methods in self._paths:
             found = pattern.fullmatch(path)
             if found is not None:
@@ -268,21 +278,33 @@ class ConsoleHandler:
         headers = self._cookies.clear_headers(session_id)
         return ConsoleReply(HTTPStatus.NO_CONTENT, b"", headers)
 
+    async def _renew(
+        self, request: ListenerRequest, context: RequestContext, session_id: str
+    ) -> ConsoleReply:
+        person = await self._bearer(request, context)
+        if not await self._stored(self._sessions.renew(session_id, person)):
+            raise NotPermitted("no connected session of this person")
+        return _json({"id": session_id})
+
+    async def _bearer(self, request: ListenerRequest, context: RequestContext) -> Principal:
+        """Return the caller by the JWT."""
+        headers = request.headers
+        found = self._credentials.unsigned_jwt(
+            headers.getall("Authorization", ()), headers.getall("X-Auth-Token", ()), ()
+        )
+        if found is None:
+            raise BadRequest("Signed requests are not supported here; send the JWT.")
+        context.principal = await self._identify.identify_by_deadline(found, context.deadline)
+        self._limits.admit_once(context)
+        return context.principal
+
     async def _person(
         self, request: ListenerRequest, context: RequestContext, session_id: str = ""
     ) -> str:
         """Return `Principal.key` of the caller, by JWT or by the cookie of a session."""
         headers = request.headers
         if "Authorization" in headers or "X-Auth-Token" in headers:
-            found = self._credentials.unsigned_jwt(
-                headers.getall("Authorization", ()), headers.getall("X-Auth-Token", ()), ()
-            )
-            if found is None:
-                raise BadRequest("Signed requests are not supported here; send the JWT.")
-            person = await self._identify.identify_by_deadline(found, context.deadline)
-            context.principal = person
-            self._limits.admit_once(context)
-            return person.key
+            return (await self._bearer(request, context)).key
         if request.method not in ("GET", "HEAD"):
             self._require_own_origin(request)
         self._limits.admit(f"console {context.client_address}")

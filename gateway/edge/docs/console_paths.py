@@ -21,10 +21,17 @@ _SESSION: Final[Json] = {
         },
     },
 }
+_EXISTS: Final = " Exists if an account delivers live consoles."
 _WHERE: Final = (
-    " Exists if an account delivers live consoles, below the path of `listen.public_url`. Accepts"
-    " the JWT, or the cookie of one of the person's sessions."
+    f"{_EXISTS} Accepts the JWT, or, below the path of `listen.public_url`, the cookie of one of"
+    " the person's sessions."
 )
+_SESSION_ID: Final[Json] = {
+    "name": "session_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
 
 
 def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
@@ -53,15 +60,26 @@ def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
                 },
             }
         },
+        "/console/sessions/{session_id}/renew": {
+            "parameters": [_SESSION_ID],
+            "post": {
+                "operationId": "RenewConsoleSession",
+                "summary": "Renew console session",
+                "description": "Lets one of the caller's live consoles follow the token that is"
+                f" sent, with its groups. Requires the JWT.{_EXISTS}",
+                "tags": [TAG],
+                "responses": {
+                    "200": {
+                        "description": "The session follows the token.",
+                        "headers": headers,
+                        "content": {"application/json": {"schema": {"type": "object"}}},
+                    },
+                    **errors,
+                },
+            },
+        },
         "/console/sessions/{session_id}": {
-            "parameters": [
-                {
-                    "name": "session_id",
-                    "in": "path",
-                    "required": True,
-                    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-                }
-            ],
+            "parameters": [_SESSION_ID],
             "delete": {
                 "operationId": "EndConsoleSession",
                 "summary": "End console session",

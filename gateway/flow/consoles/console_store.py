@@ -15,6 +15,7 @@ from gateway.domain.consoles.model import (
     SessionLimits,
     Ticket,
 )
+from gateway.domain.model import Principal
 
 LEASE_S: Final = 15.0
 """How long a session belongs to the process that renewed it last."""
@@ -102,6 +103,8 @@ class CommandKind(Enum):
     END = "end"
     WATCHERS = "watchers"
     """Look again who watches the session."""
+    RENEW = "renew"
+    """Follow a newer token of the session's person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class SessionCommand:
     """For END: the name of a SessionEnd."""
     by: PersonRef | None = None
     """For END: who gave it."""
+    person: Principal | None = None
+    """For RENEW: the person, by the newer token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +257,6 @@ class ConsoleStore(Protocol):
         self, *, person: str | None = None, target: ConsoleTarget | None = None
     ) -> tuple[ListedSession, ...]:
         """Return the sessions, oldest first: all, or those of a `Principal.key`, or on a server."""
+
+    async def find(self, session_id: str) -> ListedSession | None:
+        """Return a session by its ID."""

@@ -284,6 +284,18 @@ class FallbackConsoleStore:
             if one.session.id in self._local_only and one.session.id not in known
         )
 
+    async def find(self, session_id: str) -> ListedSession | None:
+        local = await self.local.find(session_id)
+        if local is not None and session_id in self._local_only:
+            return local
+        try:
+            with _Watch(self):
+                return await self._shared.find(session_id)
+        except StoreUnavailable:
+            if local is None:
+                raise  # another process may know it
+            return local
+
     async def _register(self, session_id: str, owner: str) -> Registered:
         """Bring the state of a session here to Redis."""
         known = self.local.state_of(session_id)

@@ -305,6 +305,10 @@ class LiveSession:
             person = await self._services.identify(token.reveal(), deadline)
         except GatewayError:
             return  # the session goes on with the token that it has
+        await self.renew(person)
+
+    async def renew(self, person: Principal) -> None:
+        """Follow a newer token of the same person, with its groups; ignore any other."""
         current = self.session.person
         if person.key == current.key and person.expires_at >= current.expires_at:
             self.session = replace(self.session, person=person)

@@ -23,7 +23,7 @@ from gateway.domain.errors import (
     RevocationsUnavailable,
     StoreUnavailable,
 )
-from gateway.domain.model import Secret
+from gateway.domain.model import Principal, Secret
 from gateway.flow.consoles.console_audit import ConsoleAudit
 from gateway.flow.consoles.console_store import (
     LEASE_S,
@@ -117,11 +117,25 @@ class LiveSessions:
 
     async def find_by_cookie(self, session_id: str, cookie: str) -> ConsoleSession | None:
         """Return the session that a cookie belongs to; raise StoreUnavailable."""
-        cookie_hash = secret_hash(cookie)
-        for one in await self._store.sessions():
-            if one.session.id == session_id and one.session.cookie_hash == cookie_hash:
-                return one.session
-        return None
+        found = await self._store.find(session_id)
+        if found is None or found.session.cookie_hash != secret_hash(cookie):
+            return None
+        return found.session
+
+    async def renew(self, session_id: str, person: Principal) -> bool:
+        """Let a session follow a newer token of its person; raise StoreUnavailable.
+
+        False: the person has no such session, or its page is not connected.
+        """
+        found = await self._store.find(session_id)
+        if found is None or found.session.person.key != person.key or not found.owner:
+            return False
+        command = SessionCommand(session_id, CommandKind.RENEW, person=person)
+        if session_id in self._connections:
+            await self.apply(command)
+        else:
+            await self._store.command(command)
+        return True
 
     def end_other_accounts(self, accounts: frozenset[str]) -> None:
         """End the sessions on accounts that are not among these: they are removed."""
@@ -136,6 +150,9 @@ class LiveSessions:
             return
         if command.kind is CommandKind.WATCHERS:
             await self._report_watchers(connection)
+            return
+        if command.person is not None:
+            await connection.renew(command.person)
             return
         end = next(end for end in ends.SESSION_ENDS if end.name == command.end)
         connection.end(end, by=command.by)

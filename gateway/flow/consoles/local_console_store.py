@@ -263,6 +263,10 @@ class LocalConsoleStore:
         found.sort(key=lambda one: _age(one.session))
         return tuple(ListedSession(one.session, one.owner) for one in found)
 
+    async def find(self, session_id: str) -> ListedSession | None:
+        stored = self._alive(session_id)
+        return None if stored is None else ListedSession(stored.session, stored.owner)
+
     @property
     def _now(self) -> float:
         return self._clock.monotonic()

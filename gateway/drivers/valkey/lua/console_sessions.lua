@@ -291,6 +291,12 @@ function steps.claim_dead(remember, ...)
   return claimed
 end
 
+-- ID
+function steps.find(id)
+  if not is_alive(id) then return false end
+  return {field(id, 'record'), field(id, 'owner')}
+end
+
 -- index ('': all)
 function steps.sessions(index)
   local ids
