@@ -17,11 +17,11 @@ from gateway.flow.consoles.frame_channel import (
 )
 
 _LOST: Final = WSCloseCode.ABNORMAL_CLOSURE
-_UNSENT_MAX: Final = 512 * 1024
+_UNSENT_MAX: Final = 1024 * 1024
 """Bytes that the kernel may hold back for a peer before it counts as not ready for more.
 
-Without this bound the kernel takes megabytes for a browser that does not read, and a ping would
-wait behind them. A smaller one costs throughput: 128 KiB, a fourth of it with frames of 64 KiB.
+Without this bound the kernel takes up to 4 MiB for a browser that does not read, and a ping would
+wait behind them. A smaller one costs throughput: 512 KiB a fourth of it with frames of 16 KiB.
 """
 _CLOSE_S: Final = 1.0
 """How long a close frame may wait for the browser's answer."""
