@@ -195,6 +195,20 @@ def test_ticket_without_the_store_opens_one_session_at_its_process() -> None:
     run(scenario)
 
 
+def test_local_session_without_connection_is_recorded_as_abandoned() -> None:
+    async def scenario(first: Replica, second: Replica) -> None:
+        first.outage.is_down = second.outage.is_down = True
+        new = await first.redeem(await first.ticket())
+        await asyncio.sleep(29.9)
+        first.outage.is_down = second.outage.is_down = False
+        # Dead before the first call that reaches the store again.
+        first.local._sessions[new.session.id].resumable_until = 0
+        await asyncio.sleep(120)
+        assert first.world.ends() == [("ada", "abandoned")]
+
+    run(scenario)
+
+
 def test_local_ticket_is_redeemed_when_the_store_is_back() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         first.outage.is_down = True

@@ -300,8 +300,9 @@ class FallbackConsoleStore:
         """Bring the state of a session here to Redis."""
         known = self.local.state_of(session_id)
         if known is None:
-            self._local_only.discard(session_id)
-            return Registered.ENDED
+            if not self.local.knows(session_id):
+                self._local_only.discard(session_id)
+            return Registered.ENDED  # if it is dead, `claim_dead` returns it
         session, resume_hash, has_owner = known
         result = await self._shared.register(session, resume_hash, owner=owner, lease_s=LEASE_S)
         self._local_only.discard(session_id)

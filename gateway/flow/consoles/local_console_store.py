@@ -167,6 +167,10 @@ class LocalConsoleStore:
             return None
         return stored.session, stored.resume_hash, bool(stored.owner)
 
+    def knows(self, session_id: str) -> bool:
+        """Return whether the session is here, alive or dead and not claimed."""
+        return session_id in self._sessions
+
     def forget(self, session_id: str) -> None:
         """Drop a session that goes on elsewhere."""
         self._sessions.pop(session_id, None)
