@@ -278,7 +278,7 @@ def links() -> Dashboard:
                     "consoles on an old inventory",
                 ),
                 (
-                    "max by (instance) (gateway_workers_retired{INSTANCE}) > 0",
+                    "max by (instance) (gateway_workers_retired{INSTANCE})",
                     "replaced workers {{instance}}",
                 ),
                 unit="short",
