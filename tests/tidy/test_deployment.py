@@ -10,7 +10,7 @@ import yaml
 from gateway.commands.parser import main
 from gateway.config.located_yaml import load
 from gateway.config.policy_parser import parse_policy
-from gateway.process.supervisor import _STOP_GRACE_S
+from gateway.process.supervisor import _SESSIONS_CLOSED_S, _STOP_GRACE_S
 from tests.support.compose import REPLICAS, ROOT
 from tests.support.deployment import (
     CONFIGS,
@@ -107,9 +107,10 @@ def test_probed_paths_exist_on_the_admin_listener(stack: Stack) -> None:
 
 @pytest.mark.parametrize("name", ["compose", "kubernetes", "kubernetes example", "systemd"])
 def test_stop_timeouts_exceed_the_drain_time(name: str, tmp_path: Path) -> None:
-    request = read_config(name, tmp_path).request
-    delay_s = getattr(request, "drain_delay_s", 0.0)
-    needed_s = delay_s + request.drain_s + _STOP_GRACE_S
+    """Also that of live consoles, so that an account can be switched without a new manifest."""
+    config = read_config(name, tmp_path)
+    drain_s = max(config.request.drain_s, config.console.drain_s + _SESSIONS_CLOSED_S)
+    needed_s = config.request.drain_delay_s + drain_s + _STOP_GRACE_S
     pod = manifest("StatefulSet")["spec"]["template"]["spec"]
     given_s = {
         "compose": _seconds(services()["gateway-1"]["stop_grace_period"]),
