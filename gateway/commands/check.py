@@ -96,7 +96,12 @@ def check(
         print_line(f"{name}: ok, until {iso(dates.ends_at)}")
     found = chain(
         config_warnings(config, document),
-        policy_warnings(parsed, config.catalogue, SystemClock().now()),
+        policy_warnings(
+            parsed,
+            config.catalogue,
+            SystemClock().now(),
+            delivers_proxied=config.delivers_proxied,
+        ),
     )
     warnings = [warning for warning in found if warning.code not in accepted]
     for warning in warnings:

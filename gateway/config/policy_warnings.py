@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gateway.config.errors import ConfigWarning, KeyPath
 from gateway.config.policy_parser import LocatedRule, ParsedPolicy
+from gateway.config.policy_schema import ALL_PERMISSIONS
 from gateway.domain.model import (
     PERMISSIONS,
     SERVER_TAG,
@@ -16,19 +17,40 @@ from gateway.domain.model import (
 from gateway.domain.policy.rules import Rule
 
 _ENDED_AFTER_S: Final = 30 * 86_400.0
+_VIEW_BY_ALL: Final = (
+    "its permissions are `all`, which includes console:view: these people may watch the live"
+    " consoles of others"
+)
 
 
 def policy_warnings(
-    parsed: ParsedPolicy, operations: Collection[Operation], now: float
+    parsed: ParsedPolicy,
+    operations: Collection[Operation],
+    now: float,
+    *,
+    delivers_proxied: bool = False,
 ) -> Iterator[ConfigWarning]:
-    """Yield the warnings; `operations` are those that callers may use."""
-    return _PolicyReview(parsed, operations, now).warnings()
+    """Yield the warnings; `operations` are those that callers may use.
+
+    `delivers_proxied`: an account has live consoles, so that `console:view` has an effect.
+    """
+    review = _PolicyReview(parsed, operations, now, delivers_proxied=delivers_proxied)
+    return review.warnings()
 
 
 class _PolicyReview:
-    def __init__(self, parsed: ParsedPolicy, operations: Collection[Operation], now: float) -> None:
+    def __init__(
+        self,
+        parsed: ParsedPolicy,
+        operations: Collection[Operation],
+        now: float,
+        *,
+        delivers_proxied: bool,
+    ) -> None:
         self._parsed = parsed
         self._now = now
+        roles = (parsed.document.data or {}).get("roles", {}) if delivers_proxied else {}
+        self._view_by_all = {name for name, raw in roles.items() if raw == ALL_PERMISSIONS}
         self._on_fleet_only = frozenset(
             permission
             for permission in PERMISSIONS
@@ -50,6 +72,8 @@ class _PolicyReview:
         if reason := self._no_effect(rule):
             yield self._warn("rule_without_effect", path, f"can never apply: {reason}")
         if rule.ref.kind is RuleKind.GRANT:
+            if raw["role"] in self._view_by_all and self._now < rule.valid_until:
+                yield self._warn("view_by_all", (*path, "role"), _VIEW_BY_ALL)
             yield from self._of_grant(path, rule)
         if isinstance(raw["to"], dict):
             yield from self._of_people((*path, "to"), raw["to"])

@@ -26,6 +26,8 @@ WARNINGS: Final = {
     " write the tag keys of rules without `server:tag_policy`.",
     "tags_change_permissions": "A grant has `server:tag_policy` while rules use tags: its holders"
     " change who may do what.",
+    "view_by_all": "A grant has a role with `all` permissions while an account has live consoles:"
+    " its holders may watch those of others (`console:view`).",
     "everyone_of_any_issuer": "A grant to `everyone` applies to several issuers.",
     "rule_ended": "A rule ended more than 30 days ago.",
     "rule_without_effect": "A rule can never apply.",

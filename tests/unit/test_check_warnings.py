@@ -36,10 +36,12 @@ def check(config: Path, *options: str) -> int:
     return main(["check", "--config", str(config / "gateway.yaml"), *options])
 
 
-def found(text: str, *issuers: str) -> list[tuple[str, int, str]]:
+def found(text: str, *issuers: str, delivers_proxied: bool = False) -> list[tuple[str, int, str]]:
     known = KnownNames(issuers or ("corp",), (PROJECT,))
     parsed = read_policy(parse(Path("policy.yaml"), text.encode()), known)
-    warnings = policy_warnings(parsed, built_in_operations(), NOW)
+    warnings = policy_warnings(
+        parsed, built_in_operations(), NOW, delivers_proxied=delivers_proxied
+    )
     return [(one.code, one.at.line, one.at.key) for one in warnings]
 
 
@@ -69,6 +71,24 @@ def test_tag_permission_meets_tag_rules() -> None:
     assert found(a_policy(by_project, tagger, admin, roles=roles)) == []
 
 
+def test_rules_that_gain_console_view_by_all_are_named() -> None:
+    """Only where it has an effect: an account has live consoles, and the rule has not ended."""
+    rules = (
+        f"{{role: admin, to: {{groups: [ops]}}, {ON}}}",
+        f"{{role: op, to: {{groups: [devs]}}, {ON}}}",
+        f"{{role: watcher, to: {{groups: [audit]}}, {ON}}}",
+        f'{{role: admin, to: {{users: [ann]}}, {ON}, until: "2027-01-14T00:00Z"}}',
+        f"{{role: admin, to: {{users: [bob]}}, {ON}}}",
+    )
+    roles = "{op: [console:open], watcher: [console:view], admin: all}"
+    text = a_policy(*rules, roles=roles)
+    assert found(text, delivers_proxied=True) == [
+        ("view_by_all", 3, "grants[0].role"),
+        ("view_by_all", 7, "grants[4].role"),
+    ]
+    assert found(text) == []
+
+
 @pytest.mark.parametrize(
     ("rule", "code", "key"),
     [
@@ -83,7 +103,7 @@ def test_tag_permission_meets_tag_rules() -> None:
     ],
 )  # fmt: skip
 def test_rule_that_can_never_apply_is_named(rule: str, code: str, key: str) -> None:
-    roles = "{op: [console:open], site: [site:read], later: [recording:view, console:view]}"
+    roles = "{op: [console:open], site: [site:read], later: [recording:view, recording:keys]}"
     others = (
         f"{{role: op, to: {{users: [x]}}, {ON}}}",
         "{role: site, to: {users: [x]}, on: everything}",
