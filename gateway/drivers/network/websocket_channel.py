@@ -17,7 +17,7 @@ from gateway.flow.consoles.frame_channel import (
 )
 
 _LOST: Final = WSCloseCode.ABNORMAL_CLOSURE
-_UNSENT_MAX: Final = 1024 * 1024
+_UNSENT_MAX: Final = 2 * 1024 * 1024
 """Bytes that the kernel may hold back for a peer before it counts as not ready for more.
 
 Without this bound the kernel takes up to 4 MiB for a browser that does not read, and a ping would

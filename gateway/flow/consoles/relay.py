@@ -3,7 +3,7 @@
 Each pump receives one message, filters it, sends it, and only then receives the next. A peer that
 does not read therefore stops the pump towards it, the channel stops reading from the other peer,
 and TCP slows that peer down. What is stored meanwhile is bounded by the sizes of messages and by
-the channels' own buffers: less than 2 MiB per connection.
+the channels' own buffers: less than 2 MiB per connection, and as much in the kernel.
 """
 
 import asyncio
