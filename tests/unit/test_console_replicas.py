@@ -379,3 +379,39 @@ def test_one_session_of_many_ends_within_a_second() -> None:
         await third.stop()
 
     run(scenario)
+
+
+def test_session_left_without_the_store_is_not_recorded_and_resumed() -> None:
+    """Its page comes back at another process, after the first one would have given it up."""
+
+    async def scenario(first: Replica, second: Replica) -> None:
+        page = await first.live()
+        await asyncio.sleep(4)  # near the next renewal: Redis keeps the lease for longest
+        first.outage.is_down = second.outage.is_down = True
+        page.lose()
+        await page.task
+        await asyncio.sleep(34)
+        assert first.world.ends() == []
+        first.outage.is_down = second.outage.is_down = False
+        again = page.resume(second)
+        await again.until("live")
+        again.send(type="end")
+        await again.until_closed()
+        await asyncio.sleep(120)
+        assert first.world.ends() == [("ada", "person")]
+
+    run(scenario)
+
+
+def test_displaced_session_without_connection_is_recorded() -> None:
+    async def scenario(first: Replica, second: Replica) -> None:
+        older = await second.live("ben")
+        first.outage.is_down = True
+        await asyncio.sleep(1)
+        await first.redeem(await first.ticket())
+        first.outage.is_down = False
+        await asyncio.sleep(10)
+        assert first.world.ends() == [("ada", "limit")]
+        assert older.is_live
+
+    run(scenario)

@@ -162,7 +162,8 @@ class ListedSession:
 class DeadSession:
     session: ConsoleSession
     end: str
-    """`owner_lost`: its lease ended without a release. `abandoned`: its page did not come back."""
+    """`owner_lost`: its lease ended without a release. `abandoned`: its page did not come back.
+    `limit`: an older session on the server displaced it while it waited for its page."""
 
 
 class ConsoleStore(Protocol):

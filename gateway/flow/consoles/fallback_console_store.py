@@ -61,8 +61,14 @@ class FallbackConsoleStore:
         self._processes = processes
         self._local_only: set[str] = set()
         """Sessions that `shared` does not have, or whose state there is outdated."""
+        self._unshared: set[str] = set()
+        """Those of `_local_only` that began here and that `shared` never had."""
         self._ended: set[str] = set()
         """Sessions that ended here; `shared` still has them."""
+        self._detached: set[str] = set()
+        """Sessions that lost their connection here; `shared` does not know it yet."""
+        self._refused: list[DeadSession] = []
+        """Sessions without a connection that an older one on the server has displaced."""
         self._available_since = clock.monotonic()
         self._is_available = True
 
@@ -134,6 +140,7 @@ class FallbackConsoleStore:
             self.local.take_ticket(ticket_hash)
             if isinstance(result, Redeemed):
                 self._local_only.add(session.id)
+                self._unshared.add(session.id)
             return result
 
     async def attach(
@@ -198,7 +205,7 @@ class FallbackConsoleStore:
                 commands = local + await self._shared.take_commands(owner)
         except StoreUnavailable:
             return local
-        if not was_available or self._local_only or self._ended:
+        if not was_available or self._local_only or self._ended or self._detached:
             owned = frozenset(one.session.id for one in await self.local.sessions())
             renewed = await self.renew(owner, owned, lease_s=LEASE_S)
             commands += renewed.commands
@@ -228,8 +235,9 @@ class FallbackConsoleStore:
 
     async def remove(self, session_id: str, *, owner: str) -> bool:
         is_local = await self.local.remove(session_id, owner=owner)
-        is_only_local = session_id in self._local_only
+        is_unshared = session_id in self._unshared
         self._local_only.discard(session_id)
+        self._unshared.discard(session_id)
         try:
             with _Watch(self):
                 if await self._shared.remove(session_id, owner=owner):
@@ -240,7 +248,7 @@ class FallbackConsoleStore:
             self._ended.add(session_id)
             return is_local
         # Unknown to Redis, which lost its data or never had it: then this is the only end.
-        return is_local and (is_only_local or session_id in renewed.missing)
+        return is_local and (is_unshared or session_id in renewed.missing)
 
     async def update(self, session: ConsoleSession, *, owner: str) -> bool:
         is_local = await self.local.update(session, owner=owner)
@@ -253,11 +261,17 @@ class FallbackConsoleStore:
 
     async def claim_dead(self) -> tuple[DeadSession, ...]:
         """Claim the dead sessions; after Redis was unavailable, owners register again first."""
-        dead = tuple(
-            one for one in await self.local.claim_dead() if one.session.id in self._local_only
-        )
-        self._local_only -= {one.session.id for one in dead}
-        self._ended |= {one.session.id for one in dead}
+        self._refused, dead = [], tuple(self._refused)
+        for one in await self.local.claim_dead():
+            session_id = one.session.id
+            self._local_only.discard(session_id)
+            if session_id in self._unshared:
+                self._unshared.discard(session_id)
+                self._ended.add(session_id)
+                dead += (one,)
+            else:
+                # Its page may resume it elsewhere when Redis is back; else it is claimed there.
+                self._detached.add(session_id)
         since = self._clock.monotonic() - self._available_since
         if not self._is_available or since < _SETTLED_AFTER_S:
             return dead
@@ -306,16 +320,27 @@ class FallbackConsoleStore:
         session, resume_hash, has_owner = known
         result = await self._shared.register(session, resume_hash, owner=owner, lease_s=LEASE_S)
         self._local_only.discard(session_id)
+        self._unshared.discard(session_id)
         if not has_owner:
             if result is Registered.REGISTERED:
                 await self._shared.detach(session_id, owner=owner)
+            if result is Registered.OLDER_SESSION:
+                self._refused.append(DeadSession(session, ends.LIMIT.name))
             self.local.forget(session_id)
         return result
 
     async def _finish_ended(self, owner: str) -> None:
         for session_id in list(self._ended):
-            await self._shared.remove(session_id, owner=owner)
+            if not await self._shared.remove(session_id, owner=owner):
+                # Redis may have it after all, if an answer was lost.
+                found = await self._shared.find(session_id)
+                if found is not None and not found.owner:
+                    end = SessionCommand(session_id, CommandKind.END, ends.ABANDONED.name)
+                    await self._shared.command(end)
             self._ended.discard(session_id)
+        for session_id in list(self._detached):
+            await self._shared.detach(session_id, owner=owner)
+            self._detached.discard(session_id)
 
     def note(self, *, available: bool) -> None:
         """Note whether the last call reached Redis."""

@@ -57,5 +57,5 @@ class SessionLeases:
     async def claim_dead(self) -> None:
         """Record the sessions that no process can go on with, each once over all replicas."""
         for dead in await self._store.claim_dead():
-            end = ends.OWNER_LOST if dead.end == ends.OWNER_LOST.name else ends.ABANDONED
+            end = next(one for one in ends.SESSION_ENDS if one.name == dead.end)
             await self._sessions.record_end(dead.session, end)
