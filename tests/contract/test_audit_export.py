@@ -116,7 +116,7 @@ async def test_export_of_expired_stream_verifies(
     assert "removed by retention, as recorded in the log" in output
     code, output = audit(capsys, "search", out, out / "cut-off", "--event", "refused", "--json")
     left = [parse_line(line).event for line in lines_of(own_valkey, stream)]
-    assert output.count('"event":"refused"') == left.count("refused")
+    assert output.count('"event": "refused"') == left.count("refused")
     await valkey.close()
 
 

@@ -82,6 +82,7 @@ def options(gateway: ScriptedGateway, **changed: Any) -> argparse.Namespace:
         "fresh": False,
         "open": False,
         "print": True,
+        "renew": False,
         "projects": ["p"],
     }
     return argparse.Namespace(**(defaults | changed))
