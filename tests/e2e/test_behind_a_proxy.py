@@ -1,5 +1,6 @@
 """Behind HAProxy: the PROXY protocol, a Unix socket, and both with and without TLS."""
 
+import asyncio
 import http.client
 import signal
 import socket
@@ -9,11 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from tests.e2e.test_console_sessions import PROJECT, deliver_live
 from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
-from tests.support.stack import RunningGateway, Stack, console_path, eventually
+from tests.support.live_page import LivePage
+from tests.support.stack import (
+    CloudProcess,
+    RunningGateway,
+    Stack,
+    console_path,
+    eventually,
+    fetch,
+)
 from tests.support.tls import write_certificate
+from tests.support.valkey import free_port
 
 CLIENT = "127.0.0.5"
 """A loopback address of the client that no proxy has."""
@@ -294,3 +306,38 @@ def test_unix_socket_of_systemd_is_used(stack: Stack, socket_file: Path) -> None
         assert gateway.stop() == 0
         assert socket_file.exists(), "it is systemd's"
         gateway.close()
+
+
+@with_haproxy
+async def test_live_console_runs_below_a_path_through_haproxy() -> None:
+    """Upgrade, cookie, `Origin` and path pass; both addresses are in the record."""
+    port = free_port()
+    stack = Stack(CloudProcess("--live-project", PROJECT), start=False)
+    gateway, url = stack.gateway, f"http://127.0.0.1:{port}"
+    deliver_live(gateway)
+    gateway.config["listen"] |= {"public_url": f"{url}/gw", "trusted_proxies": ["127.0.0.1"]}
+    gateway.write_config()
+    options = {"mode": "http", "options": "option forwardfor"}
+    try:
+        gateway.start()
+        with HAProxy(f"127.0.0.1:{gateway.port}", port=port, **options):
+            path = console_path(PROJECT, stack.cloud.servers[0])
+            token = {"Authorization": f"Bearer {stack.cloud.token()}"}
+            issued = await asyncio.to_thread(fetch, url, "GET", path, token)
+            address, _, ticket = issued.json["url"].partition("#")
+            assert address == f"{url}/gw/console"
+            assert (await asyncio.to_thread(fetch, url, "GET", "/gw/console")).status == 200
+            connector = aiohttp.TCPConnector(local_addr=(CLIENT, 0))
+            jar = aiohttp.DummyCookieJar()
+            async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as client:
+                page = LivePage(client, f"{url}/gw", origin=url)
+                status, session = await page.redeem(ticket)
+                assert (status, session["socket"].startswith("/gw/console/s/")) == (200, True)
+                await page.connect(url)
+                await page.until_live()
+                await page.send({"type": "end"})
+                assert await page.until_closed() == 4000
+        (started,) = gateway.audit("console_session_started")
+        assert (started["ticket_address"], started["client_address"]) == ("127.0.0.1", CLIENT)
+    finally:
+        stack.close()
