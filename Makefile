@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
+# The tests start hundreds of Python processes. Each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -77,17 +79,22 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts
 
 # The end-to-end tests mostly wait: four of them share two cores well.
 WORKERS ?= 4
+# tests/conftest.py orders the files: the slowest start first.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-unit: lint ## lint, unit and tidy tests: the fast loop
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "unit or tidy" tests
+unit: $(VENV)/.dev ## lint, unit and tidy tests: the fast loop
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast-tests
+
+fast-tests: $(VENV)/.dev
+	$(PYTEST) -n 2 tests/unit tests/tidy
 
 e2e: $(VENV)/.dev ## the tests with real processes
 	@.ci/system-packages
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m e2e tests
+	$(PYTEST) -n $(WORKERS) tests/e2e
 
 test: lint ## every check
 	@.ci/system-packages
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
+	$(PYTEST) -n $(WORKERS) tests
 
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 	$(BIN)/python -m tests.benchmarks
@@ -111,4 +118,4 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help page demo format lint unit e2e test bench soak docs release lock
+.PHONY: help page demo format lint unit fast-tests e2e test bench soak docs release lock

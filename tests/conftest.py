@@ -13,11 +13,35 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
+SLOW_FILES = (
+    "e2e/test_monitoring.py",
+    "e2e/test_console_page.py",
+    "e2e/test_image.py",
+    "e2e/test_lifecycle.py",
+    "e2e/test_admin.py",
+    "e2e/test_openapi.py",
+    "e2e/test_demo.py",
+    "e2e/test_faults.py",
+    "tidy/test_alerts.py",
+    "e2e/test_commands.py",
+    "simulation/test_fleet.py",
+    "e2e/test_soak.py",
+    "simulation/test_live_consoles.py",
+)
+"""These start first: a worker that started one of them last would run it alone."""
+_FOLDERS = ("e2e", "contract", "simulation", "wire", "tidy", "unit")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marker of its folder: `pytest -m unit`, `-m "e2e or wire"`."""
+    """Give each test the marker of its folder (`pytest -m unit`), and start slow files first."""
     tests = Path(__file__).parent
+    order: dict[str, tuple[int, int]] = {}
     for item in items:
-        item.add_marker(item.path.relative_to(tests).parts[0])
+        file = item.path.relative_to(tests)
+        item.add_marker(file.parts[0])
+        position = SLOW_FILES.index(str(file)) if str(file) in SLOW_FILES else len(SLOW_FILES)
+        order[item.nodeid] = (position, _FOLDERS.index(file.parts[0]))
+    items.sort(key=lambda item: order[item.nodeid])
 
 
 @pytest.fixture
