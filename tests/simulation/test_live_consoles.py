@@ -164,7 +164,9 @@ class Fleet:
             stale = self.any_replica().open_page(new, new.resume_key.reveal())
             self.pages.append(stale)
             await asyncio.wait({stale.task}, timeout=30)
-            assert not stale.is_live or stale.closed is not None
+            # Until its owner has registered again, Redis may have the key before the current one.
+            if not {"store_is_unavailable", "store_loses_answers"} & set(self.faults):
+                assert not stale.is_live or stale.closed is not None
 
     async def _sit(self, page: Page) -> None:
         await asyncio.wait({page.task}, timeout=self.chance.choice([0.5, 5.0, 20.0]))

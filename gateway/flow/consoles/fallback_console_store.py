@@ -3,6 +3,9 @@
 A ticket that was issued without Redis is redeemed by this process only. Sessions of this process
 run on; they are registered again when Redis is back. Invariant 10 holds before availability: what
 may be in Redis is never repeated here.
+
+Known limit: a page that resumed here without Redis has a newer key than Redis. For the moment until
+the session is registered again, another process accepts the older key, with the session's cookie.
 """
 
 import secrets
