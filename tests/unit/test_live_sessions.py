@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import PersonRef, SessionMode
 from gateway.domain.errors import ConsoleUnavailable, Rejection, UpstreamRefused
-from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER
+from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER, Principal
 from gateway.domain.policy.policy import Policy
 from tests.support import rfb
 from tests.support.console_world import ConsoleWorld, a_rule
@@ -319,6 +319,32 @@ def test_newer_token_replaces_the_groups() -> None:
         )
         page.send(type="token", token="newer")
         assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_flood_of_tokens_is_verified_one_at_a_time() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        running = most = 0
+        identify = replica.world.tokens.identify
+
+        async def slow(token: str, deadline: float) -> Principal:
+            nonlocal running, most
+            running, most = running + 1, max(most, running + 1)
+            await asyncio.sleep(1)
+            running -= 1
+            return await identify(token, deadline)
+
+        object.__setattr__(replica.sessions._services, "identify", slow)
+        for _ in range(50):
+            page.send(type="token", token="unknown")
+        await asyncio.sleep(5)
+        assert most == 1
+        assert page.is_live
+        page.send(type="token", token="unknown")
+        await asyncio.sleep(0.5)
+        assert running == 1
 
     run(scenario)
 

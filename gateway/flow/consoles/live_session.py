@@ -100,6 +100,7 @@ class LiveSession:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._warned: set[str] = set()
+        self._is_renewing = False
         self._watchers: tuple[Watcher, ...] = ()
         self._quiet_until = self._idle_until = -math.inf
         """Wall and monotonic time before which no warning is due, so that a tick is cheap."""
@@ -295,7 +296,9 @@ class LiveSession:
             case EndMessage():
                 self.end(ends.PERSON)
             case TokenMessage():
-                self._spawn(lambda: self._renew_token(message.token))
+                if not self._is_renewing:  # one at a time: a page could send any number
+                    self._is_renewing = True
+                    self._spawn(lambda: self._renew_token(message.token))
             case AttachMessage():
                 self.end(ends.PROTOCOL_ERROR, detail="browser: a second attach message")
 
@@ -305,6 +308,8 @@ class LiveSession:
             person = await self._services.identify(token.reveal(), deadline)
         except GatewayError:
             return  # the session goes on with the token that it has
+        finally:
+            self._is_renewing = False
         await self.renew(person)
 
     async def renew(self, person: Principal) -> None:
