@@ -240,11 +240,26 @@ async def test_resume_key_is_good_once(subject: Subject) -> None:
     session = a_session("a")
     await redeem(subject.store, session, "a")
     assert await attach(subject.store, session, "a", "p1", then="k2") == Attached(session, "", 0)
+    await subject.store.confirm_key(session.id, hash_of("k2"), owner="p1")
     assert await attach(subject.store, session, "a", "p2") == StaleKey(session)
     result = await attach(subject.store, session, "a", "p2", key="k2", then="k3")
     assert result == Attached(session, "p1", 1)
     assert await subject.store.take_commands("p1") == (end(session, "replaced"),)
     assert not await subject.store.remove(session.id, owner="p1")
+
+
+async def test_resume_key_is_good_until_the_page_has_the_next(subject: Subject) -> None:
+    session = a_session("a")
+    await redeem(subject.store, session, "a")
+    assert isinstance(await attach(subject.store, session, "a", "p1", then="lost"), Attached)
+    # The connection is lost before the page receives the next key; the gateway sees it alive.
+    assert isinstance(await attach(subject.store, session, "a", "p2", then="k2"), Attached)
+    await subject.store.confirm_key(session.id, hash_of("lost"), owner="p2")
+    await subject.store.confirm_key(session.id, hash_of("k2"), owner="p1")
+    assert await attach(subject.store, session, "a", "p3", key="lost") == StaleKey(session)
+    # Used, the next key needs no confirmation.
+    assert isinstance(await attach(subject.store, session, "a", "p2", key="k2"), Attached)
+    assert await attach(subject.store, session, "a", "p3") == StaleKey(session)
 
 
 async def test_stale_key_or_cookie_changes_nothing(subject: Subject) -> None:
@@ -256,7 +271,7 @@ async def test_stale_key_or_cookie_changes_nothing(subject: Subject) -> None:
     assert isinstance(await attach(subject.store, session, "a", "p1", key="next"), Attached)
 
 
-async def test_concurrent_resumes_with_one_key_attach_once(subject: Subject) -> None:
+async def test_of_concurrent_resumes_with_one_key_one_stays(subject: Subject) -> None:
     session = await running(subject.store, "a")
     results = await asyncio.gather(
         *(
@@ -264,8 +279,11 @@ async def test_concurrent_resumes_with_one_key_attach_once(subject: Subject) -> 
             for one in range(10)
         )
     )
-    assert sum(isinstance(one, Attached) for one in results) == 1
-    assert sum(isinstance(one, StaleKey) for one in results) == 9
+    previous = [one.previous_owner for one in results if isinstance(one, Attached)]
+    (listed,) = await subject.store.sessions()
+    assert sorted([*previous, listed.owner]) == sorted(["p1", *(f"p{one}" for one in range(10))])
+    for owner in set(previous) - {listed.owner}:
+        assert end(session, "replaced") in await subject.store.take_commands(owner)
 
 
 async def test_attach_of_the_same_owner_sends_no_command(subject: Subject) -> None:
@@ -391,7 +409,9 @@ async def test_lost_sessions_are_registered_again(subject: Subject) -> None:
     await subject.lose_data()
     renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
     assert renewed.missing == {session.id}
-    result = await subject.store.register(session, hash_of("k9"), owner="p1", lease_s=LEASE_S)
+    result = await subject.store.register(
+        session, hash_of("k8"), next_resume_hash=hash_of("k9"), owner="p1", lease_s=LEASE_S
+    )
     assert result is Registered.REGISTERED
     result2 = await attach(subject.store, session, "a", "p2", key="k9")
     assert isinstance(result2, Attached)

@@ -243,6 +243,15 @@ class Replica:
         return f"random-{next(self.world.random)}"
 
 
+class PageChannel(MemoryChannel):
+    """The channel of a page that stores its next resume key and says so."""
+
+    async def send_text(self, text: str) -> None:
+        await super().send_text(text)
+        if json.loads(text)["type"] == "attached":
+            self.put(json.dumps({"type": "key_received"}))
+
+
 class Page:
     """A page of a browser: one connection, and the newest resume key."""
 
@@ -250,7 +259,7 @@ class Page:
         self.replica = replica
         self.new = new
         self.id = new.session.id
-        self.channel = MemoryChannel()
+        self.channel: MemoryChannel = PageChannel()
         self._first_key = key
         self.channel.put(json.dumps({"type": "attach", "resume_key": key}))
         self.task = asyncio.create_task(

@@ -120,6 +120,7 @@ class LivePage:
                 self.messages.append(data)
                 if data["type"] == "attached":
                     self.key = data["resume_key"]
+                    await socket.send_str('{"type":"key_received"}')
                 inbox.put_nowait(data)
             else:
                 self.close_code = socket.close_code or 1006

@@ -113,7 +113,9 @@ class PageSocket:
     async def _read(self) -> None:
         async for message in self._ws:
             if message.type == WSMsgType.TEXT:
-                self._site.texts.append(json.loads(message.data))
+                text = json.loads(message.data)
+                if text != {"type": "key_received"}:  # each connection begins with it
+                    self._site.texts.append(text)
             elif message.type == WSMsgType.BINARY:
                 self._binary.put_nowait(message.data)
         self._site.close_codes.append(self._ws.close_code)

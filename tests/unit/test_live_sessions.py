@@ -129,6 +129,27 @@ def test_stale_key_closes_and_changes_nothing() -> None:
     run(scenario)
 
 
+def test_page_that_never_received_its_next_key_resumes_with_the_one_before() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        page.lose()
+        await page.task
+        lost = Page(replica, page.new, page.key)
+        lost.channel.send_text = _drop  # type: ignore[method-assign]
+        await asyncio.sleep(0.1)
+        again = page.resume()  # the gateway has not noticed the loss
+        await again.until("live")
+        assert await lost.until_closed() == (4008, "replaced")
+        stale = replica.open_page(page.new, page.key)
+        assert await stale.until_closed() == (4009, "stale_page")
+        assert again.is_live
+
+    async def _drop(_: str) -> None:
+        pass
+
+    run(scenario)
+
+
 def test_first_message_must_attach() -> None:
     async def scenario(replica: Replica) -> None:
         new = await replica.redeem(await replica.ticket())

@@ -25,6 +25,11 @@ class AttachMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyReceivedMessage:
+    """The page has stored the resume key of `attached`."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndMessage:
     pass
 
@@ -34,7 +39,10 @@ class TokenMessage:
     token: Secret
 
 
-def parse_page_message(text: str) -> AttachMessage | EndMessage | TokenMessage:
+PageMessage = AttachMessage | KeyReceivedMessage | EndMessage | TokenMessage
+
+
+def parse_page_message(text: str) -> PageMessage:
     """Return a message of the page; raise PageMessageError."""
     if len(text) > MESSAGE_CHARS_MAX:
         raise PageMessageError("too long")
@@ -45,6 +53,8 @@ def parse_page_message(text: str) -> AttachMessage | EndMessage | TokenMessage:
     match message:
         case {"type": "attach", "resume_key": str(key)} if len(key) <= _KEY_CHARS_MAX:
             return AttachMessage(key)
+        case {"type": "key_received"}:
+            return KeyReceivedMessage()
         case {"type": "end"}:
             return EndMessage()
         case {"type": "token", "token": str(token)}:

@@ -181,6 +181,9 @@ class ValkeyConsoleStore:
             case _:
                 return SessionGone()
 
+    async def confirm_key(self, session_id: str, resume_hash: bytes, *, owner: str) -> None:
+        await self._step("confirm_key", session_id, owner, resume_hash.hex())
+
     async def renew(
         self, owner: str, session_ids: frozenset[str], *, lease_s: float
     ) -> RenewedLeases:
@@ -196,7 +199,13 @@ class ValkeyConsoleStore:
         return RenewedLeases(frozenset(lost), frozenset(missing), tuple(commands))
 
     async def register(
-        self, session: ConsoleSession, resume_hash: bytes, *, owner: str, lease_s: float
+        self,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        *,
+        next_resume_hash: bytes = b"",
+        owner: str,
+        lease_s: float,
     ) -> Registered:
         reply = await self._step(
             "register",
@@ -204,6 +213,7 @@ class ValkeyConsoleStore:
             self._seal("session", session.id, session),
             session.cookie_hash.hex(),
             resume_hash.hex(),
+            next_resume_hash.hex(),
             owner,
             session.mode.value,
             *_indexes(session),

@@ -207,11 +207,19 @@ class ConsoleStore(Protocol):
         owner: str,
         lease_s: float,
     ) -> Attached | StaleKey | SessionGone:
-        """Make `owner` the owner and replace the resume key.
+        """Make `owner` the owner, and offer the page its next resume key.
 
+        `resume_hash` stays good until `confirm_key`, or until the next key is used: a page whose
+        connection is lost before the next key arrives has only this one.
         An owner of before, if it is another process, finds a command to end with `replaced`.
         A session without owner for longer than RESUME_WITHIN_S is gone, and so is one whose lease
         ended that long ago.
+        """
+
+    async def confirm_key(self, session_id: str, resume_hash: bytes, *, owner: str) -> None:
+        """Note that the page has the key that `attach` offered: the key before is good no longer.
+
+        Without effect unless `owner` owns the session and this key was the last one offered.
         """
 
     async def renew(
@@ -220,14 +228,21 @@ class ConsoleStore(Protocol):
         """Renew the leases of all sessions of a process, also of those whose lease has ended."""
 
     async def register(
-        self, session: ConsoleSession, resume_hash: bytes, *, owner: str, lease_s: float
+        self,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        *,
+        next_resume_hash: bytes = b"",
+        owner: str,
+        lease_s: float,
     ) -> Registered:
         """Store a running session again after the store lost it, or lost touch with its owner.
 
         No limit applies, except that of two sessions with keyboard on one server the older stays
         (`started_at`, then the ID). A younger one finds a command to end with `limit`; without
-        owner it ends and counts as dead (`claim_dead`, `abandoned`). Session and resume key replace
-        what the store has, if `owner` or no other process owns it there.
+        owner it ends and counts as dead (`claim_dead`, `abandoned`). Session and resume keys
+        replace what the store has, if `owner` or no other process owns it there.
+        `next_resume_hash` is of a key that was offered and is not confirmed; b"" for none.
         """
 
     async def take_commands(self, owner: str) -> tuple[SessionCommand, ...]:

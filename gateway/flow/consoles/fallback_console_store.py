@@ -169,8 +169,17 @@ class FallbackConsoleStore:
             self._local_only.add(session_id)
             return result
         if isinstance(result, Attached):
-            self.local.adopt(result, next_resume_hash, owner=owner, lease_s=lease_s)
+            keys = (resume_hash, next_resume_hash)
+            self.local.adopt(result, *keys, owner=owner, lease_s=lease_s)
         return result
+
+    async def confirm_key(self, session_id: str, resume_hash: bytes, *, owner: str) -> None:
+        await self.local.confirm_key(session_id, resume_hash, owner=owner)
+        try:
+            with _Watch(self):
+                await self._shared.confirm_key(session_id, resume_hash, owner=owner)
+        except StoreUnavailable:
+            self._local_only.add(session_id)
 
     async def renew(
         self, owner: str, session_ids: frozenset[str], *, lease_s: float
@@ -195,10 +204,22 @@ class FallbackConsoleStore:
         return RenewedLeases(frozenset(lost) & session_ids, frozenset(), tuple(commands))
 
     async def register(
-        self, session: ConsoleSession, resume_hash: bytes, *, owner: str, lease_s: float
+        self,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        *,
+        next_resume_hash: bytes = b"",
+        owner: str,
+        lease_s: float,
     ) -> Registered:
         with _Watch(self):
-            return await self._shared.register(session, resume_hash, owner=owner, lease_s=lease_s)
+            return await self._shared.register(
+                session,
+                resume_hash,
+                next_resume_hash=next_resume_hash,
+                owner=owner,
+                lease_s=lease_s,
+            )
 
     async def take_commands(self, owner: str) -> tuple[SessionCommand, ...]:
         local = await self.local.take_commands(owner)
@@ -320,8 +341,14 @@ class FallbackConsoleStore:
             if not self.local.knows(session_id):
                 self._local_only.discard(session_id)
             return Registered.ENDED  # if it is dead, `claim_dead` returns it
-        session, resume_hash, has_owner = known
-        result = await self._shared.register(session, resume_hash, owner=owner, lease_s=LEASE_S)
+        session, resume_hash, next_resume_hash, has_owner = known
+        result = await self._shared.register(
+            session,
+            resume_hash,
+            next_resume_hash=next_resume_hash,
+            owner=owner,
+            lease_s=LEASE_S,
+        )
         self._local_only.discard(session_id)
         self._unshared.discard(session_id)
         if not has_owner:

@@ -13,6 +13,7 @@ from gateway.domain.consoles.page_messages import (
     AttachMessage,
     EndMessage,
     ErrorText,
+    KeyReceivedMessage,
     PageMessageError,
     PageSettings,
     TokenMessage,
@@ -86,8 +87,12 @@ class LiveSession:
         services: SessionServices,
         *,
         on_person: Callable[["LiveSession"], Awaitable[None]],
+        on_key_received: Callable[["LiveSession"], Awaitable[None]],
     ) -> None:
-        """`resume_key` is the next one. `on_person` follows a newer token of the person."""
+        """`resume_key` is the next one; `on_key_received` learns that the page has it.
+
+        `on_person` follows a newer token of the person.
+        """
         self.session = attached.session
         self.resume_key = resume_key
         self.needs_old_inventory = False
@@ -95,6 +100,7 @@ class LiveSession:
         self._page = page
         self._services = services
         self._on_person = on_person
+        self._on_key_received = on_key_received
         self._relay: Relay | None = None
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._group: asyncio.TaskGroup | None = None
@@ -293,6 +299,8 @@ class LiveSession:
             self.end(ends.PROTOCOL_ERROR, detail=f"browser: text message: {error}")
             return
         match message:
+            case KeyReceivedMessage():
+                self._spawn(self._key_received)
             case EndMessage():
                 self.end(ends.PERSON)
             case TokenMessage():
@@ -301,6 +309,9 @@ class LiveSession:
                     self._spawn(lambda: self._renew_token(message.token))
             case AttachMessage():
                 self.end(ends.PROTOCOL_ERROR, detail="browser: a second attach message")
+
+    async def _key_received(self) -> None:
+        await self._on_key_received(self)
 
     async def _renew_token(self, token: Secret) -> None:
         deadline = self._services.clock.monotonic() + _IDENTIFY_S

@@ -220,7 +220,12 @@ class LiveSessions:
                 if attached.attempt:
                     self._telemetry.session_resumed("ok")
                 connection = LiveSession(
-                    attached, next_key, page, self._services, on_person=self._person_changed
+                    attached,
+                    next_key,
+                    page,
+                    self._services,
+                    on_person=self._person_changed,
+                    on_key_received=self._confirm_key,
                 )
                 self._check_again(connection, attached)
                 return connection
@@ -270,6 +275,11 @@ class LiveSessions:
             await self.mode_changed(connection)
         else:
             await self.save(connection)
+
+    async def _confirm_key(self, connection: LiveSession) -> None:
+        key_hash = secret_hash(connection.resume_key.reveal())
+        with suppress(StoreUnavailable):  # then the key before stays good until this one is used
+            await self._store.confirm_key(connection.session.id, key_hash, owner=self.owner)
 
     async def mode_changed(self, connection: LiveSession) -> None:
         """Store and record that a session has become view-only."""

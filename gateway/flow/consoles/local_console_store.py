@@ -48,6 +48,8 @@ class _StoredSession:
     session: ConsoleSession
     resume_hash: bytes = field(repr=False)
     resumable_until: float
+    next_resume_hash: bytes = field(default=b"", repr=False)
+    """Of a key that was offered and is not confirmed; b"" for none."""
     owner: str = ""
     attempt: int = -1
     """-1: no connection yet."""
@@ -137,7 +139,7 @@ class LocalConsoleStore:
             return SessionGone()
         if stored.session.cookie_hash != cookie_hash:
             return StaleKey()
-        if stored.resume_hash != resume_hash:
+        if resume_hash not in {stored.resume_hash, stored.next_resume_hash}:
             return StaleKey(stored.session)
         previous = stored.owner
         if previous not in ("", owner):
@@ -145,27 +147,37 @@ class LocalConsoleStore:
         is_calm = stored.attempt > 0 and self._now - stored.attached_at >= CALM_S
         stored.attempt = 1 if is_calm else stored.attempt + 1
         stored.attached_at = self._now
-        stored.resume_hash, stored.owner = next_resume_hash, owner
+        stored.resume_hash, stored.next_resume_hash = resume_hash, next_resume_hash
+        stored.owner = owner
         stored.resumable_until = self._now + lease_s + self._resume_within_s
         return Attached(stored.session, previous, stored.attempt)
 
-    def adopt(self, attached: Attached, resume_hash: bytes, *, owner: str, lease_s: float) -> None:
+    def adopt(
+        self,
+        attached: Attached,
+        resume_hash: bytes,
+        next_resume_hash: bytes,
+        *,
+        owner: str,
+        lease_s: float,
+    ) -> None:
         """Copy a session that this process has attached in the shared store."""
         self._sessions[attached.session.id] = _StoredSession(
             attached.session,
             resume_hash,
             self._now + lease_s + self._resume_within_s,
+            next_resume_hash,
             owner,
             attached.attempt,
             self._now,
         )
 
-    def state_of(self, session_id: str) -> tuple[ConsoleSession, bytes, bool] | None:
-        """Return a session, the hash of its resume key, and whether it has an owner."""
+    def state_of(self, session_id: str) -> tuple[ConsoleSession, bytes, bytes, bool] | None:
+        """Return a session, the hashes of its resume keys, and whether it has an owner."""
         stored = self._alive(session_id)
         if stored is None:
             return None
-        return stored.session, stored.resume_hash, bool(stored.owner)
+        return stored.session, stored.resume_hash, stored.next_resume_hash, bool(stored.owner)
 
     def knows(self, session_id: str) -> bool:
         """Return whether the session is here, alive or dead and not claimed."""
@@ -174,6 +186,11 @@ class LocalConsoleStore:
     def forget(self, session_id: str) -> None:
         """Drop a session that goes on elsewhere."""
         self._sessions.pop(session_id, None)
+
+    async def confirm_key(self, session_id: str, resume_hash: bytes, *, owner: str) -> None:
+        stored = self._owned(session_id, owner)
+        if stored is not None and stored.next_resume_hash == resume_hash:
+            stored.resume_hash, stored.next_resume_hash = resume_hash, b""
 
     async def renew(
         self, owner: str, session_ids: frozenset[str], *, lease_s: float
@@ -190,7 +207,13 @@ class LocalConsoleStore:
         return RenewedLeases(frozenset(lost), frozenset(missing), await self.take_commands(owner))
 
     async def register(
-        self, session: ConsoleSession, resume_hash: bytes, *, owner: str, lease_s: float
+        self,
+        session: ConsoleSession,
+        resume_hash: bytes,
+        *,
+        next_resume_hash: bytes = b"",
+        owner: str,
+        lease_s: float,
     ) -> Registered:
         stored = self._sessions.get(session.id)
         if self._has_ended(session.id) or (stored is not None and stored.owner not in ("", owner)):
@@ -206,6 +229,7 @@ class LocalConsoleStore:
             session,
             resume_hash,
             self._now + lease_s + self._resume_within_s,
+            next_resume_hash,
             owner,
             attempt,
             self._now,

@@ -3,7 +3,8 @@
 -- step and its arguments, as listed at each step. Times are milliseconds.
 -- base:ticket:T     13 digits of the time of storing, then the sealed ticket
 -- base:tickets:P    unspent tickets of a person, by the time of storing
--- base:session:S    hash: record (sealed), cookie, resume, owner, mode, attempt, attached, indexes
+-- base:session:S    hash: record (sealed), cookie, resume, next (a resume key that the page may not
+--                   have received), owner, mode, attempt, attached, indexes
 -- base:until        sessions by the time until which they can be resumed
 -- base:ended:S      the session has ended; nothing registers it again
 -- base:of:I         sessions of a person, a server or an account, by their start
@@ -81,9 +82,9 @@ local function ticket_of(hash)
   return false  -- none, or the clock was set back: its age is unknown
 end
 
-local function store_session(id, record, cookie, resume, owner, mode, indexes, started)
+local function store_session(id, record, cookie, resume, next_resume, owner, mode, indexes, started)
   redis.call('HSET', session_key(id), 'record', record, 'cookie', cookie, 'resume', resume,
-    'owner', owner, 'mode', mode, 'indexes', indexes)
+    'next', next_resume, 'owner', owner, 'mode', mode, 'indexes', indexes)
   for index in string.gmatch(indexes, '%S+') do
     redis.call('ZADD', base .. ':of:' .. index, started, id)
     redis.call('PEXPIRE', base .. ':of:' .. index, 7 * DAY)
@@ -157,7 +158,7 @@ function steps.redeem(hash, person, server, account, id, record, cookie, resume,
     result[#result + 1] = displace(one, command, remember)
   end
   local indexes = person .. ' ' .. server .. ' ' .. account
-  store_session(id, record, cookie, resume, '', mode, indexes, started)
+  store_session(id, record, cookie, resume, '', '', mode, indexes, started)
   redis.call('HSET', session_key(id), 'attempt', '-1', 'attached', '0')
   set_until(id, now + tonumber(resumable))
   return result
@@ -168,17 +169,27 @@ end
 function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, command)
   if not is_alive(id) then return {'gone'} end
   if field(id, 'cookie') ~= cookie then return {'stale'} end
-  if field(id, 'resume') ~= resume then return {'stale', field(id, 'record')} end
+  if resume ~= field(id, 'resume') and resume ~= field(id, 'next') then
+    return {'stale', field(id, 'record')}
+  end
   local previous = field(id, 'owner')
   if previous ~= '' and previous ~= owner then send(previous, id, command) end
   local attempt = tonumber(field(id, 'attempt'))
   local quiet = now - tonumber(field(id, 'attached'))
   if attempt > 0 and quiet >= tonumber(calm) then attempt = 0 end
   attempt = attempt + 1
-  redis.call('HSET', session_key(id), 'resume', next_resume, 'owner', owner, 'attempt', attempt,
-    'attached', now)
+  redis.call('HSET', session_key(id), 'resume', resume, 'next', next_resume, 'owner', owner,
+    'attempt', attempt, 'attached', now)
   set_until(id, now + tonumber(lease))
   return {'attached', field(id, 'record'), previous, attempt}
+end
+
+-- ID, owner, the key that the page has received
+function steps.confirm_key(id, owner, next_resume)
+  if field(id, 'owner') == owner and field(id, 'next') == next_resume then
+    redis.call('HSET', session_key(id), 'resume', next_resume, 'next', '')
+  end
+  return 1
 end
 
 -- owner, lease and time to resume, IDs
@@ -200,10 +211,10 @@ function steps.renew(owner, lease, ...)
   return {lost, missing, take_commands(owner)}
 end
 
--- ID, record, cookie, resume key, owner, mode, person, server, account, start, lease and time to
+-- ID, record, cookie, resume key, next resume key or '', owner, mode, person, server, account, start, lease and time to
 -- resume, command to younger sessions
-function steps.register(id, record, cookie, resume, owner, mode, person, server, account, started,
-    lease, command)
+function steps.register(id, record, cookie, resume, next_resume, owner, mode, person, server,
+    account, started, lease, command)
   local holder = field(id, 'owner')
   if redis.call('EXISTS', base .. ':ended:' .. id) == 1 or (holder ~= '' and holder ~= owner) then
     return {'ended'}
@@ -228,7 +239,7 @@ function steps.register(id, record, cookie, resume, owner, mode, person, server,
   end
   local attempt = field(id, 'attempt')
   local indexes = person .. ' ' .. server .. ' ' .. account
-  store_session(id, record, cookie, resume, owner, mode, indexes, started)
+  store_session(id, record, cookie, resume, next_resume, owner, mode, indexes, started)
   redis.call('HSET', session_key(id), 'attempt', attempt ~= '' and attempt or '0', 'attached', now)
   set_until(id, now + tonumber(lease))
   return {'registered'}

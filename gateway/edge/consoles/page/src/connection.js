@@ -94,6 +94,7 @@ export class Connection {
       case "attached":
         this.#clearTimer();
         this.#keys.save(message.resume_key);
+        this.#send({ type: "key_received" }); // the key before is good until then
         this.#policy.attached();
         listener.attached(message);
         break;
