@@ -220,6 +220,7 @@ def post(gateway: RunningGateway, path: str, headers: dict[str, str], body: obje
     [
         ({"origin": "https://evil.example.net"}, 403, "CGW.4033"),
         ({"origin": "null"}, 403, "CGW.4033"),
+        ({"origin": "http://127.0.0.1:1"}, 403, "CGW.4033"),
         ({"type": "text/plain"}, 415, "CGW.4150"),
         ({"type": "application/x-www-form-urlencoded"}, 415, "CGW.4150"),
         ({"ticket": "x" * 54}, 410, "CGW.4100"),
@@ -246,6 +247,83 @@ async def test_redemption_of_a_foreign_or_malformed_request_spends_nothing(
     assert (found, data["error_code"]) == (status, code)
     again = LivePage(client, live.gateway.url)
     assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
+
+
+async def test_request_without_origin_is_refused(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    text = ticket(live.gateway, live.cloud.token("careful"), server)
+    headers = {"Content-Type": "application/json"}
+    body = json.dumps({"ticket": text})
+    for path in ("/console/ticket", "/console/redeem"):
+        refused = await asyncio.to_thread(fetch, live.gateway.url, "POST", path, headers, body)
+        assert (refused.status, refused.error_code) == (403, "CGW.4033")
+    again = LivePage(client, live.gateway.url)
+    assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
+
+
+async def test_ticket_in_the_path_opens_nothing(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    text = ticket(live.gateway, live.cloud.token("careful"), server)
+    for path in (f"/console/{text}", f"/console/redeem/{text}", f"/console/s/{text}/socket"):
+        found = await asyncio.to_thread(fetch, live.gateway.url, "GET", path)
+        assert (found.status, found.error_code) == (404, "CGW.4040")
+    again = LivePage(client, live.gateway.url)
+    assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "first", [b"RFB 003.008\n", "{}", "[]", '{"type":"end"}', "x" * 2_000_000], ids=lambda f: f[:9]
+)
+async def test_first_frame_must_attach(
+    live: Stack, client: aiohttp.ClientSession, server: str, first: bytes | str
+) -> None:
+    """Any other first frame ends the connection; the session can still be attached."""
+    page = LivePage(client, live.gateway.url)
+    await page.redeem(ticket(live.gateway, live.cloud.token("odd"), server))
+    socket = await client.ws_connect(
+        live.gateway.url + page._path,
+        protocols=("console-gateway.v1",),
+        origin=live.gateway.url,
+        headers={"Cookie": page.cookie},
+    )
+    await (socket.send_bytes(first) if isinstance(first, bytes) else socket.send_str(first))
+    async with asyncio.timeout(15):
+        while (await socket.receive()).type not in (
+            aiohttp.WSMsgType.CLOSE,
+            aiohttp.WSMsgType.CLOSED,
+            aiohttp.WSMsgType.ERROR,
+        ):
+            pass
+    # A frame that is too large is refused by the WebSocket itself.
+    assert socket.close_code in ((1006, 1009, 4012) if len(first) > 1_000_000 else (4012,))
+    await socket.close()
+    await page.connect()
+    await page.until_live()
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+
+
+async def test_cookie_of_another_session_takes_nothing_over(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    page = await open_console(live, client, server, "victim")
+    other_server = next(one for one in live.cloud.servers[:-1] if one != server)
+    thief = LivePage(client, live.gateway.url)
+    status, data = await thief.redeem(ticket(live.gateway, live.cloud.token("thief"), other_server))
+    assert status == 200, data
+    name = page.cookie.partition("=")[0]
+    own_path, thief._path = thief._path, page._path
+    await thief.connect(cookie=f"{name}={thief.cookie.partition('=')[2]}", key=page.key)
+    assert await thief.until_closed() == 4009
+    assert page.close_code is None
+    thief._path = own_path
+    await thief.connect()
+    await thief.until_live()
+    for one in (page, thief):
+        await one.send({"type": "end"})
+        assert await one.until_closed() == 4000
 
 
 @pytest.mark.parametrize("what", ["cookie", "foreign_cookie", "origin", "other_port"])
