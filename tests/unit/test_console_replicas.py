@@ -52,6 +52,18 @@ def test_another_replica_resumes_and_the_first_lets_go() -> None:
     run(scenario)
 
 
+def test_replica_that_had_a_session_passes_the_command_to_end_it_on() -> None:
+    async def scenario(first: Replica, second: Replica) -> None:
+        page = await first.live()
+        again = page.resume(second)
+        await again.until("live")
+        assert await page.until_closed() == (4008, "replaced")
+        assert await first.sessions.end(page.id, ends.OPERATOR)
+        assert await again.until_closed(within_s=1) == (4001, "operator")
+
+    run(scenario)
+
+
 def test_ticket_is_redeemed_at_another_replica() -> None:
     async def scenario(first: Replica, second: Replica) -> None:
         new = await second.redeem(await first.ticket())

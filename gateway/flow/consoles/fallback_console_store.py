@@ -72,6 +72,8 @@ class FallbackConsoleStore:
         """Sessions that lost their connection here; `shared` does not know it yet."""
         self._refused: list[DeadSession] = []
         """Sessions without a connection that an older one on the server has displaced."""
+        self._unread: tuple[SessionCommand, ...] = ()
+        """Commands that `shared` has handed over with another answer."""
         self._available_since = clock.monotonic()
         self._is_available = True
 
@@ -185,11 +187,13 @@ class FallbackConsoleStore:
         self, owner: str, session_ids: frozenset[str], *, lease_s: float
     ) -> RenewedLeases:
         local = await self.local.renew(owner, session_ids, lease_s=lease_s)
+        commands = list(local.commands)
         try:
             with _Watch(self):
                 await self._finish_ended(owner)
                 shared = await self._shared.renew(owner, session_ids, lease_s=lease_s)
-                lost, commands = set(shared.lost), list(local.commands + shared.commands)
+                lost = set(shared.lost)
+                commands += self._read(shared.commands)
                 for session_id in shared.missing | self._local_only:
                     match await self._register(session_id, owner):
                         case Registered.ENDED:
@@ -200,7 +204,7 @@ class FallbackConsoleStore:
                         case Registered.REGISTERED:
                             pass
         except StoreUnavailable:
-            return RenewedLeases(frozenset(), frozenset(), local.commands)
+            return RenewedLeases(frozenset(), frozenset(), tuple(commands))
         return RenewedLeases(frozenset(lost) & session_ids, frozenset(), tuple(commands))
 
     async def register(
@@ -226,13 +230,20 @@ class FallbackConsoleStore:
         was_available = self._is_available
         try:
             with _Watch(self):
-                commands = local + await self._shared.take_commands(owner)
+                commands = local + self._read(await self._shared.take_commands(owner))
         except StoreUnavailable:
             return local
         if not was_available or self._local_only or self._ended or self._detached:
             owned = frozenset(one.session.id for one in await self.local.sessions())
             renewed = await self.renew(owner, owned, lease_s=LEASE_S)
             commands += renewed.commands
+        return commands
+
+    def _read(self, commands: tuple[SessionCommand, ...]) -> tuple[SessionCommand, ...]:
+        commands, self._unread = self._unread + commands, ()
+        for one in commands:
+            if one.end == ends.REPLACED.name:  # another process has it: what is here is outdated
+                self.local.forget(one.session_id)
         return commands
 
     async def command(self, command: SessionCommand) -> CommandResult:
@@ -268,6 +279,7 @@ class FallbackConsoleStore:
                     return True
                 one = frozenset({session_id})
                 renewed = await self._shared.renew(owner, one, lease_s=LEASE_S)
+                self._unread += renewed.commands
         except StoreUnavailable:
             self._ended.add(session_id)
             return is_local
