@@ -14,6 +14,7 @@ from gateway.drivers.valkey.console_store import ValkeyConsoleStore
 from gateway.flow.consoles.console_store import (
     Attached,
     CommandKind,
+    CommandResult,
     ConsoleInUse,
     ConsoleStore,
     LimitReached,
@@ -469,3 +470,17 @@ async def test_command_carries_the_person_of_a_newer_token(subject: Subject) -> 
     command = SessionCommand(session.id, CommandKind.RENEW, person=session.person)
     assert (await subject.store.command(command)).is_found
     assert await subject.store.take_commands("p1") == (command,)
+
+
+async def test_session_that_its_owner_must_end_is_attached_no_more(subject: Subject) -> None:
+    session = await running(subject.store, "a")
+    assert await subject.store.command(end(session, "operator")) == CommandResult(is_found=True)
+    assert await attach(subject.store, session, "a", "p2", key="next") == SessionGone()
+    assert await subject.store.take_commands("p1") == (end(session, "operator"),)
+    assert await subject.store.remove(session.id, owner="p1")
+
+
+async def test_session_that_is_taken_over_is_attached_no_more(subject: Subject) -> None:
+    first = await running(subject.store, "a")
+    await redeem(subject.store, a_session("b", "ben"), "b", take_over=True)
+    assert await attach(subject.store, first, "a", "p2", key="next") == SessionGone()

@@ -150,6 +150,26 @@ def test_page_that_never_received_its_next_key_resumes_with_the_one_before() -> 
     run(scenario)
 
 
+def test_page_that_learns_of_its_end_cannot_attach_again() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        close = page.channel.close
+
+        async def slow(code: int, reason: str) -> None:
+            again.append(page.resume())
+            await asyncio.sleep(1)  # the page does not answer the close frame
+            await close(code, reason)
+
+        again: list[Page] = []
+        page.channel.close = slow  # type: ignore[method-assign]
+        await replica.sessions.end(page.id, ends.OPERATOR)
+        assert await page.until_closed(within_s=3) == (4001, "operator")
+        assert await again[0].until_closed() == (4009, "stale_page")
+        assert replica.world.ends() == [("ada", "operator")]
+
+    run(scenario)
+
+
 def test_first_message_must_attach() -> None:
     async def scenario(replica: Replica) -> None:
         new = await replica.redeem(await replica.ticket())

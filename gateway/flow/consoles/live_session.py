@@ -172,7 +172,7 @@ class LiveSession:
         self._quiet_until = self._idle_until = -math.inf
 
     async def run(self) -> Ending:
-        """Serve the connection to its end; the page has its last words when this returns."""
+        """Serve the connection to its end; then `tell` has its last words."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             if not self._ended.done():
@@ -181,13 +181,17 @@ class LiveSession:
             for task in self._tasks:  # at once: no further key reaches the server
                 task.cancel()
             self._group = None
-            if ending.end is not None:
-                request_id = self.session.request_id
-                last_words = self._page.end(
-                    ending.end, by=ending.by, error=ending.error, request_id=request_id
-                )
-                _ = group.create_task(last_words)
         return ending
+
+    async def tell(self, ending: Ending) -> None:
+        """Tell the page why its connection ended, and close it."""
+        if ending.end is not None:
+            await self._page.end(
+                ending.end,
+                by=ending.by,
+                error=ending.error,
+                request_id=self.session.request_id,
+            )
 
     def _end(self, ending: Ending) -> None:
         if not self._ended.done():

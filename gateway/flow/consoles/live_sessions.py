@@ -90,12 +90,21 @@ class LiveSessions:
         if not isinstance(connection, LiveSession):
             await page.end(connection)
             return
-        ending = LOST
+        ending, is_over = LOST, False
         try:
             await self._update_watchers(connection.session)
             ending = await connection.run()
         finally:
-            await self._finish(connection, ending)
+            is_over = await self._give_up(connection, ending)
+        # Not before: a page that knows the end could attach again while the store has the session.
+        async with asyncio.TaskGroup() as group:
+            if is_over and ending.end is not None:
+                session, by = connection.session, ending.by
+                record = self.record_end(session, ending.end, by=by, detail=ending.detail)
+                _ = group.create_task(record)
+            _ = group.create_task(connection.tell(ending))
+        if session_id not in self._connections and ending.end is not ends.REPLACED:
+            await self._update_watchers(connection.session)
 
     async def end(self, session_id: str, end: SessionEnd, *, by: PersonRef | None = None) -> bool:
         """End a session wherever it is; False: no such session. Raises StoreUnavailable."""
@@ -286,20 +295,21 @@ class LiveSessions:
         await self.save(connection)
         await self._audit.mode_changed(connection.session, "console:open has ended")
 
-    async def _finish(self, connection: LiveSession, ending: Ending) -> None:
+    async def _give_up(self, connection: LiveSession, ending: Ending) -> bool:
+        """Detach the session, or end it in the store; return whether to record its end."""
         session = connection.session
         async with self._lock(session.id):
             if self._connections.get(session.id) is not connection:
-                return  # a newer connection of the page has the session
+                return False  # a newer connection of the page has the session
             del self._connections[session.id]
             if ending.end is ends.REPLACED:
-                return  # another process has the session
+                return False  # another process has the session
             with suppress(StoreUnavailable):
                 if ending.end is None or not ending.end.is_final:
                     await self._store.detach(session.id, owner=self.owner)
-                elif await self._store.remove(session.id, owner=self.owner):
-                    await self.record_end(session, ending.end, by=ending.by, detail=ending.detail)
-        await self._update_watchers(session)
+                else:
+                    return await self._store.remove(session.id, owner=self.owner)
+        return False
 
     async def _update_watchers(self, session: ConsoleSession) -> None:
         """Tell those who have the keyboard of the server who watches it."""

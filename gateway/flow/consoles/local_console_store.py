@@ -54,6 +54,8 @@ class _StoredSession:
     attempt: int = -1
     """-1: no connection yet."""
     attached_at: float = 0.0
+    is_ending: bool = False
+    """Its owner has a command to end it."""
 
 
 class LocalConsoleStore:
@@ -135,7 +137,7 @@ class LocalConsoleStore:
         lease_s: float,
     ) -> Attached | StaleKey | SessionGone:
         stored = self._alive(session_id)
-        if stored is None:
+        if stored is None or stored.is_ending:
             return SessionGone()
         if stored.session.cookie_hash != cookie_hash:
             return StaleKey()
@@ -244,6 +246,7 @@ class LocalConsoleStore:
         if stored is None:
             return CommandResult(is_found=False)
         if stored.owner:
+            stored.is_ending |= command.kind is CommandKind.END
             self._commands[stored.owner].append(command)
             return CommandResult(is_found=True)
         if command.kind is CommandKind.END:
@@ -344,6 +347,7 @@ class LocalConsoleStore:
         ended, commanded = [], []
         for one in replaced:
             if one.owner:
+                one.is_ending = True
                 self._command(one.owner, one.session.id, ends.TAKEN_OVER, by)
                 commanded.append(one.session)
                 continue
@@ -353,6 +357,7 @@ class LocalConsoleStore:
 
     def _displace(self, stored: _StoredSession) -> None:
         if stored.owner:
+            stored.is_ending = True
             self._command(stored.owner, stored.session.id, ends.LIMIT)
             return
         self._end(stored.session.id)

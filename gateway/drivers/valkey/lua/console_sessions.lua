@@ -3,7 +3,7 @@
 -- step and its arguments, as listed at each step. Times are milliseconds.
 -- base:ticket:T     13 digits of the time of storing, then the sealed ticket
 -- base:tickets:P    unspent tickets of a person, by the time of storing
--- base:session:S    hash: record (sealed), cookie, resume, next (a resume key that the page may not
+-- base:session:S    hash: ending ('1': its owner has a command to end it), record (sealed), cookie, resume, next (a resume key that the page may not
 --                   have received), owner, mode, attempt, attached, indexes
 -- base:until        sessions by the time until which they can be resumed
 -- base:ended:S      the session has ended; nothing registers it again
@@ -57,11 +57,17 @@ local function send(owner, id, command)
   redis.call('PEXPIRE', key, '60000')
 end
 
+-- No other process may attach the session: the command would not reach it there.
+local function send_end(owner, id, command)
+  send(owner, id, command)
+  redis.call('HSET', session_key(id), 'ending', '1')
+end
+
 -- A session that another one displaces: its owner ends it, or it ends here.
 local function displace(id, command, remember)
   local owner = field(id, 'owner')
   if owner ~= '' then
-    send(owner, id, command)
+    send_end(owner, id, command)
     return {id, field(id, 'record'), '1'}
   end
   return {id, finish(id, remember), '0'}
@@ -167,7 +173,7 @@ end
 -- ID, cookie, resume key, next resume key, owner, lease and time to resume, time after which
 -- resumes are counted anew, command to the owner of before
 function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, command)
-  if not is_alive(id) then return {'gone'} end
+  if not is_alive(id) or field(id, 'ending') == '1' then return {'gone'} end
   if field(id, 'cookie') ~= cookie then return {'stale'} end
   if resume ~= field(id, 'resume') and resume ~= field(id, 'next') then
     return {'stale', field(id, 'record')}
@@ -231,7 +237,7 @@ function steps.register(id, record, cookie, resume, next_resume, owner, mode, pe
     end
     for _, one in ipairs(younger) do
       if field(one, 'owner') ~= '' then
-        send(field(one, 'owner'), one, command)
+        send_end(field(one, 'owner'), one, command)
       else
         set_until(one, now - 1)  -- it counts as dead
       end
@@ -253,7 +259,7 @@ function steps.command(id, ends, command, remember)
   if not is_alive(id) then return {'unknown'} end
   local owner = field(id, 'owner')
   if owner ~= '' then
-    send(owner, id, command)
+    if ends == '1' then send_end(owner, id, command) else send(owner, id, command) end
     return {'sent'}
   end
   if ends == '1' then return {'ended', finish(id, remember)} end
