@@ -314,6 +314,24 @@ def test_power_ends_with_its_permission() -> None:
     run(scenario)
 
 
+def test_power_whose_permission_ends_in_the_queue_is_dropped() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        world.policy = Policy([a_rule(), a_rule(SERVER_POWER)], version="v2")
+        world.cloud.queue_s = 5
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        await page.until("waiting")
+        world.policy = Policy([a_rule()], version="v3")
+        await page.until("live")
+        cloud = await page.shake_hands()
+        page.channel.put(rfb.xvp(3), rfb.key(65))
+        await asyncio.sleep(1)
+        assert cloud.sent[-1] == rfb.key(65)
+        assert rfb.xvp(3) not in cloud.sent
+
+    run(scenario)
+
+
 def test_session_outlives_its_token_and_a_newer_one_renews_it() -> None:
     async def scenario(replica: Replica) -> None:
         world = replica.world

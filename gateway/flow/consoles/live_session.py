@@ -235,7 +235,8 @@ class LiveSession:
         self._relay = Relay(
             self._page.channel,
             cloud,
-            rules=RelayRules(self.session.mode, clipboard, power),
+            # The right to power may have ended in the queue.
+            rules=RelayRules(self.session.mode, clipboard, power and self._has_power()),
             on_input=self._on_input,
             on_text=self._on_text,
         )
