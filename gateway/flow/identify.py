@@ -138,6 +138,8 @@ class Identify:
         Raises PersonLocked if the person was locked. `outlive_s`: how much later than the token
         what it has opened ends.
         """
+        if principal.issuer not in self._rules:  # a newer config has removed it
+            raise NotAuthenticated(Rejection.ISSUER_UNKNOWN, principal=principal)
         try:
             self._raise_if_revoked(principal)
             self._raise_if_locked(principal)

@@ -139,6 +139,15 @@ async def test_cached_token_expires_at_its_maximum_age(
     assert caught.value.reason is Rejection.TOO_OLD
 
 
+async def test_check_rejects_a_person_of_an_issuer_that_the_config_lacks(
+    identify: Identify, signatures: FakeSignatures, clock: FakeClock
+) -> None:
+    principal = await identify.identify(Secret(signatures.sign("ann", exp=clock.now() + 600)))
+    with pytest.raises(NotAuthenticated) as caught:  # stored for a session by another process
+        identify.check(replace(principal, issuer="removed"))
+    assert caught.value.reason is Rejection.ISSUER_UNKNOWN
+
+
 async def test_check_rejects_a_token_that_expired_since(
     identify: Identify, signatures: FakeSignatures, clock: FakeClock
 ) -> None:
