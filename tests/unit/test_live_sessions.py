@@ -295,6 +295,23 @@ def test_session_becomes_view_only_when_view_is_left() -> None:
     run(scenario)
 
 
+def test_mode_that_is_lower_at_the_resume_is_stored_and_recorded() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        page = await replica.live()
+        page.lose()
+        await page.task
+        world.policy = Policy([a_rule(CONSOLE_VIEW)], version="v2")
+        again = page.resume()
+        await again.until("live")
+        assert again.of_type("attached")[0]["mode"] == "view"
+        (listed,) = await replica.store.sessions()
+        assert listed.session.mode is SessionMode.VIEW
+        assert len(world.events("console_mode_changed")) == 1
+
+    run(scenario)
+
+
 def test_power_ends_with_its_permission() -> None:
     async def scenario(replica: Replica) -> None:
         world = replica.world
