@@ -294,6 +294,18 @@ async def test_attach_of_the_same_owner_sends_no_command(subject: Subject) -> No
     assert await subject.store.take_commands("p1") == ()
 
 
+async def test_session_that_comes_back_is_not_replaced_by_its_own_past(subject: Subject) -> None:
+    session, other = await running(subject.store, "a"), a_session("b", "ben", target=OTHER_TARGET)
+    await redeem(subject.store, other, "b")
+    await attach(subject.store, other, "b", "p1")
+    await subject.store.command(end(other, "operator"))
+    assert isinstance(await attach(subject.store, session, "a", "p2", key="next"), Attached)
+    back = await attach(subject.store, session, "a", "p1", key="next")
+    assert isinstance(back, Attached)
+    assert await subject.store.take_commands("p1") == (end(other, "operator"),)
+    assert await subject.store.take_commands("p2") == (end(session, "replaced"),)
+
+
 async def test_detached_session_is_resumable_for_its_time(subject: Subject) -> None:
     first = await running(subject.store, "a")
     await subject.store.detach(first.id, owner="other")

@@ -146,6 +146,9 @@ class LocalConsoleStore:
         previous = stored.owner
         if previous not in ("", owner):
             self._command(previous, session_id, ends.REPLACED)
+        if previous != owner:  # it has come back before this process read that it was replaced
+            queue = self._commands.pop(owner, [])
+            self._commands[owner] = [one for one in queue if one.session_id != session_id]
         is_calm = stored.attempt > 0 and self._now - stored.attached_at >= CALM_S
         stored.attempt = 1 if is_calm else stored.attempt + 1
         stored.attached_at = self._now

@@ -80,6 +80,14 @@ local function take_commands(owner)
   return found
 end
 
+-- A session has come back to a process that has not yet read that it was replaced.
+local function forget_commands(owner, id)
+  local key = base .. ':commands:' .. owner
+  for _, one in ipairs(redis.call('ZRANGE', key, '0', '-1')) do
+    if string.sub(one, 1, #id + 1) == id .. ' ' then redis.call('ZREM', key, one) end
+  end
+end
+
 local function ticket_of(hash)
   local value = redis.call('GET', base .. ':ticket:' .. hash)
   if value and now >= (tonumber(string.sub(value, 1, 13)) or math.huge) then
@@ -179,7 +187,10 @@ function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, comma
     return {'stale', field(id, 'record')}
   end
   local previous = field(id, 'owner')
-  if previous ~= '' and previous ~= owner then send(previous, id, command) end
+  if previous ~= owner then
+    if previous ~= '' then send(previous, id, command) end
+    forget_commands(owner, id)
+  end
   local attempt = tonumber(field(id, 'attempt'))
   local quiet = now - tonumber(field(id, 'attached'))
   if attempt > 0 and quiet >= tonumber(calm) then attempt = 0 end
