@@ -331,7 +331,7 @@ def test_power_ends_with_its_permission() -> None:
     run(scenario)
 
 
-def test_power_whose_permission_ends_in_the_queue_is_dropped() -> None:
+def test_power_is_dropped_if_its_permission_ends_in_the_queue() -> None:
     async def scenario(replica: Replica) -> None:
         world = replica.world
         world.policy = Policy([a_rule(), a_rule(SERVER_POWER)], version="v2")

@@ -172,7 +172,7 @@ class LiveSession:
         self._quiet_until = self._idle_until = -math.inf
 
     async def run(self) -> Ending:
-        """Serve the connection to its end; then `tell` has its last words."""
+        """Serve the connection to its end; then call `report_end`."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             if not self._ended.done():
@@ -183,7 +183,7 @@ class LiveSession:
             self._group = None
         return ending
 
-    async def tell(self, ending: Ending) -> None:
+    async def report_end(self, ending: Ending) -> None:
         """Tell the page why its connection ended, and close it."""
         if ending.end is not None:
             await self._page.end(

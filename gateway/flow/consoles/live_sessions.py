@@ -102,7 +102,7 @@ class LiveSessions:
                 session, by = connection.session, ending.by
                 record = self.record_end(session, ending.end, by=by, detail=ending.detail)
                 _ = group.create_task(record)
-            _ = group.create_task(connection.tell(ending))
+            _ = group.create_task(connection.report_end(ending))
         if session_id not in self._connections and ending.end is not ends.REPLACED:
             await self._update_watchers(connection.session)
 
