@@ -236,8 +236,7 @@ class LiveSessions:
                     on_person=self._person_changed,
                     on_key_received=self._confirm_key,
                 )
-                if self._check_again(connection, attached):
-                    await self.mode_changed(connection)
+                await self._check_again(connection, attached)
                 return connection
 
     async def _record_rejected(self, session: ConsoleSession) -> None:
@@ -249,15 +248,12 @@ class LiveSessions:
             self._rejected.popitem(last=False)
         await self._audit.resume_rejected(session)
 
-    def _check_again(self, connection: LiveSession, attached: Attached) -> bool:
-        """Repeat the checks of the redemption: strictly at first, then as of a running session.
-
-        Return whether the mode changed.
-        """
+    async def _check_again(self, connection: LiveSession, attached: Attached) -> None:
+        """Repeat the checks of the redemption: strictly at first, then as of a running session."""
         session, rights = attached.session, self._services.rights
         if session.target.account not in self._services.rules.accounts:
             connection.end(ends.RIGHT_ENDED, detail="the account is removed")
-            return False
+            return
         try:
             if not attached.attempt:
                 rights.recheck(session.person, session.target, session.mode)
@@ -268,7 +264,8 @@ class LiveSessions:
             standing = rights.standing(session)
             if standing.needs_old_inventory:
                 connection.end(ends.RIGHT_ENDED, detail="the inventory is too old")
-        return self.judge(connection)
+        if self.judge(connection):
+            await self.mode_changed(connection)
 
     def judge(self, connection: LiveSession) -> bool:
         """End a session without a right, or lower its mode; return whether the mode changed."""
