@@ -24,6 +24,7 @@ from gateway.flow.consoles.console_store import (
     SessionGone,
     SessionLimit,
     StaleKey,
+    TakeOver,
     TicketGone,
 )
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
@@ -90,7 +91,7 @@ async def redeem(
     name: str,
     limits: SessionLimits = LIMITS,
     *,
-    take_over: bool = False,
+    take_over: TakeOver = TakeOver.NONE,
 ) -> object:
     """Issue a ticket and redeem it for the session; the first key is `key NAME`."""
     await issue(store, name, session.person.subject)
@@ -142,7 +143,7 @@ async def test_ticket_is_found_until_it_expires(subject: Subject) -> None:
     await subject.wait(0.6)
     assert await subject.store.find_ticket(hash_of("t")) is None
     result = await subject.store.redeem(
-        hash_of("t"), a_session("s"), hash_of("key s"), LIMITS, take_over=False
+        hash_of("t"), a_session("s"), hash_of("key s"), LIMITS, take_over=TakeOver.NONE
     )
     assert result == TicketGone()
     assert await subject.store.sessions() == ()
@@ -171,7 +172,7 @@ async def test_ticket_is_redeemed_once_by_concurrent_calls(subject: Subject) -> 
     results = await asyncio.gather(
         *(
             subject.store.redeem(
-                hash_of("t"), a_session(f"s{one}"), hash_of("k"), limits, take_over=False
+                hash_of("t"), a_session(f"s{one}"), hash_of("k"), limits, take_over=TakeOver.NONE
             )
             for one in range(20)
         )
@@ -220,7 +221,7 @@ async def test_viewers_have_a_limit_of_their_own(subject: Subject) -> None:
 async def test_take_over_commands_the_owner(subject: Subject) -> None:
     first = await running(subject.store, "a")
     limits = replace(LIMITS, total=1, account=1)
-    result = await redeem(subject.store, a_session("b", "ben"), "b", limits, take_over=True)
+    result = await redeem(subject.store, a_session("b", "ben"), "b", limits, take_over=TakeOver.ANY)
     assert result == Redeemed(commanded=(first,))
     expected = end(first, "taken_over", PersonRef("ben", "corp"))
     assert await subject.store.take_commands("p1") == (expected,)
@@ -228,10 +229,20 @@ async def test_take_over_commands_the_owner(subject: Subject) -> None:
     assert await subject.store.remove(first.id, owner="p1")
 
 
+async def test_take_over_of_own_sessions_ends_no_other_persons(subject: Subject) -> None:
+    """Between the check of the right and this step another person may have come."""
+    await running(subject.store, "a", "ada")
+    other = await redeem(subject.store, a_session("b", "ben"), "b", take_over=TakeOver.OWN)
+    assert isinstance(other, ConsoleInUse)
+    own = await redeem(subject.store, a_session("c", "ada"), "c", take_over=TakeOver.OWN)
+    assert isinstance(own, Redeemed)
+    assert len(own.commanded) == 1
+
+
 async def test_take_over_ends_a_session_without_owner(subject: Subject) -> None:
     first = a_session("a")
     await redeem(subject.store, first, "a")
-    result = await redeem(subject.store, a_session("b", "ben"), "b", take_over=True)
+    result = await redeem(subject.store, a_session("b", "ben"), "b", take_over=TakeOver.ANY)
     assert result == Redeemed(ended=(first,))
     assert await attach(subject.store, first, "a", "p1") == SessionGone()
     assert await subject.store.claim_dead() == ()
@@ -494,5 +505,5 @@ async def test_session_that_its_owner_must_end_is_attached_no_more(subject: Subj
 
 async def test_session_that_is_taken_over_is_attached_no_more(subject: Subject) -> None:
     first = await running(subject.store, "a")
-    await redeem(subject.store, a_session("b", "ben"), "b", take_over=True)
+    await redeem(subject.store, a_session("b", "ben"), "b", take_over=TakeOver.ANY)
     assert await attach(subject.store, first, "a", "p2", key="next") == SessionGone()

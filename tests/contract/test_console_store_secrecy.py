@@ -18,6 +18,7 @@ from gateway.flow.consoles.console_store import (
     SessionCommand,
     SessionGone,
     StaleKey,
+    TakeOver,
     TicketGone,
 )
 from tests.contract.test_shared_store import a_seal_key, a_valkey
@@ -68,9 +69,17 @@ async def issue(redis: Redis) -> None:
     await redis.store.add_ticket(hash_of("t"), TICKET, per_person_max=10, lifetime_s=60)
 
 
+async def redeem(redis: Redis) -> object:
+    return await redis.store.redeem(
+        hash_of("t"), SESSION, hash_of("key"), LIMITS, take_over=TakeOver.NONE
+    )
+
+
 async def open_session(redis: Redis) -> None:
     await issue(redis)
-    found = await redis.store.redeem(hash_of("t"), SESSION, hash_of("key"), LIMITS, take_over=False)
+    found = await redis.store.redeem(
+        hash_of("t"), SESSION, hash_of("key"), LIMITS, take_over=TakeOver.NONE
+    )
     assert found == Redeemed()
 
 
@@ -125,7 +134,9 @@ async def test_ticket_from_before_a_clock_that_was_set_back_is_gone(redis: Redis
     value = await client.get(key)
     await client.set(key, b"%013d" % (int(value[:13]) + 3_600_000) + value[13:], keepttl=True)
     assert await redis.store.find_ticket(hash_of("t")) is None
-    found = await redis.store.redeem(hash_of("t"), SESSION, hash_of("key"), LIMITS, take_over=False)
+    found = await redis.store.redeem(
+        hash_of("t"), SESSION, hash_of("key"), LIMITS, take_over=TakeOver.NONE
+    )
     assert found == TicketGone()
 
 

@@ -47,6 +47,7 @@ from gateway.flow.consoles.console_store import (
     SessionGone,
     SessionLimit,
     StaleKey,
+    TakeOver,
     TicketGone,
 )
 
@@ -106,7 +107,7 @@ class ValkeyConsoleStore:
         resume_hash: bytes,
         limits: SessionLimits,
         *,
-        take_over: bool,
+        take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
         by = PersonRef(session.person.subject, session.person.issuer)
         reply = await self._step(
@@ -124,7 +125,7 @@ class ValkeyConsoleStore:
             limits.viewers,
             limits.account,
             limits.total,
-            int(take_over),
+            take_over.value,
             self._seal_end(ends.TAKEN_OVER, by),
             _ms(ENDED_REMEMBERED_S),
             _ms(self._resume_within_s),

@@ -184,7 +184,6 @@ class ConsoleHandler:
     async def open_socket(
         self,
         request: ListenerRequest,
-        context: RequestContext,
         session_id: str,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
@@ -197,8 +196,6 @@ class ConsoleHandler:
         cookie = self._cookies.find(request, session_id)
         if cookie is None:
             raise SessionCookieMissing
-        # Anyone can send some cookie, and each attempt asks the store.
-        self._limits.admit(f"console {context.client_address}")
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
         if SUBPROTOCOL not in (one.strip() for one in offered.split(",")):
             raise BadRequest(f"The WebSocket must offer the subprotocol {SUBPROTOCOL}.")

@@ -61,6 +61,15 @@ class ConsoleInUse:
     """The oldest of them."""
 
 
+class TakeOver(Enum):
+    """The sessions with keyboard on a server that a redemption may end."""
+
+    NONE = "none"
+    OWN = "own"
+    """Those of the same person; with one of another person the console is in use."""
+    ANY = "any"
+
+
 class SessionLimit(Enum):
     """The limit that forbids one more session. `SERVER` is ConsoleInUse."""
 
@@ -187,13 +196,13 @@ class ConsoleStore(Protocol):
         resume_hash: bytes,
         limits: SessionLimits,
         *,
-        take_over: bool,
+        take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
         """Spend the ticket and create the session: both or neither.
 
         Checked in the order of the results' types. With `session.mode` CONTROL the limits `server`,
         `person`, `account` and `total` apply; with VIEW `viewers` replaces `server`.
-        `take_over` ends all sessions with keyboard of the server, by a command `taken_over` of
+        `take_over` ends sessions with keyboard of the server, by a command `taken_over` of
         `session.person`; they do not count in the limits.
         """
 

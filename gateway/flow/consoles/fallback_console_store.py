@@ -38,6 +38,7 @@ from gateway.flow.consoles.console_store import (
     SessionCommand,
     SessionGone,
     StaleKey,
+    TakeOver,
     TicketGone,
 )
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
@@ -104,7 +105,7 @@ class FallbackConsoleStore:
         resume_hash: bytes,
         limits: SessionLimits,
         *,
-        take_over: bool,
+        take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
         found = self.local.take_ticket(ticket_hash)
         if found is None:
@@ -124,7 +125,7 @@ class FallbackConsoleStore:
         resume_hash: bytes,
         limits: SessionLimits,
         *,
-        take_over: bool,
+        take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
         # Under a hash that no other process can know: an unclear result repeats no ticket.
         ticket_hash = secrets.token_bytes(32)

@@ -33,6 +33,7 @@ from gateway.flow.consoles.console_store import (
     SessionGone,
     SessionLimit,
     StaleKey,
+    TakeOver,
     TicketGone,
 )
 
@@ -106,14 +107,15 @@ class LocalConsoleStore:
         resume_hash: bytes,
         limits: SessionLimits,
         *,
-        take_over: bool,
+        take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
         if await self.find_ticket(ticket_hash) is None:
             return TicketGone()
         replaced: list[_StoredSession] = []
         if session.mode is SessionMode.CONTROL:
             users = self._on_server(session)
-            if take_over:
+            others = any(one.session.person.key != session.person.key for one in users)
+            if take_over is TakeOver.ANY or (take_over is TakeOver.OWN and not others):
                 replaced = users
             elif len(users) >= limits.server:
                 return ConsoleInUse(users[0].session)

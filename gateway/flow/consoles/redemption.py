@@ -44,6 +44,7 @@ from gateway.flow.consoles.console_store import (
     LimitReached,
     Redeemed,
     SessionCommand,
+    TakeOver,
     TicketGone,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
@@ -133,11 +134,12 @@ class Redemption:
         """
         ticket = (await self._find(text, context)).ticket
         permit = await self._permit(text, ticket, mode, context)
-        if take_over and not await self._may_take_over(ticket):
+        takes_over = self._take_over(ticket) if take_over else TakeOver.NONE
+        if takes_over is TakeOver.OWN and not await self._has_own_only(ticket):
             refusal = NotPermitted("no right to take over", permission=CONSOLE_TAKEOVER)
             await self._reject(text, ticket, refusal, context)
             raise refusal
-        new, result = await self._spend(text, ticket, permit, context, take_over=take_over)
+        new, result = await self._spend(text, ticket, permit, context, takes_over)
         match result:
             case TicketGone():
                 await self.reject(text, context, "spent or expired", kind="gone")
@@ -252,10 +254,12 @@ class Redemption:
             may_view,
         )
 
-    async def _may_take_over(self, ticket: Ticket) -> bool:
-        """Return whether the person may end the sessions on the server; their own they may."""
-        if self._rights.has(ticket.person, ticket.target, CONSOLE_TAKEOVER):
-            return True
+    def _take_over(self, ticket: Ticket) -> TakeOver:
+        """Return whose sessions on the server the person may end; their own they may."""
+        may_any = self._rights.has(ticket.person, ticket.target, CONSOLE_TAKEOVER)
+        return TakeOver.ANY if may_any else TakeOver.OWN
+
+    async def _has_own_only(self, ticket: Ticket) -> bool:
         users = await self._users(ticket.target)
         return all(one.person.key == ticket.person.key for one in users)
 
@@ -265,8 +269,7 @@ class Redemption:
         ticket: Ticket,
         permit: ConsolePermit,
         context: RequestContext,
-        *,
-        take_over: bool,
+        take_over: TakeOver,
     ) -> tuple[NewSession, Redeemed | TicketGone | ConsoleInUse | LimitReached]:
         cookie, resume_key = self._new_secrets.token(), self._new_secrets.token()
         session = ConsoleSession(
@@ -286,7 +289,7 @@ class Redemption:
                 session,
                 secret_hash(resume_key),
                 self._rules.limits(ticket.target.account),
-                take_over=take_over and permit.mode is SessionMode.CONTROL,
+                take_over=take_over if permit.mode is SessionMode.CONTROL else TakeOver.NONE,
             )
         except StoreUnavailable as error:
             raise _unavailable(error) from None

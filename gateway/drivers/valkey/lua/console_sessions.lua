@@ -137,7 +137,8 @@ function steps.find_ticket(hash)
 end
 
 -- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
--- person, server, viewers, account and total, '1' to take over, command to those that are taken
+-- person, server, viewers, account and total, whose sessions to take over ('none', 'own',
+-- 'any'), command to those that are taken
 -- over, time to remember an end, time to resume
 function steps.redeem(hash, person, server, account, id, record, cookie, resume, mode, started,
     person_max, server_max, viewers_max, account_max, total_max, takes_over, command, remember,
@@ -146,7 +147,11 @@ function steps.redeem(hash, person, server, account, id, record, cookie, resume,
   local replaced, is_view = {}, mode == 'view'
   local users = living(server, mode)
   if not is_view then
-    if takes_over == '1' then
+    local others = false
+    for _, one in ipairs(users) do
+      others = others or string.sub(field(one, 'indexes'), 1, #person) ~= person
+    end
+    if takes_over == 'any' or (takes_over == 'own' and not others) then
       replaced = users
     elseif #users >= tonumber(server_max) then
       return {'in_use', users[1], field(users[1], 'record')}
