@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway.config.egress import EgressSettings
+from gateway.config.egress import EgressProxy, EgressSettings
 from gateway.domain.consoles.shapes import ConsoleShape, configured_shapes
 from gateway.domain.errors import ConsoleUnavailable
 from gateway.domain.links.console_link import ConsoleAddresses
@@ -104,10 +104,11 @@ async def consoles(
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
     private: tuple = LOOPBACK,
     trusted: bool = True,
+    proxy: EgressProxy | None = None,
 ) -> AsyncIterator[CloudConsoles]:
     egress = EgressRoute(
         EgressSettings(),
-        proxy=None,
+        proxy=proxy,
         ca_file=files / "ca.crt" if trusted else None,
         certificate=None,
     )
@@ -277,6 +278,55 @@ async def test_host_that_is_not_allowed_is_refused(cloud: Cloud, files: Path) ->
     async with consoles(files, hosts=("*.example.com",)) as found:
         assert "is not in `accounts[].links.console_hosts`" in await refusal(found, cloud)
     assert cloud.seen == []
+
+
+@asynccontextmanager
+async def connect_proxy(asked: list[str]) -> AsyncIterator[EgressProxy]:
+    """Run a proxy of the CONNECT method that leads every name to loopback."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65_536):
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.split(b" ")[1].decode())
+        port = int(asked[-1].rpartition(":")[2])
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pump(reader, behind_writer))
+            group.create_task(pump(behind_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    yield EgressProxy.model_validate({"url": f"http://127.0.0.1:{port}"})
+    server.close()
+
+
+async def test_through_an_egress_proxy_the_allowed_hosts_decide_alone(
+    cloud: Cloud, files: Path
+) -> None:
+    """The proxy resolves the name, so no address is checked here."""
+    cloud.serve["/websockify"], asked = greet, list[str]()
+
+    async def fetch_url() -> Secret:
+        return Secret(f"https://console.example.com:{cloud.port}/v.html?token={TOKEN}")
+
+    hosts = ("console.example.com",)
+    async with (
+        connect_proxy(asked) as proxy,
+        consoles(files, hosts=hosts, private=(), proxy=proxy) as found,
+    ):
+        channel = await found.connect(fetch_url, "acme", timeout_s=30.0)
+        assert await channel.receive() == GREETING
+        await channel.close(1000, "")
+        assert asked == [f"console.example.com:{cloud.port}"]
+        with pytest.raises(ConsoleUnavailable, match="is not in"):
+            await found.connect(cloud.fetch_url, "acme", timeout_s=30.0)
+    assert len(asked) == 1
 
 
 async def test_error_of_the_link_passes(cloud: Cloud, files: Path) -> None:
