@@ -26,7 +26,7 @@ from tests.support.virtual_time import run_virtually
 PACE = Pace(requests=9.7, per_s=1, burst=5)
 CLOUD = (10.0, 10.0)
 _CHUNKS = 40
-_SEEDS = int(os.environ.get("SEEDS", "2000"))
+_SEEDS = int(os.environ.get("SEEDS", "1000"))
 
 Fault = Callable[[Fleet], Coroutine[Any, Any, None]]
 

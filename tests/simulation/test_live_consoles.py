@@ -437,7 +437,10 @@ def ignores_the_end_of_grants(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checks_nothing_on_resume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LiveSessions, "_check_again", lambda *_: None)
+    async def checks_nothing(*_: object) -> None:
+        return
+
+    monkeypatch.setattr(LiveSessions, "_check_again", checks_nothing)
     monkeypatch.setattr(SessionWatch, "_is_changed", lambda _: False)
 
 

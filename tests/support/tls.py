@@ -142,6 +142,7 @@ class TlsProxy:
         self._port_behind = port_behind
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
+        self._writers: list[asyncio.StreamWriter] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.port = 0
 
@@ -170,9 +171,13 @@ class TlsProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()  # a close would wait for the other side's TLS
+        await asyncio.sleep(0.01)  # transports close their sockets in the next turn
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind = await asyncio.open_connection("127.0.0.1", self._port_behind)
+        self._writers += (writer, behind[1])
         await asyncio.gather(_pump(reader, behind[1]), _pump(behind[0], writer))
 
 

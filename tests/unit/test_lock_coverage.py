@@ -166,7 +166,7 @@ def test_waiting_request_of_a_locked_person_is_rejected(clock: FakeClock) -> Non
     locks: dict[str, str] = {}
     telemetry = RecordingTelemetry()
     signatures: Any = None
-    rules: Any = {}
+    rules: Any = {"corp": None}
     identify = Identify(
         revoked=lambda _: False,
         find_lock=lambda principal: locks.get(principal.subject),
