@@ -77,8 +77,8 @@ lint: $(VENV)/.dev ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The end-to-end tests mostly wait: five of them share two cores well.
-WORKERS ?= 5
+# The end-to-end tests mostly wait: four of them share two cores well.
+WORKERS ?= 4
 # tests/conftest.py orders the files: the slowest start first.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 

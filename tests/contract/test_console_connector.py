@@ -281,7 +281,7 @@ async def test_host_that_is_not_allowed_is_refused(cloud: Cloud, files: Path) ->
 
 
 @asynccontextmanager
-async def connect_proxy(asked: list[str]) -> AsyncIterator[EgressProxy]:
+async def connect_proxy(targets: list[str]) -> AsyncIterator[EgressProxy]:
     """Run a proxy of the CONNECT method that leads every name to loopback."""
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -292,8 +292,8 @@ async def connect_proxy(asked: list[str]) -> AsyncIterator[EgressProxy]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        asked.append(head.split(b" ")[1].decode())
-        port = int(asked[-1].rpartition(":")[2])
+        targets.append(head.split(b" ")[1].decode())
+        port = int(targets[-1].rpartition(":")[2])
         behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         async with asyncio.TaskGroup() as group:
@@ -310,23 +310,23 @@ async def test_through_an_egress_proxy_the_allowed_hosts_decide_alone(
     cloud: Cloud, files: Path
 ) -> None:
     """The proxy resolves the name, so no address is checked here."""
-    cloud.serve["/websockify"], asked = greet, list[str]()
+    cloud.serve["/websockify"], targets = greet, list[str]()
 
     async def fetch_url() -> Secret:
         return Secret(f"https://console.example.com:{cloud.port}/v.html?token={TOKEN}")
 
     hosts = ("console.example.com",)
     async with (
-        connect_proxy(asked) as proxy,
+        connect_proxy(targets) as proxy,
         consoles(files, hosts=hosts, private=(), proxy=proxy) as found,
     ):
         channel = await found.connect(fetch_url, "acme", timeout_s=30.0)
         assert await channel.receive() == GREETING
         await channel.close(1000, "")
-        assert asked == [f"console.example.com:{cloud.port}"]
+        assert targets == [f"console.example.com:{cloud.port}"]
         with pytest.raises(ConsoleUnavailable, match="is not in"):
             await found.connect(cloud.fetch_url, "acme", timeout_s=30.0)
-    assert len(asked) == 1
+    assert len(targets) == 1
 
 
 async def test_error_of_the_link_passes(cloud: Cloud, files: Path) -> None:
