@@ -167,14 +167,14 @@ class Replica:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def request(self, person: Principal, method: str = "GET", *, fresh: bool = False) -> ApiRequest:
+    def request(self, person: Principal, *, fresh: bool = False) -> ApiRequest:
         async def read_body(limit: int) -> bytes:
             return b""
 
         return ApiRequest(
             authorization=[],
             x_auth_token=[],
-            method=method,
+            method="GET",
             target="",
             has_body=False,
             read_body=read_body,
@@ -198,12 +198,10 @@ class Replica:
         self,
         person: Principal | None = None,
         target: ConsoleTarget = TARGET,
-        *,
-        method: str = "GET",
     ) -> str:
         """Issue a ticket as the API does; return its text."""
         person = person or self.world.person()
-        request = self.request(person, method)
+        request = self.request(person)
         path = f"/v1/{target.project}/physicalservers/{target.server}/remote-console-address"
         call = request.call = Catalogue(built_in_operations()).resolve("GET", path)
         issued = await self.tickets.issue(person, call, request)

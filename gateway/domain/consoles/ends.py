@@ -148,6 +148,8 @@ SESSION_ENDS: Final = (
 )
 """All ends, in the order of their close codes."""
 
+ENDS_BY_NAME: Final = {one.name: one for one in SESSION_ENDS}
+
 
 _PAGE = """# Ends of live consoles
 

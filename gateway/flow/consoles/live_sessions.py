@@ -164,8 +164,7 @@ class LiveSessions:
             await connection.renew(command.person)
             return
         # Another release may have other ends.
-        by_name = {end.name: end for end in ends.SESSION_ENDS}
-        end = by_name.get(command.end, ends.OPERATOR)
+        end = ends.ENDS_BY_NAME.get(command.end, ends.OPERATOR)
         connection.end(end, by=command.by)
 
     async def save(self, connection: LiveSession) -> None:

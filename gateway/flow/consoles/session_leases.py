@@ -57,5 +57,4 @@ class SessionLeases:
     async def claim_dead(self) -> None:
         """Record the sessions that no process can go on with, each once over all replicas."""
         for dead in await self._store.claim_dead():
-            end = next(one for one in ends.SESSION_ENDS if one.name == dead.end)
-            await self._sessions.record_end(dead.session, end)
+            await self._sessions.record_end(dead.session, ends.ENDS_BY_NAME[dead.end])
