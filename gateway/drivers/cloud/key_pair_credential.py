@@ -1,12 +1,10 @@
 """Implements the port `ServiceCredential` with an AK/SK key pair."""
 
-from urllib.parse import urlsplit
-
 from gateway.config.accounts import KeyPairLogin
 from gateway.domain.model import Headers, UpstreamRequest
-from gateway.domain.upstream.signing import sign
 from gateway.drivers.cloud.credential_check import CredentialCheck
 from gateway.drivers.cloud.login_gate import fingerprint
+from gateway.drivers.cloud.request_signer import RequestSigner
 from gateway.flow.clock import Clock
 
 
@@ -23,18 +21,15 @@ class KeyPairCredential:
         clock: Clock,
     ) -> None:
         """`check` is shared by the account's projects: the cloud locks the key, not a project."""
-        self._project = project
         self._login = login
-        self._host = urlsplit(endpoint).netloc
         self._check = check
-        self._clock = clock
+        self._signer = RequestSigner(project, endpoint, clock)
         token = login.security_token
-        self._security_token = {} if token is None else {"X-Security-Token": token.reveal()}
         self._fingerprint = fingerprint(
             endpoint,
             login.access_key.reveal(),
             login.secret_key.reveal(),
-            *self._security_token.values(),
+            *(() if token is None else (token.reveal(),)),
         )
 
     async def log_in(self, *, deadline: float) -> str:
@@ -56,17 +51,7 @@ class KeyPairCredential:
             self._check.report_rejection(self._fingerprint)
 
     async def _sign(self, request: UpstreamRequest) -> Headers:
-        return sign(
-            method=request.method,
-            target=request.path,
-            # As the vendor's SDK does (upstream-api.md#4.1).
-            headers={
-                "Host": self._host,
-                "X-Project-Id": self._project,
-                **self._security_token,
-            },
-            body=request.body,
-            access_key=self._login.access_key,
-            secret_key=self._login.secret_key,
-            at=self._clock.now(),
+        login = self._login
+        return self._signer.headers(
+            request, login.access_key, login.secret_key, login.security_token
         )

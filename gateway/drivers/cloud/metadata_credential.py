@@ -6,14 +6,13 @@ The gateway runs on a server with an agency; the endpoint of that server issues 
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
 
 import orjson
 
 from gateway.domain.errors import GatewayError
 from gateway.domain.model import Headers, Secret, UpstreamRequest
-from gateway.domain.upstream.signing import sign
 from gateway.drivers.cloud.login_endpoint import LoginEndpoint
+from gateway.drivers.cloud.request_signer import RequestSigner
 from gateway.drivers.cloud.service_token import expiry_margin_s, issued_at
 from gateway.flow.clock import Clock
 
@@ -101,10 +100,8 @@ class MetadataCredential:
     """Signs each request for one project with the keys of this server."""
 
     def __init__(self, project: str, keys: MetadataKeys, endpoint: str, *, clock: Clock) -> None:
-        self._project = project
         self._keys = keys
-        self._host = urlsplit(endpoint).netloc
-        self._clock = clock
+        self._signer = RequestSigner(project, endpoint, clock)
         self._sent: TemporaryKeys | None = None
 
     async def log_in(self, *, deadline: float) -> str:
@@ -115,19 +112,7 @@ class MetadataCredential:
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del deadline
         keys = self._sent = await self._keys.current()
-        return sign(
-            method=request.method,
-            target=request.path,
-            headers={
-                "Host": self._host,
-                "X-Project-Id": self._project,
-                "X-Security-Token": keys.security_token.reveal(),
-            },
-            body=request.body,
-            access_key=keys.access_key,
-            secret_key=keys.secret_key,
-            at=self._clock.now(),
-        )
+        return self._signer.headers(request, keys.access_key, keys.secret_key, keys.security_token)
 
     async def renew(self, refused: Headers, *, is_certain: bool, deadline: float) -> bool:
         del is_certain, deadline
