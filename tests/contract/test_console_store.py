@@ -120,11 +120,17 @@ async def attach(
 
 
 async def running(
-    store: ConsoleStore, name: str, subject: str = "ada", *, owner: str = "p1", at: float = 0.0
+    store: ConsoleStore,
+    name: str,
+    subject: str = "ada",
+    *,
+    owner: str = "p1",
+    at: float = 0.0,
+    limits: SessionLimits = LIMITS,
 ) -> ConsoleSession:
     session = a_session(name, subject)
     session = replace(session, started_at=session.started_at + at)
-    assert await redeem(store, session, name) == Redeemed()
+    assert await redeem(store, session, name, limits) == Redeemed()
     assert isinstance(await attach(store, session, name, owner), Attached)
     return session
 
@@ -453,6 +459,21 @@ async def test_of_two_registered_sessions_the_older_stays(subject: Subject) -> N
     result = await subject.store.register(late, hash_of("k"), owner="p3", lease_s=LEASE_S)
     assert result is Registered.OLDER_SESSION
     assert [one.session.id for one in await subject.store.sessions()] == [older.id]
+
+
+async def test_each_displaced_session_has_a_command_of_its_own(subject: Subject) -> None:
+    """Several sessions with keyboard on one server, at several owners and without one."""
+    limits = replace(LIMITS, server=3)
+    found = [
+        await running(subject.store, name, "ben", owner=owner, at=at, limits=limits)
+        for name, owner, at in (("b", "p2", 1), ("c", "p3", 2), ("d", "p2", 3))
+    ]
+    await subject.store.detach(found[2].id, owner="p2")
+    redeemed = await redeem(subject.store, a_session("a"), "a", take_over=TakeOver.ANY)
+    assert redeemed == Redeemed((found[2],), (found[0], found[1]))
+    by = PersonRef.of(a_session("a").person)
+    assert await subject.store.take_commands("p2") == (end(found[0], "taken_over", by),)
+    assert await subject.store.take_commands("p3") == (end(found[1], "taken_over", by),)
 
 
 async def test_registering_ends_a_younger_session_without_owner(subject: Subject) -> None:

@@ -128,6 +128,19 @@ async def test_record_of_another_session_opens_nothing(redis: Redis) -> None:
     assert await attach(redis) == SessionGone()
 
 
+async def test_command_for_another_session_ends_nothing(redis: Redis) -> None:
+    """Who can write to Redis cannot send one session's command to the owner of another."""
+    await open_session(redis)
+    await attach(redis)
+    end = SessionCommand(SESSION.id, CommandKind.END, "operator")
+    await redis.store.command(end)
+    client, key = redis.valkey._client, await redis.key(":commands:p1")
+    (sent,) = await client.zrange(key, 0, -1)
+    other = secrets.token_hex(16).encode()
+    await client.zadd(key, {sent.replace(SESSION.id.encode(), other): 1})
+    assert await redis.store.take_commands("p1") == (end,)
+
+
 async def test_ticket_from_before_a_clock_that_was_set_back_is_gone(redis: Redis) -> None:
     await issue(redis)
     client, key = redis.valkey._client, await redis.key(":ticket:")

@@ -1,8 +1,8 @@
 """Tickets and sessions of live consoles in Redis, shared by all replicas (port `ConsoleStore`).
 
-Tickets, sessions and the senders of commands are sealed. In the clear are hashes of people and
-servers, which count in the limits, the names of processes, and times. All keys share one hash tag,
-so that each step is atomic in a cluster, too: live consoles are few.
+Tickets, sessions and commands are sealed, each for its own ID. In the clear are hashes of people
+and servers, which count in the limits, the names of processes, and times. All keys share one hash
+tag, so that each step is atomic in a cluster, too: live consoles are few.
 """
 
 import logging
@@ -56,6 +56,7 @@ log = logging.getLogger("gateway.console")
 _STEPS = LuaScript("console_sessions")
 _BATCH: Final = 500
 """IDs in one call, so that a call never blocks the server noticeably."""
+_DISPLACED_TRIES: Final = 5
 _DEAD_FOR_S: Final = 2 * RENEW_EVERY_S
 """How long a session must have been dead before it is claimed.
 
@@ -109,8 +110,9 @@ class ValkeyConsoleStore:
         *,
         take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
-        by = PersonRef(session.person.subject, session.person.issuer)
-        reply = await self._step(
+        by = PersonRef.of(session.person)
+        reply = await self._displacing_step(
+            SessionCommand("", CommandKind.END, ends.TAKEN_OVER.name, by),
             "redeem",
             ticket_hash.hex(),
             *_indexes(session),
@@ -126,7 +128,6 @@ class ValkeyConsoleStore:
             limits.account,
             limits.total,
             take_over.value,
-            self._seal_end(ends.TAKEN_OVER, by),
             _ms(ENDED_REMEMBERED_S),
             _ms(self._resume_within_s),
         )
@@ -163,7 +164,7 @@ class ValkeyConsoleStore:
             owner,
             _ms(lease_s + self._resume_within_s),
             _ms(CALM_S),
-            self._seal_end(ends.REPLACED),
+            self._seal_command(SessionCommand(session_id, CommandKind.END, ends.REPLACED.name)),
         )
         match reply:
             case [b"attached", bytes(record), bytes(previous), int(attempt)]:
@@ -208,7 +209,8 @@ class ValkeyConsoleStore:
         owner: str,
         lease_s: float,
     ) -> Registered:
-        reply = await self._step(
+        reply = await self._displacing_step(
+            SessionCommand("", CommandKind.END, ends.LIMIT.name),
             "register",
             session.id,
             self._seal("session", session.id, session),
@@ -220,7 +222,6 @@ class ValkeyConsoleStore:
             *_indexes(session),
             repr(session.started_at),
             _ms(lease_s + self._resume_within_s),
-            self._seal_end(ends.LIMIT),
         )
         return {
             b"registered": Registered.REGISTERED,
@@ -299,15 +300,32 @@ class ValkeyConsoleStore:
     async def _step(self, name: str, *args: str | bytes | int) -> Any:
         return await self._valkey.run_script(_STEPS, [self._base], [name, *args])
 
+    async def _displacing_step(
+        self, command: SessionCommand, name: str, *args: str | bytes | int
+    ) -> Any:
+        """Perform a step that may displace other sessions; `command` is for their owners.
+
+        A command is sealed for one session. The step therefore changes nothing, and names the
+        sessions, until it has a command for each of them.
+        """
+        sealed: dict[bytes, bytes] = {}
+        for _ in range(_DISPLACED_TRIES):
+            pairs = [part for one in sealed.items() for part in one]
+            match await self._step(name, *args, *pairs):
+                case [b"displaces", *ids]:
+                    for one in ids:
+                        theirs = replace(command, session_id=one.decode())
+                        sealed[one] = self._seal_command(theirs)
+                case reply:
+                    return reply
+        raise StoreUnavailable(f"{name}: the sessions on the server change too fast")
+
     def _seal(self, kind: str, name: str, value: Ticket | ConsoleSession) -> bytes:
         return self._sealer.seal(msgspec.json.encode(value), bound_to=self._binding(kind, name))
 
     def _seal_command(self, command: SessionCommand) -> bytes:
-        plain = msgspec.json.encode(replace(command, session_id=""))
-        return self._sealer.seal(plain, bound_to=self._binding("command", ""))
-
-    def _seal_end(self, end: ends.SessionEnd, by: PersonRef | None = None) -> bytes:
-        return self._seal_command(SessionCommand("", CommandKind.END, end.name, by))
+        bound_to = self._binding("command", command.session_id)
+        return self._sealer.seal(msgspec.json.encode(command), bound_to=bound_to)
 
     def _open(self, kind: str, name: str, sealed: bytes, form: type[_Stored]) -> _Stored | None:
         plain = self._sealer.open(sealed, bound_to=self._binding(kind, name))
@@ -321,9 +339,9 @@ class ValkeyConsoleStore:
     def _commands(self, sent: Iterable[bytes]) -> Iterator[SessionCommand]:
         for one in sent:
             session_id, _, sealed = one.partition(b" ")
-            command = self._open("command", "", sealed, SessionCommand)
+            command = self._open("command", session_id.decode(), sealed, SessionCommand)
             if command is not None:
-                yield replace(command, session_id=session_id.decode())
+                yield command
 
     def _sessions(self, records: Iterable[tuple[bytes, bytes]]) -> Iterator[ConsoleSession]:
         for session_id, record in records:

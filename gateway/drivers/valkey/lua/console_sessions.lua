@@ -64,13 +64,29 @@ local function send_end(owner, id, command)
 end
 
 -- A session that another one displaces: its owner ends it, or it ends here.
-local function displace(id, command, remember)
+local function displace(id, commands, remember)
   local owner = field(id, 'owner')
   if owner ~= '' then
-    send_end(owner, id, command)
+    send_end(owner, id, commands[id])
     return {id, field(id, 'record'), '1'}
   end
   return {id, finish(id, remember), '0'}
+end
+
+-- The commands of a step that displaces sessions: IDs, each with its sealed command.
+local function commands_of(...)
+  local pairs_of, commands = {...}, {}
+  for i = 1, #pairs_of, 2 do commands[pairs_of[i]] = pairs_of[i + 1] end
+  return commands
+end
+
+-- The sessions that have an owner and no command yet: the caller seals one for each.
+local function without_command(ids, commands)
+  local missing = {}
+  for _, id in ipairs(ids) do
+    if field(id, 'owner') ~= '' and not commands[id] then missing[#missing + 1] = id end
+  end
+  return missing
 end
 
 local function take_commands(owner)
@@ -138,11 +154,10 @@ end
 
 -- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
 -- person, server, viewers, account and total, whose sessions to take over ('none', 'own',
--- 'any'), command to those that are taken
--- over, time to remember an end, time to resume
+-- 'any'), time to remember an end, time to resume, commands to those that are taken over
 function steps.redeem(hash, person, server, account, id, record, cookie, resume, mode, started,
-    person_max, server_max, viewers_max, account_max, total_max, takes_over, command, remember,
-    resumable)
+    person_max, server_max, viewers_max, account_max, total_max, takes_over, remember, resumable,
+    ...)
   if not ticket_of(hash) then return {'gone'} end
   local replaced, is_view = {}, mode == 'view'
   local users = living(server, mode)
@@ -171,10 +186,13 @@ function steps.redeem(hash, person, server, account, id, record, cookie, resume,
   if count(account) >= tonumber(account_max) then return {'limit', 'account'} end
   local total = redis.call('ZCOUNT', sessions, '(' .. now, '+inf') - #replaced
   if total >= tonumber(total_max) then return {'limit', 'total'} end
+  local commands = commands_of(...)
+  local missing = without_command(replaced, commands)
+  if #missing > 0 then return {'displaces', unpack(missing)} end
   redis.call('DEL', base .. ':ticket:' .. hash)
   local result = {'redeemed'}
   for _, one in ipairs(replaced) do
-    result[#result + 1] = displace(one, command, remember)
+    result[#result + 1] = displace(one, commands, remember)
   end
   local indexes = person .. ' ' .. server .. ' ' .. account
   store_session(id, record, cookie, resume, '', '', mode, indexes, started)
@@ -233,10 +251,10 @@ function steps.renew(owner, lease, ...)
   return {lost, missing, take_commands(owner)}
 end
 
--- ID, record, cookie, resume key, next resume key or '', owner, mode, person, server, account, start, lease and time to
--- resume, command to younger sessions
+-- ID, record, cookie, resume key, next resume key or '', owner, mode, person, server, account,
+-- start, lease and time to resume, commands to younger sessions
 function steps.register(id, record, cookie, resume, next_resume, owner, mode, person, server,
-    account, started, lease, command)
+    account, started, lease, ...)
   local holder = field(id, 'owner')
   if redis.call('EXISTS', base .. ':ended:' .. id) == 1 or (holder ~= '' and holder ~= owner) then
     return {'ended'}
@@ -251,9 +269,12 @@ function steps.register(id, record, cookie, resume, next_resume, owner, mode, pe
         younger[#younger + 1] = one
       end
     end
+    local commands = commands_of(...)
+    local missing = without_command(younger, commands)
+    if #missing > 0 then return {'displaces', unpack(missing)} end
     for _, one in ipairs(younger) do
       if field(one, 'owner') ~= '' then
-        send_end(field(one, 'owner'), one, command)
+        send_end(field(one, 'owner'), one, commands[one])
       else
         set_until(one, now - 1)  -- it counts as dead
       end
