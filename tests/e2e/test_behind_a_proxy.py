@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.test_console_sessions import PROJECT, deliver_live
 from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
+from tests.support.live_delivery import PROJECT, deliver_live
 from tests.support.live_page import LivePage
 from tests.support.stack import (
     CloudProcess,

@@ -10,25 +10,16 @@ import aiohttp
 import pytest
 
 from tests.e2e.test_commands import run
+from tests.support.live_delivery import (
+    ADMIN_API,
+    PROJECT,
+    admin_headers,
+    admin_post,
+    deliver_live,
+    ticket,
+)
 from tests.support.live_page import LivePage
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
-
-PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
-ADMIN_API = {"audience": "gateway-admin", "groups": {"admins": "all"}}
-
-
-def deliver_live(gateway: RunningGateway, **console: Any) -> None:
-    """Change the config so that the account's consoles run through the gateway."""
-    cloud, config = gateway.cloud, gateway.config
-    (gateway.directory / "console-ca.pem").write_text(cloud.console_authority())
-    config["listen"]["public_url"] = gateway.url
-    config["console"] = {"private_networks": ["127.0.0.0/8"], "drain_s": 20, **console}
-    config["accounts"][0] |= {
-        "console": {"delivery": "proxied"},
-        "ca_file": "console-ca.pem",
-        "links": {"console_hosts": ["127.0.0.1"]},
-    }
-    gateway.write_config()
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +53,6 @@ class _Counter:
     def next(cls) -> int:
         cls.value += 1
         return cls.value
-
-
-def ticket(gateway: RunningGateway, token: str, server: str) -> str:
-    response = gateway.console(token, server)
-    assert response.status == 200, response.body
-    address: str = response.json["url"]
-    assert address.startswith(f"{gateway.url}/console#")
-    return address.partition("#")[2]
 
 
 async def open_console(
@@ -186,11 +169,7 @@ async def test_session_ends_within_a_second_on_another_replica(
     closed = asyncio.create_task(page.until_closed())
     await asyncio.sleep(0.3)
     policy = json.loads(second.policy_file.read_text())
-    admin = {
-        "Authorization": "Bearer "
-        + live.cloud.token("ada", groups=["admins"], claims={"aud": ADMIN_API["audience"]}),
-        "Content-Type": "application/json",
-    }
+    admin = admin_headers(live.cloud)
     began, expected = time.monotonic(), 4002
     try:
         if how == "policy":
@@ -200,7 +179,7 @@ async def test_session_ends_within_a_second_on_another_replica(
             paths = {"lock": "locks", "revocation": "revocations", "operator": "consoles/end"}
             target = {"issuer": "corp", "subject": f"ended-{how}", "reason": "test"}
             body = {"id": page.session_id} if how == "operator" else target
-            await asyncio.to_thread(post, first, f"/admin/{paths[how]}", admin, body)
+            await asyncio.to_thread(admin_post, first, f"/admin/{paths[how]}", admin, body)
             expected = 4001 if how == "operator" else 4002
         assert await closed == expected
         # A changed policy file is noticed within a second, and ends the session in another.
@@ -208,11 +187,6 @@ async def test_session_ends_within_a_second_on_another_replica(
     finally:
         second.write_policy(policy)
     eventually(lambda: len(ended([first, second], page.session_id)) == 1)
-
-
-def post(gateway: RunningGateway, path: str, headers: dict[str, str], body: object) -> None:
-    response = fetch(gateway.admin, "POST", path, headers, json.dumps(body))
-    assert response.status in (200, 201, 202), response.body
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 import yaml
 
-from tests.e2e.test_console_sessions import PROJECT, deliver_live
+from tests.support.live_delivery import PROJECT, deliver_live
 from tests.support.live_page import LivePage
 from tests.support.prometheus import NOT_HERE, PROMETHEUS, Prometheus
 from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch

@@ -6,13 +6,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.real_console import MISSING, RealConsoleHost, fetch_link
+from tests.support.real_console import RealConsoleHost, fetch_link, needs_real_console
 from tests.support.rfb_client import COPY_RECT, HEXTILE, RAW, connect_rfb
 from tests.support.stack import CloudProcess, eventually
 
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (.ci/system-packages)"
-)
+pytestmark = needs_real_console
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,14 @@ from playwright.sync_api import Browser
 
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
-from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
+from tests.support.browser import ConsoleTab, needs_chromium, open_browser
 from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
 from tests.support.leaks import find_leaks, redis_contents
-from tests.support.real_console import MISSING, RealConsoleHost
+from tests.support.real_console import RealConsoleHost, needs_real_console
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
 from tests.support.valkey import free_port
 
-NOT_INSTALLED = [*MISSING, *(["chromium"] if CHROMIUM is None else [])]
-pytestmark = pytest.mark.skipif(
-    bool(NOT_INSTALLED), reason=f"not installed: {', '.join(NOT_INSTALLED)} (.ci/system-packages)"
-)
+pytestmark = [needs_real_console, needs_chromium]
 SHAPES = ("root", "directory")
 
 

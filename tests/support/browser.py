@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import pytest
 from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium")
+needs_chromium: Final = pytest.mark.skipif(
+    CHROMIUM is None, reason="not installed: chromium (.ci/system-packages)"
+)
 LIVE_TIMEOUT_MS: Final = 60_000
 
 

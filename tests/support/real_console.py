@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.support.simulated_cloud import login_body
 from tests.support.stack import TIMEOUT_S, CloudProcess, console_path, eventually, fetch
 from tests.support.tls import Authority
@@ -17,6 +19,9 @@ from tests.support.valkey import free_port
 PROGRAMS: Final = ("Xvnc", "websockify", "xterm")
 MISSING: Final = [program for program in PROGRAMS if shutil.which(program) is None]
 """Programs that are not installed; .ci/system-packages names their packages."""
+needs_real_console: Final = pytest.mark.skipif(
+    bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (.ci/system-packages)"
+)
 
 _JSON: Final = {"Content-Type": "application/json"}
 
