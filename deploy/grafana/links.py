@@ -185,7 +185,7 @@ def links() -> Dashboard:
         .with_panel(
             graph(
                 "How many live consoles are open?",
-                "Consoles whose page is connected, by account. Accounts with `console.delivery: proxied` only; the consoles of replaced workers are missing.",
+                "Consoles whose page is connected, by account. Accounts with `console.delivery: proxied` only. Worker 0 of each gateway includes the consoles of replaced workers.",
                 ("sum by (account) (gateway_console_connections{ACCOUNT})", "{{account}}"),
                 unit="short",
                 stacked=True,

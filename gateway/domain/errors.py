@@ -275,14 +275,16 @@ class SessionLimitReached(GatewayError):
 
 
 class ConsoleUnavailable(GatewayError):
-    def __init__(self, detail: str, *, was_reached: bool = False) -> None:
+    def __init__(self, detail: str, *, was_reached: bool = False, was_silent: bool = False) -> None:
         """`detail` is for the page as well: neither URL nor token, nor text of the peer.
 
-        `was_reached`: the cloud gave no greeting of RFB, so another shape may work.
+        `was_reached`: the cloud gave no greeting of RFB, so another shape may work. `was_silent`:
+        it gave no answer at all until the time-out.
         """
         super().__init__(detail)
         self.detail = detail
         self.was_reached = was_reached
+        self.was_silent = was_silent
 
 
 class ConsoleStoreUnavailable(RetryLater):

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from gateway.process.worker_plan import (
     RETIRE,
     TAKE_OVER,
     AccountsInForce,
+    ConsoleCounts,
     SupervisorCounters,
     Watchdog,
     WorkerPlan,
@@ -75,6 +77,7 @@ class WorkerProcess:
     pid: int
     started_at: float
     watchdog: Watchdog
+    consoles: ConsoleCounts
     retired: bool = False
     """It received a signal to exit, so it needs no replacement."""
     kill_at: float = math.inf
@@ -121,6 +124,7 @@ class Supervisor:
         self._watchdogs_checked_at = _now()
         self._counters = SupervisorCounters()
         self._accounts = AccountsInForce()
+        self._retired_consoles = ConsoleCounts()
         self._handover = Handover()
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
@@ -144,6 +148,7 @@ class Supervisor:
                 self._rejected = []  # a requested reload reports its errors again
                 self._reload()
             self._reap()
+            self._count_retired_consoles()
             self._check_watchdogs()
             self._restart_dead()
             self._watch_config()
@@ -258,7 +263,7 @@ class Supervisor:
                 return None
         public, admin = sockets
         ready_read, ready_write = os.pipe()
-        watchdog = Watchdog()
+        watchdog, consoles = Watchdog(), ConsoleCounts()
         takes_over = any(one.index == index and not one.retired for one in self._workers.values())
         plan = WorkerPlan(
             config,
@@ -272,6 +277,8 @@ class Supervisor:
             self._accounts,
             self._handover,
             watchdog,
+            consoles,
+            self._retired_consoles,
         )
         pid = os.fork()
         if pid == 0:
@@ -280,7 +287,7 @@ class Supervisor:
         os.close(ready_write)
         ready = self._wait_until_ready(ready_read)
         os.close(ready_read)
-        worker = self._workers[pid] = WorkerProcess(index, pid, _now(), watchdog)
+        worker = self._workers[pid] = WorkerProcess(index, pid, _now(), watchdog, consoles)
         if not ready:
             self._retire(worker, signal.SIGKILL)
             return None
@@ -311,6 +318,13 @@ class Supervisor:
 
     def _count_retired(self) -> None:
         self._counters.set_workers_retired(sum(one.retired for one in self._workers.values()))
+
+    def _count_retired_consoles(self) -> None:
+        total: Counter[str] = Counter()
+        for worker in self._workers.values():
+            if worker.retired:
+                total.update(worker.consoles.counts)
+        self._retired_consoles.set(total)
 
     def _run_child(self, plan: WorkerPlan) -> None:
         code = 1

@@ -155,7 +155,8 @@ class Worker:
         }
         consoles = components.consoles
         if consoles is not None:
-            tasks["console accounts"] = lambda: self._end_removed_accounts(consoles)
+            tasks["console accounts"] = lambda: self._watch_accounts(consoles)
+            self._export_connections(consoles)
         for listener, certificate in self._certificates.items():
             tasks[f"certificate of {listener}"] = certificate.run
             self._metrics.gauge(
@@ -216,12 +217,27 @@ class Worker:
             await drain.keep(for_s=console.reload_drain_s, unless=self._terminated)
         await drain.run(within_s=console.drain_s)
 
-    async def _end_removed_accounts(self, consoles: OpenConsoles) -> None:
+    def _export_connections(self, consoles: OpenConsoles) -> None:
+        """Export the live consoles of each account; the first worker adds the replaced ones'."""
+        plan, sessions = self._plan, consoles.sessions
+
+        def connected(account: str) -> int:
+            retired = 0 if plan.index else plan.retired_consoles.counts.get(account, 0)
+            return sessions.counts()[account] + retired
+
+        for one in self._config.accounts:
+            if one.delivers_proxied:
+                gauge = partial(connected, one.name)
+                self._metrics.gauge("gateway_console_connections", gauge, account=one.name)
+
+    async def _watch_accounts(self, consoles: OpenConsoles) -> None:
         """End the live consoles on accounts that a newer config has removed."""
         while True:
             names = self._plan.accounts.names
             if names is not None:
                 consoles.sessions.end_other_accounts(names)
+            if self._replaced:
+                self._plan.consoles.set(consoles.sessions.counts())
             await self._clock.sleep(_ACCOUNTS_INTERVAL_S)
 
     def _admin_server(self, components: Components) -> ListenerServer:

@@ -4,10 +4,10 @@ import json
 import mmap
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handover
@@ -21,7 +21,7 @@ DUMP_STACKS = signal.SIGQUIT
 """To a worker whose event loop has stalled: write the stacks of its threads to stderr."""
 
 
-_ACCOUNTS_BYTES: Final = 4 * 1024 * 1024
+_JSON_BYTES: Final = 4 * 1024 * 1024
 _SIZE_BYTES: Final = 8
 _PREFIX_BYTES: Final = sha256().digest_size + _SIZE_BYTES
 
@@ -64,27 +64,61 @@ class SupervisorCounters:
         self._shared[1] += 1
 
 
+class _SharedJson:
+    """A JSON value in memory that one process writes and others read."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, _JSON_BYTES)
+
+    def set(self, value: object) -> None:
+        """Replace the value; a reader sees all or nothing of it."""
+        text = json.dumps(value).encode()
+        size = len(text).to_bytes(_SIZE_BYTES, "big")
+        self._shared[: _PREFIX_BYTES + len(text)] = sha256(size + text).digest() + size + text
+
+    def get(self) -> Any:
+        """Return the value; None before the first, and while it is being replaced."""
+        digest = self._shared[: sha256().digest_size]
+        size = self._shared[sha256().digest_size : _PREFIX_BYTES]
+        text = self._shared[_PREFIX_BYTES : _PREFIX_BYTES + int.from_bytes(size, "big")]
+        return json.loads(text) if sha256(size + text).digest() == digest else None
+
+
 class AccountsInForce:
     """The names of the accounts of the config in force, in memory that old workers read."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, _ACCOUNTS_BYTES)
+        self._json = _SharedJson()
 
     def set(self, names: Iterable[str]) -> None:
-        """Replace the names; a reader sees all or none of them."""
-        text = json.dumps(sorted(names)).encode()
-        size = len(text).to_bytes(_SIZE_BYTES, "big")
-        self._shared[: _PREFIX_BYTES + len(text)] = sha256(size + text).digest() + size + text
+        self._json.set(sorted(names))
 
     @property
     def names(self) -> frozenset[str] | None:
         """The names; None before the first, and while they are being replaced."""
-        digest = self._shared[: sha256().digest_size]
-        size = self._shared[sha256().digest_size : _PREFIX_BYTES]
-        text = self._shared[_PREFIX_BYTES : _PREFIX_BYTES + int.from_bytes(size, "big")]
-        if sha256(size + text).digest() != digest:
-            return None
-        return frozenset(json.loads(text))
+        names = self._json.get()
+        return None if names is None else frozenset(names)
+
+
+class ConsoleCounts:
+    """Live consoles by account of a replaced worker, or of all: its admin port has closed."""
+
+    def __init__(self) -> None:
+        self._json = _SharedJson()
+        self._last: Mapping[str, int] = {}
+
+    def set(self, counts: Mapping[str, int]) -> None:
+        if counts != self._last:
+            self._last = dict(counts)
+            self._json.set(self._last)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The counts; the last ones that were read while they are being replaced."""
+        counts = self._json.get()
+        if counts is not None:
+            self._last = counts
+        return self._last
 
 
 class Watchdog:
@@ -123,3 +157,7 @@ class WorkerPlan:
     accounts: AccountsInForce
     handover: Handover
     watchdog: Watchdog
+    consoles: ConsoleCounts
+    """Where the worker writes its own live consoles once it is replaced."""
+    retired_consoles: ConsoleCounts
+    """The live consoles of all replaced workers."""

@@ -243,6 +243,24 @@ async def test_faults_of_the_cloud_have_a_reason(
     assert len(cloud.seen) == 1
 
 
+async def test_silent_shape_costs_one_link_and_is_tried_last_then(
+    cloud: Cloud, files: Path
+) -> None:
+    """A console that answers nothing must not cost a link and a time-out for each shape."""
+    cloud.serve["/vnc/A.eu/websockify"], cloud.serve["/websockify"] = say_nothing, greet
+    async with consoles(files, template="auto", subprotocol="none") as found:
+        reason = await refusal(found, cloud, timeout_s=0.5)
+        assert reason == "directory without subprotocol: no greeting of RFB in time"
+        assert cloud.links == 1
+        await (await connect(found, cloud)).close(1000, "")
+        assert [one.path for one in cloud.seen] == ["/vnc/A.eu/websockify", "/websockify"]
+        cloud.serve["/websockify"] = say_nothing
+        await refusal(found, cloud, timeout_s=0.5)
+        await refusal(found, cloud, timeout_s=0.5)
+        assert [one.path for one in cloud.seen[2:]] == ["/websockify", "/vnc/A.eu/websockify"]
+    assert cloud.links == 4
+
+
 async def test_untrusted_certificate_is_refused_and_no_other_shape_is_tried(
     cloud: Cloud, files: Path
 ) -> None:

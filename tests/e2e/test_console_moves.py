@@ -101,11 +101,17 @@ async def test_sessions_move_on_sigterm_and_come_back(stack: Stack, http: Client
     await asyncio.to_thread(second.stop)
 
 
-async def test_removed_account_ends_sessions_of_the_replaced_worker(
+async def test_replaced_worker_counts_its_sessions_and_ends_those_of_a_removed_account(
     stack: Stack, http: ClientSession
 ) -> None:
     gateway = await asyncio.to_thread(start, stack, reload_drain_s=60.0)
     (page,) = await open_live(stack, http, gateway, 1)
+    connections = 'gateway_console_connections{account="prod"}'
+    gateway.config["request"]["deadline_s"] += 1
+    gateway.write_config()
+    await until(lambda: gateway.metric("gateway_workers_retired") == 1)
+    await until(lambda: gateway.metric(connections) == 1)
+    assert page.close_code is None
     gateway.config["accounts"][0]["name"] = "renamed"
     gateway.write_config()
     assert await page.until_closed() == 4002

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 from gateway.domain.consoles import ends
-from tests.support.browser import CHROMIUM, open_browser
+from tests.support.browser import needs_chromium, open_browser
 from tests.support.page_site import (
     OFFER,
     PERSON,
@@ -25,7 +25,7 @@ from tests.support.page_site import (
 )
 from tests.support.small_rfb import SmallScreen
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="requires Debian's package chromium")
+pytestmark = needs_chromium
 PICTURES = Path(__file__).parent / "pictures"
 SIZES = {"phone": (390, 844), "laptop": (1280, 800), "wide": (1920, 1080)}
 TICKET = "#t0"
@@ -137,7 +137,13 @@ def visitor(site: PageSite, browser: Browser) -> Iterator[Visitor]:
 
 
 OTHER = {"subject": "ben", "issuer": "https://login.example.com"}
-IN_USE = {"since": after(-600), "by": OTHER, "may_take_over": True, "may_view": True}
+IN_USE = {
+    "since": after(-600),
+    "by": OTHER,
+    "may_take_over": True,
+    "may_view": True,
+    "own": False,
+}
 CONTROLS = [
     "Keyboard", "Keys", "Paste", "View only", "1:1", "Full screen", "Session", "Disconnect",
 ]  # fmt: skip
@@ -307,6 +313,36 @@ def test_console_in_use_is_taken_over_or_viewed(
     dialog.get_by_role("button", name=choice).click()
     visitor.expect_state("live")
     assert visitor.site.posts[-1] == ("/gw/console/redeem", {"ticket": "t0"} | expected)
+
+
+def test_own_console_in_another_place_is_taken_over(visitor: Visitor) -> None:
+    own = IN_USE | {"by": PERSON, "own": True, "may_view": False}
+    visitor.site.describe = [(200, OFFER | {"in_use": own}, {})]
+    visitor.connect()
+    dialog = visitor.page.get_by_role("dialog", name="You have this console open already.")
+    expect(dialog).to_contain_text(re.compile(r"Since \d\d:\d\d, by yourself"))
+    expect(dialog).to_contain_text("Taking over ends your other session of this console.")
+    assert "person" not in dialog.inner_text()
+    visitor.show("in-use-own")
+    dialog.get_by_role("button", name="Take over").click()
+    visitor.expect_state("live")
+
+
+def test_takeover_by_the_same_person_has_its_own_words(visitor: Visitor) -> None:
+    code, name = ends.TAKEN_OVER.code, ends.TAKEN_OVER.name
+    visitor.site.behaviours = [ending(code or 0, name, by=PERSON)]
+    visitor.connect()
+    expect(visitor.title()).to_have_text("You have opened this console in another place.")
+
+
+def test_failed_redemption_that_spent_the_ticket_is_explained(visitor: Visitor) -> None:
+    """The record could not be written, or an answer of the store was lost."""
+    visitor.allowed = re.compile("status of (410|503)")
+    gone = {"error_code": "CGW.4100", "error_msg": "The ticket was used before."}
+    visitor.site.redeem = [(503, {}, {"Retry-After": "0"}), (410, gone, {})]
+    visitor.connect()
+    lead = visitor.page.locator("#card-lead")
+    expect(lead).to_contain_text("The gateway failed while it opened the console")
 
 
 def test_console_in_use_meanwhile_keeps_the_ticket(visitor: Visitor) -> None:
@@ -527,6 +563,49 @@ def test_composed_text_arrives_when_it_is_complete(visitor: Visitor) -> None:
     visitor.page.keyboard.insert_text("界")
     visitor.wait_for(lambda: len(screen.keys) == 4)
     assert [key for key, down in screen.keys if down] == [0x01004E16, 0x0100754C]
+
+
+POWER_OFFERED = bytes([250, 0, 1, 1])
+
+
+def test_power_is_sent_after_a_confirmation(visitor: Visitor) -> None:
+    screen = SmallScreen(extra=POWER_OFFERED)
+    visitor.go_live(showing(screen, power=True))
+    visitor.button("Power").click()
+    panel = visitor.page.get_by_role("group", name="Power")
+    assert panel.get_by_role("button").all_inner_texts() == ["Shut down", "Restart", "Reset"]
+    visitor.show("power")
+    panel.get_by_role("button", name="Reset").click()
+    dialog = visitor.page.get_by_role("dialog", name="Reset the server?")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    visitor.show("power-confirm")
+    visitor.page.keyboard.press("Enter")
+    visitor.button("Power").click()
+    panel.get_by_role("button", name="Restart").click()
+    dialog = visitor.page.get_by_role("dialog", name="Restart the server?")
+    dialog.get_by_role("button", name="Restart").click()
+    visitor.wait_for(lambda: bool(screen.power))
+    assert screen.power == [3]
+    visitor.site.call(lambda socket: socket.send({"type": "power_ended"}))
+    expect(visitor.button("Power")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("screen", "attached"),
+    [
+        (SmallScreen(), {"power": True}),
+        (SmallScreen(extra=POWER_OFFERED), {"power": False}),
+        (SmallScreen(extra=POWER_OFFERED), {"power": True, "mode": "view"}),
+    ],
+    ids=["not offered", "not permitted", "view only"],
+)
+def test_power_is_hidden_where_it_cannot_be_used(
+    visitor: Visitor, screen: SmallScreen, attached: dict[str, object]
+) -> None:
+    visitor.go_live(showing(screen, **attached))
+    visitor.page.get_by_role("application").click()
+    visitor.page.wait_for_timeout(100)
+    expect(visitor.button("Power")).to_be_hidden()
 
 
 def test_view_only_switch_sends_nothing(visitor: Visitor) -> None:
@@ -754,6 +833,10 @@ def _rectangle(x: int, y: int, width: int, height: int, encoding: int) -> bytes:
     return struct.pack(">BxHHHHHi", 0, 1, x, y, width, height, encoding)
 
 
+EXTENDED_TEXT = struct.pack(">BxxxiI", 3, -8, 1 << 24 | 1) + bytes(4)
+"""An extended clipboard message, which no page has announced: its text would be inflated."""
+
+
 @pytest.mark.parametrize(
     ("screen", "message"),
     [
@@ -761,8 +844,9 @@ def _rectangle(x: int, y: int, width: int, height: int, encoding: int) -> bytes:
         (SmallScreen(extra=_rectangle(0, 0, 9_000, 4_000, -223)), "The server's screen is larger"),
         (SmallScreen(extra=_rectangle(700, 0, 400, 1, 0)), "The page does not understand"),
         (SmallScreen(extra=bytes([77])), "The page does not understand"),
+        (SmallScreen(extra=EXTENDED_TEXT), "The page does not understand"),
     ],
-    ids=["initial size", "new size", "rectangle outside", "unknown message"],
+    ids=["initial size", "new size", "rectangle outside", "unknown message", "extended text"],
 )
 def test_hostile_screen_ends_the_session(
     visitor: Visitor, screen: SmallScreen, message: str

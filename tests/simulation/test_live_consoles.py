@@ -30,6 +30,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import CONSOLE_OPEN, CONSOLE_TAKEOVER, CONSOLE_VIEW, Secret
 from gateway.domain.policy.policy import Policy
+from gateway.flow.consoles.console_store import Attached
 from gateway.flow.consoles.fallback_console_store import FallbackConsoleStore
 from gateway.flow.consoles.issue_ticket import TicketPipeline
 from gateway.flow.consoles.live_session import LiveSession
@@ -156,6 +157,7 @@ class Fleet:
             self.pages.append(page)
             await self._sit(page)
             key = page.key
+            self._check_not_locked_out(page)
             may_resume = page.closed is None or page.closed[0] == 4007
             if not may_resume or not self.goes_on:
                 break
@@ -167,6 +169,16 @@ class Fleet:
             # Until its owner has registered again, Redis may have the key before the current one.
             if not {"store_is_unavailable", "store_loses_answers"} & set(self.faults):
                 assert not stale.is_live or stale.closed is not None
+
+    def _check_not_locked_out(self, page: Page) -> None:
+        """Whatever is lost between gateway and page, the newest key that the page has is good."""
+        redis = self.world.redis
+        assert isinstance(redis, LocalConsoleStore)
+        if page.closed != (4009, "stale_page"):
+            return
+        if not {"store_is_unavailable", "store_loses_answers"} & set(self.faults):
+            stored = redis._alive(page.id)
+            assert stored is None or stored.is_ending, "a page is refused with its newest key"
 
     async def _sit(self, page: Page) -> None:
         await asyncio.wait({page.task}, timeout=self.chance.choice([0.5, 5.0, 20.0]))
@@ -226,6 +238,28 @@ async def replica_is_killed(fleet: Fleet) -> None:
     await fleet.replicas[0].kill()
 
 
+async def replica_is_killed_while_it_attaches(fleet: Fleet) -> None:
+    """Kill one that has a page's next key in the store: the page never receives it."""
+    replica = fleet.replicas[0]
+    attach = replica.sessions._attach
+
+    async def attach_and_die(*arguments: Any) -> Any:
+        connection = await attach(*arguments)
+        if isinstance(connection, LiveSession):
+            replica.is_dead = replica.outage.is_down = True
+            killing.set()
+            await asyncio.sleep(3_600)  # until its task is cancelled
+        return connection
+
+    killing = asyncio.Event()
+    await asyncio.sleep(fleet.chance.uniform(1.0, 30.0))
+    replica.sessions._attach = attach_and_die  # type: ignore[method-assign]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_RUNS_S / 2):
+            await killing.wait()
+    await replica.kill()
+
+
 async def clock_is_stepped(fleet: Fleet) -> None:
     for _ in range(3):
         await asyncio.sleep(fleet.chance.uniform(1.0, 20.0))
@@ -243,6 +277,7 @@ FAULTS: tuple[Fault, ...] = (
     store_loses_data,
     store_loses_answers,
     replica_is_killed,
+    replica_is_killed_while_it_attaches,
     clock_is_stepped,
     replica_is_drained,
 )
@@ -425,6 +460,19 @@ def repeats_an_unclear_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TicketPipeline, "_store_ticket", repeats)
 
 
+def accepts_the_next_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach = LocalConsoleStore.attach
+
+    async def attaches(self: LocalConsoleStore, session_id: str, *rest: Any, **more: Any) -> Any:
+        result = await attach(self, session_id, *rest, **more)
+        if isinstance(result, Attached):
+            stored = self._sessions[session_id]
+            stored.resume_hash, stored.next_resume_hash = stored.next_resume_hash, b""
+        return result
+
+    monkeypatch.setattr(LocalConsoleStore, "attach", attaches)
+
+
 def ignores_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SessionWatch, "_is_changed", lambda _: False)
 
@@ -455,6 +503,7 @@ BROKEN = {
     sends_the_url: "the cloud's URL has left the gateway",
     keeps_a_spent_ticket: "a ticket has opened two sessions",
     repeats_an_unclear_ticket: "a ticket has opened two sessions",
+    accepts_the_next_key_only: "a page is refused with its newest key",
     ignores_changes: "goes on without a right",
     ignores_the_end_of_grants: "goes on without a right",
     checks_nothing_on_resume: "goes on without a right",

@@ -41,6 +41,9 @@ from tests.support.consoles import ACCOUNT, PROJECT, TARGET
 from tests.support.frame_channel import MemoryChannel
 from tests.support.telemetry import RecordingTelemetry
 
+ADDRESS = "192.0.2.7"
+"""Of each request and connection, unless a test names another."""
+
 
 class Replica:
     """One process of the gateway."""
@@ -187,7 +190,7 @@ class Replica:
     def context_fields(self) -> dict[str, Any]:
         return {
             "request_id": f"req-{next(self.world.random)}",
-            "client_address": "192.0.2.7",
+            "client_address": ADDRESS,
             "deadline": self.world.clock.monotonic() + 30,
         }
 
@@ -214,8 +217,11 @@ class Replica:
     ) -> NewSession:
         return await self.redemption.redeem(ticket, self.context(), mode=mode, take_over=take_over)
 
-    def open_page(self, new: NewSession, key: str | None = None) -> "Page":
-        return Page(self, new, new.resume_key.reveal() if key is None else key)
+    def open_page(
+        self, new: NewSession, key: str | None = None, *, address: str = ADDRESS
+    ) -> "Page":
+        key = new.resume_key.reveal() if key is None else key
+        return Page(self, new, key, address=address)
 
     async def live(
         self,
@@ -253,7 +259,9 @@ class PageChannel(MemoryChannel):
 class Page:
     """A page of a browser: one connection, and the newest resume key."""
 
-    def __init__(self, replica: Replica, new: NewSession, key: str) -> None:
+    def __init__(
+        self, replica: Replica, new: NewSession, key: str, *, address: str = ADDRESS
+    ) -> None:
         self.replica = replica
         self.new = new
         self.id = new.session.id
@@ -261,7 +269,9 @@ class Page:
         self._first_key = key
         self.channel.put(json.dumps({"type": "attach", "resume_key": key}))
         self.task = asyncio.create_task(
-            replica.sessions.serve(self.id, new.cookie.reveal(), self.channel)
+            replica.sessions.serve(
+                self.id, new.cookie.reveal(), self.channel, client_address=address
+            )
         )
         replica.track(self.task)
 
@@ -292,9 +302,9 @@ class Page:
         """Lose the network, or close the tab."""
         self.channel.put(ChannelClosed(1006))
 
-    def resume(self, replica: Replica | None = None) -> "Page":
+    def resume(self, replica: Replica | None = None, *, address: str = ADDRESS) -> "Page":
         """Connect again with the newest key."""
-        return (replica or self.replica).open_page(self.new, self.key)
+        return (replica or self.replica).open_page(self.new, self.key, address=address)
 
     async def shake_hands(self) -> MemoryChannel:
         """Take browser and cloud through the handshake of RFB; return the cloud's channel."""

@@ -11,7 +11,7 @@ Receive = Callable[[], Awaitable[bytes]]
 Send = Callable[[bytes], Awaitable[None]]
 
 _PIXEL_FORMAT = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
-_FIXED_LENGTHS = {0: 20, 3: 10, 4: 8, 5: 6}
+_FIXED_LENGTHS = {0: 20, 3: 10, 4: 8, 5: 6, 250: 4}
 _CHALLENGE = bytes(range(16))
 _TEXT = """\
 
@@ -44,6 +44,8 @@ class SmallScreen:
     keys: list[tuple[int, bool]] = field(default_factory=list)
     """Keysym and whether it was pressed."""
     pointers: int = 0
+    power: list[int] = field(default_factory=list)
+    """Operations of xvp."""
     cut_texts: list[str] = field(default_factory=list)
     encodings: list[int] = field(default_factory=list)
     challenges: int = 0
@@ -102,6 +104,8 @@ class SmallScreen:
                 self.keys.append((keysym, bool(down)))
             elif kind == 5:
                 self.pointers += 1
+            elif kind == 250:
+                self.power.append(body[2])
         return kind == 3
 
     def typed(self) -> str:

@@ -1,8 +1,8 @@
-"""The accounts of the config in force, which a replaced worker reads from shared memory."""
+"""What replaced workers and others share: accounts of the config in force, live consoles."""
 
 import os
 
-from gateway.process.worker_plan import AccountsInForce
+from gateway.process.worker_plan import AccountsInForce, ConsoleCounts
 
 
 def test_names_are_unknown_before_the_first() -> None:
@@ -31,5 +31,14 @@ def test_child_process_reads_what_the_parent_writes() -> None:
 def test_half_written_names_are_ignored() -> None:
     accounts = AccountsInForce()
     accounts.set({"a", "b"})
-    accounts._shared[45] = ord("x")
+    accounts._json._shared[45] = ord("x")
     assert accounts.names is None
+
+
+def test_counts_stay_while_they_are_replaced() -> None:
+    counts = ConsoleCounts()
+    assert counts.counts == {}
+    counts.set({"a": 3, "b": 1})
+    assert counts.counts == {"a": 3, "b": 1}
+    counts._json._shared[45] = ord("x")
+    assert counts.counts == {"a": 3, "b": 1}

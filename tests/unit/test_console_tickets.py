@@ -275,6 +275,22 @@ def test_second_person_reads_that_the_console_is_in_use() -> None:
             "eve": (PersonRef("ada", "corp"), False, True),
             "tom": (None, True, False),
         }
+        assert not in_use.is_own
+
+    run(scenario)
+
+
+def test_own_session_is_taken_over_without_a_further_permission() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live("ada")
+        ticket = await replica.ticket(replica.world.person("ada"))
+        described = await replica.redemption.describe(ticket, replica.context())
+        assert described.in_use is not None
+        assert (described.in_use.is_own, described.in_use.may_take_over) == (True, True)
+        assert described.in_use.by == PersonRef("ada", "corp")
+        await replica.redeem(ticket, take_over=True)
+        assert await page.until_closed() == (4006, "taken_over")
+        assert page.frames[-1]["by"] == {"subject": "ada", "issuer": "corp"}
 
     run(scenario)
 
@@ -291,7 +307,7 @@ def test_taking_over_needs_its_permission() -> None:
         assert page.is_live
         other = await replica.live("tom", take_over=True)
         assert await page.until_closed() == (4006, "taken_over")
-        assert page.frames[-1]["by"] == "tom"
+        assert page.frames[-1]["by"] == {"subject": "tom", "issuer": "corp"}
         assert other.is_live
         (record,) = world.events("console_taken_over")
         assert (record.subject, record.target) == ("tom", "corp:ada")

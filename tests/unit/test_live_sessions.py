@@ -129,6 +129,29 @@ def test_stale_key_closes_and_changes_nothing() -> None:
     run(scenario)
 
 
+def test_connection_from_another_address_is_recorded() -> None:
+    """Both with the current key and without it: a copied cookie is used elsewhere."""
+
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        stale = replica.open_page(page.new, "invented", address="198.51.100.9")
+        assert await stale.until_closed() == (4009, "stale_page")
+        (rejected,) = replica.world.events("console_resume_rejected")
+        assert rejected.client_address == "198.51.100.9"
+        assert replica.world.events("console_address_changed") == []
+        again = page.resume(address="198.51.100.9")
+        await again.until("live")
+        (changed,) = replica.world.events("console_address_changed")
+        assert (changed.client_address, changed.subject) == ("198.51.100.9", "ada")
+        assert changed.detail == "redeemed from 192.0.2.7"
+        again.lose()
+        await again.task
+        await again.resume().until("live")
+        assert len(replica.world.events("console_address_changed")) == 1
+
+    run(scenario)
+
+
 def test_page_that_never_received_its_next_key_resumes_with_the_one_before() -> None:
     async def scenario(replica: Replica) -> None:
         page = await replica.live()
@@ -326,6 +349,7 @@ def test_power_ends_with_its_permission() -> None:
         page.channel.put(rfb.xvp(4), rfb.key(65))
         await asyncio.sleep(1)
         assert cloud.sent[-2:] == [rfb.xvp(3), rfb.key(65)]
+        assert page.of_type("power_ended") == [{"type": "power_ended"}]
         assert page.is_live
 
     run(scenario)
@@ -443,6 +467,31 @@ def test_idle_session_ends_after_a_warning_and_input_keeps_it() -> None:
     run(scenario)
 
 
+def test_idle_time_goes_on_over_a_resume() -> None:
+    """Else an unused page could stay open for ever on a network that flaps."""
+
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        await asyncio.sleep(1_000)
+        page.lose()
+        await page.task
+        page = page.resume()
+        await page.until("live")
+        await asyncio.sleep(760)
+        assert [one["reason"] for one in page.of_type("warning")] == ["idle"]
+        page.lose()
+        await page.task
+        await asyncio.sleep(25)
+        page = page.resume()  # there is still time for the warning
+        await page.until("live")
+        await asyncio.sleep(1)
+        assert [one["reason"] for one in page.of_type("warning")] == ["idle"]
+        assert page.is_live
+        assert await page.until_closed(within_s=60) == (4004, "idle")
+
+    run(scenario)
+
+
 def test_viewer_has_no_idle_time_but_a_limit_of_an_hour() -> None:
     async def scenario(replica: Replica) -> None:
         replica.world.policy = Policy([a_rule(CONSOLE_VIEW)], version="v2")
@@ -515,7 +564,7 @@ def test_operator_ends_live_and_waiting_sessions() -> None:
         page, by = await replica.live(), PersonRef("olga", "")
         assert await replica.sessions.end(page.id, ends.OPERATOR, by=by)
         assert await page.until_closed() == (4001, "operator")
-        assert page.frames[-1]["by"] == "olga"
+        assert page.frames[-1]["by"] == {"subject": "olga", "issuer": ""}
         new = await replica.redeem(await replica.ticket())
         assert await replica.sessions.end(new.session.id, ends.OPERATOR, by=by)
         assert not await replica.sessions.end(new.session.id, ends.OPERATOR, by=by)

@@ -103,12 +103,14 @@ def test_clipboard_text_after_a_message_is_removed(name):
     assert passed == MESSAGES[name] + b"\x02"
 
 
-def test_clipboard_text_is_removed_whatever_its_size():
+def test_clipboard_text_is_removed_up_to_16_mib():
     relay_filter = connected(WITHOUT_CLIPBOARD)
     relay_filter.from_server(struct.pack(">BxxxI", 3, 1 << 20))
     for _ in range(16):
         assert relay_filter.from_server(bytes(1 << 16)) == b""
     assert relay_filter.from_server(b"\x02") == b"\x02"
+    for length in (1 << 30, -(1 << 30)):
+        fails(connected(WITHOUT_CLIPBOARD), struct.pack(">Bxxxi", 3, length), "above 16 MiB")
 
 
 def test_extended_clipboard_text_is_removed():

@@ -139,6 +139,7 @@ PARSED = {
     "unknown_message": VIOLATION,
     "huge_size": VIOLATION,
     "huge_name": VIOLATION,
+    "huge_clipboard": VIOLATION,
 }
 
 

@@ -183,6 +183,12 @@ RECORDS: Final = (
         (*_PERSON, "decision", *_SESSION),
     ),
     AuditEvent(
+        "console_address_changed",
+        "when the page of a live console connects from another address than the one that redeemed"
+        " its ticket, which is in `detail`",
+        (*_PERSON, *_SESSION, "detail"),
+    ),
+    AuditEvent(
         "console_mode_changed",
         "when a live console becomes view-only because `console:open` has ended",
         (*_PERSON, *_SESSION, "detail"),

@@ -86,6 +86,8 @@ class ConsoleSession:
     """The address that requested the ticket."""
     request_id: str
     """Of the redemption."""
+    input_at: float = 0.0
+    """Seconds since the epoch: the last input that is stored, so that a resume goes on from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class InUse:
     """None: the reader may not know."""
     may_take_over: bool
     may_view: bool
+    is_own: bool
+    """It is a session of the reader, who may take it over without `console:takeover`."""
 
 
 @dataclass(frozen=True, slots=True)

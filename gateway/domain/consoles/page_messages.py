@@ -125,6 +125,10 @@ def mode_changed(mode: SessionMode) -> str:
     return _encode("mode", mode=mode.value)
 
 
+def power_ended() -> str:
+    return _encode("power_ended")
+
+
 def watchers(them: Sequence[Watcher]) -> str:
     listed = [{**person_fields(one.person), "since": rfc3339(one.since)} for one in them]
     return _encode("watchers", watchers=listed)
@@ -139,7 +143,7 @@ def ended(
         reason=end.name,
         error_code=None if error is None else error.code,
         error_msg=None if error is None else error.message,
-        by=None if by is None else by.subject,
+        by=None if by is None else person_fields(by),
         request_id=request_id,
     )
 

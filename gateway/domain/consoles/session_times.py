@@ -1,5 +1,6 @@
 """When a session ends by itself: idle, time limit, the end of its token. Pure."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,8 +16,6 @@ class TimesNow:
     """The session ends now."""
     warnings: dict[str, float]
     """Seconds that are left, by the name of the end, from WARNED_BEFORE_S on."""
-    quiet_s: float
-    """Without input and token, nothing changes for this time; negative while one is near."""
 
 
 class SessionTimes:
@@ -31,16 +30,30 @@ class SessionTimes:
         self.idle_s = idle_s
         self.input_at = input_at
         """The last key, pointer or clipboard message of the person."""
+        self.token_ends_at = -math.inf
+        """Wall clock: when a session of the token ends; it may be later, never earlier."""
 
-    def check(self, monotonic: float, *, token_left_s: float) -> TimesNow:
+    def start_idle(self, idle_s: float | None, monotonic: float) -> None:
+        """Count the idle time of a console that is live now; it has time for the warning."""
+        self.idle_s = idle_s
+        if idle_s is not None:
+            warned_at = monotonic - idle_s + min(WARNED_BEFORE_S, idle_s)
+            self.input_at = max(self.input_at, warned_at)
+
+    def is_quiet(self, now: float, monotonic: float) -> bool:
+        """Return whether no warning is due yet: cheap, for each tick of each session."""
+        before = monotonic + WARNED_BEFORE_S
+        if now + WARNED_BEFORE_S >= self.token_ends_at or before >= self.limit_at:
+            return False
+        return self.idle_s is None or before < self.input_at + self.idle_s
+
+    def check(self, now: float, monotonic: float) -> TimesNow:
         left = {ends.TIME_LIMIT: self.limit_at - monotonic}
         if self.idle_s is not None:
             left[ends.IDLE] = self.input_at + self.idle_s - monotonic
-        quiet_s = min(left.values()) - WARNED_BEFORE_S
-        left[ends.TOKEN] = token_left_s
+        left[ends.TOKEN] = self.token_ends_at - now
         over = [end for end, left_s in left.items() if left_s <= 0]
         return TimesNow(
             over[0] if over else None,
             {end.name: left_s for end, left_s in left.items() if left_s <= WARNED_BEFORE_S},
-            quiet_s,
         )

@@ -43,8 +43,10 @@ class RelayFilter:
         passed, rest = self.handshake.feed(Side.CLOUD, data)
         return passed + self.from_server(rest) if rest else passed
 
-    def forbid_power(self) -> None:
-        self._from_browser.power = False
+    def forbid_power(self) -> bool:
+        """Drop all further xvp messages; return whether they passed until now."""
+        passed, self._from_browser.power = self._from_browser.power, False
+        return passed
 
     def set_mode(self, mode: SessionMode) -> bytes:
         """Change the mode; return the messages for the server that release what is pressed."""

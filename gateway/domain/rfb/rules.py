@@ -9,6 +9,9 @@ PIXELS_MAX: Final = 32 * 1024 * 1024
 """A larger screen ends the session: a browser would need 128 MiB and more for it."""
 CLIPBOARD_BYTES_MAX: Final = 64 * 1024
 """Clipboard text towards the server, in bytes; also after decompression."""
+REMOVED_TEXT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Clipboard text of the server that is removed from its messages; a longer one would keep the
+screen waiting for as long as the server likes."""
 TURN_BYTES_MAX: Final = 64 * 1024
 """The desktop's name, and the reason of a refusal, in bytes."""
 

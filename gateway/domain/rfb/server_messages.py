@@ -3,8 +3,8 @@
 Used only where `console.clipboard` forbids text from the server; otherwise the server's messages
 pass untouched. SetEncodings is then cut to encodings whose length `rectangles` computes.
 
-The text of ServerCutText is removed, whatever its length. A message of a type that the pinned noVNC
-does not read ends the session: clipboard text could hide behind it.
+The text of ServerCutText is removed, up to 16 MiB. A longer one ends the session, and so does a
+message of a type that the pinned noVNC does not read: clipboard text could hide behind it.
 """
 
 import struct
@@ -14,7 +14,7 @@ from typing import Final
 from gateway.domain.rfb.encodings import Encoding
 from gateway.domain.rfb.pixel_format import PixelFormat
 from gateway.domain.rfb.rectangles import Rectangle, body_of
-from gateway.domain.rfb.rules import RelayRules
+from gateway.domain.rfb.rules import REMOVED_TEXT_BYTES_MAX, RelayRules
 from gateway.domain.rfb.stream import ParsedStream, Parser, Pass, Skip
 from gateway.domain.rfb.violation import RfbViolation
 
@@ -71,9 +71,7 @@ class ServerMessages:
                     (count,) = struct.unpack_from(">H", header, 3)
                     yield Pass(6 * count)
                 case ServerMessage.CUT_TEXT:
-                    header = yield 7
-                    (length,) = struct.unpack_from(">i", header, 3)
-                    yield Skip(abs(length))
+                    yield Skip(_text_bytes((yield 7)))
                 case ServerMessage.FENCE:
                     header = yield 8
                     if header[7] > _FENCE_PAYLOAD_MAX:
@@ -102,3 +100,11 @@ class ServerMessages:
             yield from body_of(encoding, rectangle)
             if encoding == Encoding.LAST_RECT:
                 break
+
+
+def _text_bytes(header: bytes) -> int:
+    (length,) = struct.unpack_from(">i", header, 3)
+    count: int = abs(length)  # negative: the extended clipboard
+    if count > REMOVED_TEXT_BYTES_MAX:
+        raise RfbViolation(f"ServerCutText: {count} bytes are above 16 MiB")
+    return count

@@ -7,6 +7,7 @@ that was checked, not to a second resolution of the name.
 
 import asyncio
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class CloudConsoles:
         """`routes`: by the account's name."""
         self._routes = routes
         self._shapes = shapes
+        self._silent: defaultdict[str, list[ConsoleShape]] = defaultdict(list)
+        """By account: the shapes that the cloud did not answer, the latest one last."""
 
     async def connect(self, fetch_url: FetchUrl, account: str, *, timeout_s: float) -> FrameChannel:
         route = self._routes[account]
@@ -99,22 +102,42 @@ class CloudConsoles:
             return await connect_console(await fetch_url(), route, route.shapes[0], timeout_s)
         worked = await self._shapes.recall(account)
         refused = ConsoleUnavailable("no shape is configured")
-        # The one that worked last comes first.
-        for shape in sorted(route.shapes, key=lambda one: str(one) != worked):
+        for shape in self._in_order(account, worked):
             url = await fetch_url()
             try:
                 channel = await connect_console(url, route, shape, timeout_s)
             except ConsoleUnavailable as error:
-                if not error.was_reached:
+                if not error.was_reached or not await self._goes_on(account, shape, worked, error):
                     raise
                 refused = error
-                if str(shape) == worked:
-                    await self._shapes.remember(account, "")
             else:
+                self._silent[account].clear()
                 if str(shape) != worked:
                     await self._shapes.remember(account, str(shape))
                 return channel
         raise refused
+
+    async def _goes_on(
+        self, account: str, shape: ConsoleShape, worked: str, error: ConsoleUnavailable
+    ) -> bool:
+        """Note that a shape did not work; return whether to try another with the same console.
+
+        Not after silence, which costs a whole time-out: the next connection tries another first.
+        """
+        if str(shape) == worked:
+            await self._shapes.remember(account, "")
+        if error.was_silent:
+            others = [one for one in self._silent[account] if one != shape]
+            self._silent[account] = [*others, shape]
+        return not error.was_silent
+
+    def _in_order(self, account: str, worked: str) -> list[ConsoleShape]:
+        """Return the shapes: first the one that worked last, at the end those that were silent."""
+        silent = self._silent[account]
+        return sorted(
+            self._routes[account].shapes,
+            key=lambda one: (str(one) != worked, silent.index(one) if one in silent else -1),
+        )
 
 
 async def connect_console(
@@ -133,7 +156,8 @@ async def connect_console(
             with _translated(shape):
                 return await _greeted(await _upgrade(url, address, route, shape), shape)
     except TimeoutError:
-        raise _refused(f"{shape}: no greeting of RFB in time") from None
+        detail = f"{shape}: no greeting of RFB in time"
+        raise ConsoleUnavailable(detail, was_reached=True, was_silent=True) from None
 
 
 async def _upgrade(

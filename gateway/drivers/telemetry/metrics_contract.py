@@ -334,7 +334,8 @@ METRIC_FAMILIES: Final = (
     ),
     _gauge(
         "gateway_console_connections",
-        "Live consoles whose page is connected to this process.",
+        "Live consoles whose page is connected to this process. Worker 0 adds those of replaced"
+        " workers, whose admin ports are closed.",
         **_ACCOUNT,
     ),
     _gauge(

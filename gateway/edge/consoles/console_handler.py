@@ -182,10 +182,7 @@ class ConsoleHandler:
         raise OperationUnknown
 
     async def open_socket(
-        self,
-        request: ListenerRequest,
-        session_id: str,
-        headers: Mapping[str, str],
+        self, request: ListenerRequest, context: RequestContext, session_id: str
     ) -> web.StreamResponse:
         """Serve a page's WebSocket to its end.
 
@@ -200,10 +197,13 @@ class ConsoleHandler:
         if SUBPROTOCOL not in (one.strip() for one in offered.split(",")):
             raise BadRequest(f"The WebSocket must offer the subprotocol {SUBPROTOCOL}.")
         try:
+            headers = {"X-Request-Id": context.request_id}
             response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
         except web.HTTPException:
             raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
-        session = self._sessions.serve(session_id, cookie, channel)
+        session = self._sessions.serve(
+            session_id, cookie, channel, client_address=context.client_address
+        )
         serving = asyncio.create_task(session)  # noqa: TID251 - it outlives its request
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
@@ -361,6 +361,7 @@ def _in_use(in_use: InUse) -> dict[str, Any]:
         "by": None if in_use.by is None else person_fields(in_use.by),
         "may_take_over": in_use.may_take_over,
         "may_view": in_use.may_view,
+        "own": in_use.is_own,
     }
 
 

@@ -183,8 +183,7 @@ class PublicHandler:
         outcome.request = console_request
         if endpoint.perform is None:
             outcome.status = HTTPStatus.SWITCHING_PROTOCOLS
-            own = {"X-Request-Id": outcome.request_id}
-            return await consoles.open_socket(request, endpoint.session_id, own)
+            return await consoles.open_socket(request, console_request, endpoint.session_id)
         reply = await endpoint.perform(request, console_request, endpoint.session_id)
         outcome.status = reply.status
         headers = add_headers(self._headers(outcome, ()), reply.headers)

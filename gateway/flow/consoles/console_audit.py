@@ -75,10 +75,17 @@ class ConsoleAudit:
         record.detail = f"session {first.id}"
         await self._best_effort.record(record)
 
-    async def resume_rejected(self, session: ConsoleSession) -> None:
+    async def resume_rejected(self, session: ConsoleSession, client_address: str) -> None:
         """Record that a page with the session's cookie is not its current page."""
         record = self._about(session, event="console_resume_rejected")
-        record.decision = "denied"
+        record.decision, record.client_address = "denied", client_address
+        await self._best_effort.record(record)
+
+    async def address_changed(self, session: ConsoleSession, client_address: str) -> None:
+        """Record that the session's page has connected from another address."""
+        record = self._about(session, event="console_address_changed")
+        record.client_address = client_address
+        record.detail = f"redeemed from {session.client_address}"
         await self._best_effort.record(record)
 
     async def mode_changed(self, session: ConsoleSession, detail: str) -> None:

@@ -169,6 +169,8 @@ class FallbackConsoleStore:
             result = await self.local.attach(*arguments, owner=owner, lease_s=lease_s)
             if isinstance(result, SessionGone):
                 raise  # another process may know it
+            if isinstance(result, StaleKey) and session_id not in self._unshared:
+                raise  # it may have been elsewhere meanwhile, with newer keys
             self._local_only.add(session_id)
             return result
         if isinstance(result, Attached):

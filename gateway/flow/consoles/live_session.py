@@ -1,7 +1,6 @@
 """One connection of a session's page: from its attach to the end of the connection."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +20,7 @@ from gateway.domain.consoles.page_messages import (
     parse_page_message,
 )
 from gateway.domain.consoles.rules import SessionRules
-from gateway.domain.consoles.session_times import WARNED_BEFORE_S, SessionTimes
+from gateway.domain.consoles.session_times import SessionTimes
 from gateway.domain.errors import (
     CallerLimited,
     GatewayError,
@@ -44,6 +43,8 @@ _RESUME_WAIT_MAX_S: Final = 60.0
 _REPORT_EVERY_S: Final = 1.0
 _IDENTIFY_S: Final = 10.0
 _NORMAL_CLOSURE: Final = 1000
+_CLOCK_NOISE_S: Final = 1.0
+"""Input that is newer by less is not worth a write."""
 _Work = Callable[[], Coroutine[object, object, None]]
 
 
@@ -108,15 +109,14 @@ class LiveSession:
         self._warned: set[str] = set()
         self._is_renewing = False
         self._watchers: tuple[Watcher, ...] = ()
-        self._quiet_until = self._idle_until = -math.inf
-        """Wall and monotonic time before which no warning is due, so that a tick is cheap."""
-        clock, rules, mode = services.clock, services.rules, self.session.mode
-        elapsed_s = max(0.0, clock.now() - self.session.started_at)
-        monotonic = clock.monotonic()
+        clock, session = services.clock, self.session
+        monotonic, began = clock.monotonic(), session.started_at
+        elapsed_s = max(0.0, clock.now() - began)
+        unused_s = max(0.0, clock.now() - max(session.input_at, began)) if self._attempt else 0.0
         self._times = SessionTimes(
-            limit_at=monotonic + rules.time_limit(mode) - elapsed_s,
-            idle_s=rules.idle(mode),
-            input_at=monotonic,
+            limit_at=monotonic + services.rules.time_limit(session.mode) - elapsed_s,
+            idle_s=None,  # until the console is live
+            input_at=monotonic - unused_s,
         )
 
     def end(self, end: SessionEnd, *, by: PersonRef | None = None, detail: str = "") -> None:
@@ -131,14 +131,15 @@ class LiveSession:
         rules, now = self._services.rules, self._services.clock.monotonic()
         self._times.idle_s = rules.idle(mode)
         self._times.limit_at = min(self._times.limit_at, now + rules.time_limit(mode))
-        self._check_times_soon()
         if self._group is not None:
             self._spawn(lambda: self._apply_mode(mode))
 
     def recheck_power(self) -> None:
         """Forbid power once the right to it has ended; a later right needs a new connection."""
-        if self._relay is not None and not self._has_power():
-            self._relay.forbid_power()
+        if self._relay is None or self._has_power():
+            return
+        if self._relay.forbid_power() and self._group is not None:
+            self._send_soon(page_messages.power_ended())
 
     def set_watchers(self, watchers: tuple[Watcher, ...]) -> None:
         """Report to the page who watches; at once, or after its first frame."""
@@ -148,19 +149,14 @@ class LiveSession:
 
     def tick(self, now: float, monotonic: float) -> None:
         """End the session if its time is over; warn before."""
-        if self._group is None or (now < self._quiet_until and monotonic < self._idle_until):
+        warned = self._warned
+        if self._group is None or (not warned and self._times.is_quiet(now, monotonic)):
             return
-        token_left_s = self._services.rights.token_ends_at(self.session.person) - now
-        times = self._times.check(monotonic, token_left_s=token_left_s)
+        self._times.token_ends_at = self._services.rights.token_ends_at(self.session.person)
+        times = self._times.check(now, monotonic)
         if times.end is not None:
             self.end(times.end)
             return
-        warned = self._warned
-        if not warned and not times.warnings:
-            self._quiet_until = now + token_left_s - WARNED_BEFORE_S
-            self._idle_until = monotonic + times.quiet_s
-            return
-        self._check_times_soon()
         for reason in times.warnings.keys() - warned:
             ends_at = now + times.warnings[reason]
             self._send_soon(page_messages.warning(reason, ends_at))
@@ -168,8 +164,16 @@ class LiveSession:
             self._send_soon(page_messages.warning_over(reason))
         self._warned = set(times.warnings)
 
-    def _check_times_soon(self) -> None:
-        self._quiet_until = self._idle_until = -math.inf
+    def note_input(self, *, older_s: float = 0.0) -> bool:
+        """Put the time of the last input into `session`; False if it is not `older_s` older."""
+        clock = self._services.clock
+        input_at = clock.now() - (clock.monotonic() - self._times.input_at)
+        if self._times.idle_s is None:
+            return False
+        if input_at - self.session.input_at <= max(older_s, _CLOCK_NOISE_S):
+            return False
+        self.session = replace(self.session, input_at=input_at)
+        return True
 
     async def run(self) -> Ending:
         """Serve the connection to its end; then call `report_end`."""
@@ -223,11 +227,14 @@ class LiveSession:
         if self._watchers:
             await self._send_watchers()
         reader = self._start(self._read_until_live)
+        began = services.clock.monotonic()
         cloud = await self._connect()
         try:
             reader.cancel()
             await asyncio.wait({reader})  # a channel has one reader
-            self._times.input_at = services.clock.monotonic()
+            monotonic = services.clock.monotonic()
+            self._times.input_at += monotonic - began  # time in the queue does not count
+            self._times.start_idle(services.rules.idle(self.session.mode), monotonic)
             await self._page.send(page_messages.state("live"))
         except BaseException:
             await cloud.close(_NORMAL_CLOSURE, "")
@@ -333,7 +340,6 @@ class LiveSession:
         current = self.session.person
         if person.key == current.key and person.expires_at >= current.expires_at:
             self.session = replace(self.session, person=person)
-            self._check_times_soon()
             await self._on_person(self)
 
     async def _apply_mode(self, mode: SessionMode) -> None:

@@ -1,7 +1,7 @@
 """The sessions whose page is connected to this process."""
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -74,14 +74,20 @@ class LiveSessions:
         """The connections by session ID."""
         return self._connections
 
-    async def serve(self, session_id: str, cookie: str, channel: FrameChannel) -> None:
+    def counts(self) -> Counter[str]:
+        """Return the number of connections of each account."""
+        return Counter(one.session.target.account for one in list(self._connections.values()))
+
+    async def serve(
+        self, session_id: str, cookie: str, channel: FrameChannel, *, client_address: str
+    ) -> None:
         """Serve one WebSocket of a page, from its first message to its close."""
         page = SessionPage(channel)
         key = await self._first_message(page)
         if key is None:
             return
         async with self._lock(session_id):
-            connection = await self._attach(session_id, cookie, key, page)
+            connection = await self._attach(session_id, cookie, key, page, client_address)
             if isinstance(connection, LiveSession):
                 previous = self._connections.get(session_id)
                 self._connections[session_id] = connection
@@ -199,7 +205,7 @@ class LiveSessions:
         return None
 
     async def _attach(
-        self, session_id: str, cookie: str, key: str, page: SessionPage
+        self, session_id: str, cookie: str, key: str, page: SessionPage, client_address: str
     ) -> LiveSession | SessionEnd:
         if self.is_draining:
             return ends.MOVE
@@ -224,11 +230,10 @@ class LiveSessions:
             case StaleKey():
                 self._telemetry.session_resumed("stale")
                 if attached.session is not None:
-                    await self._record_rejected(attached.session)
+                    await self._record_rejected(attached.session, client_address)
                 return ends.STALE_PAGE
             case Attached():
-                if attached.attempt:
-                    self._telemetry.session_resumed("ok")
+                await self._note_attached(attached, client_address)
                 connection = LiveSession(
                     attached,
                     next_key,
@@ -240,14 +245,20 @@ class LiveSessions:
                 await self._check_again(connection, attached)
                 return connection
 
-    async def _record_rejected(self, session: ConsoleSession) -> None:
+    async def _note_attached(self, attached: Attached, client_address: str) -> None:
+        if attached.attempt:
+            self._telemetry.session_resumed("ok")
+        if client_address != attached.session.client_address:
+            await self._audit.address_changed(attached.session, client_address)
+
+    async def _record_rejected(self, session: ConsoleSession, client_address: str) -> None:
         """Record a genuine cookie without the current key: once for each session."""
         if session.id in self._rejected:
             return
         self._rejected[session.id] = None
         if len(self._rejected) > _REJECTED_MAX:
             self._rejected.popitem(last=False)
-        await self._audit.resume_rejected(session)
+        await self._audit.resume_rejected(session, client_address)
 
     async def _check_again(self, connection: LiveSession, attached: Attached) -> None:
         """Repeat the checks of the redemption: strictly at first, then as of a running session."""
@@ -308,6 +319,8 @@ class LiveSessions:
                 return False  # another process has the session
             with suppress(StoreUnavailable):
                 if ending.end is None or not ending.end.is_final:
+                    if connection.note_input():
+                        await self.save(connection)
                     await self._store.detach(session.id, owner=self.owner)
                 else:
                     return await self._store.remove(session.id, owner=self.owner)

@@ -252,6 +252,7 @@ class Redemption:
             PersonRef.of(session.person) if may_view or is_own else None,
             is_own or self._rights.has(person, session.target, CONSOLE_TAKEOVER),
             may_view,
+            is_own,
         )
 
     def _take_over(self, ticket: Ticket) -> TakeOver:

@@ -126,9 +126,9 @@ class Relay:
         if released:
             await self._cloud.channel.send(released)
 
-    def forbid_power(self) -> None:
-        """Drop all further xvp messages: `server:power` has ended."""
-        self._filter.forbid_power()
+    def forbid_power(self) -> bool:
+        """Drop all further xvp messages: `server:power` has ended. Return whether they passed."""
+        return self._filter.forbid_power()
 
     async def _from_browser(self) -> None:
         receive, inputs = self._browser.channel.receive, 0

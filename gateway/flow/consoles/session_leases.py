@@ -15,6 +15,8 @@ from gateway.flow.consoles.console_store import (
 from gateway.flow.consoles.live_sessions import LiveSessions
 
 _CLAIM_EVERY_S: Final = 5.0
+_INPUT_EVERY_S: Final = 60.0
+"""How old a stored time of input becomes while a person types: what a killed process loses."""
 
 
 class SessionLeases:
@@ -53,6 +55,9 @@ class SessionLeases:
                 connections[session_id].end(ends.REPLACED)
         for command in renewed.commands:
             await self._sessions.apply(command)
+        for connection in connections.values():
+            if connection.note_input(older_s=_INPUT_EVERY_S):
+                await self._sessions.save(connection)
 
     async def claim_dead(self) -> None:
         """Record the sessions that no process can go on with, each once over all replicas."""

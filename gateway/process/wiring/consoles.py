@@ -199,13 +199,7 @@ def _start(
     runtime.tasks["console leases"] = SessionLeases(sessions, shared.store, runtime.clock).run
     runtime.tasks["console rights"] = watch.run
 
-    def connected(account: str) -> int:
-        connections = list(sessions.connections.values())
-        return sum(one.session.target.account == account for one in connections)
-
     gauge = runtime.metrics.gauge
-    for account in shared.accounts:
-        gauge("gateway_console_connections", partial(connected, account), account=account)
     for one in runtime.config.accounts:
         if one.delivers_proxied:
             maximum = one.console.sessions_max

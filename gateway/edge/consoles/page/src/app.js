@@ -6,8 +6,8 @@ import { Controls } from "./controls.js";
 import { ResumePolicy } from "./resume.js";
 import { StoredSession, lockSession } from "./storage.js";
 import {
-  ACTIONS, CARDS, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, WARNINGS, duration,
-  rejectionTitle,
+  ACTIONS, CARDS, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, SPENT_LEAD, WARNINGS,
+  duration, rejectionTitle,
 } from "./texts.js";
 import { TicketClient, takeTicket } from "./ticket.js";
 import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
@@ -117,8 +117,9 @@ export class App {
     ];
   }
 
-  #useText({ since, by }) {
+  #useText({ since, by, own }) {
     const at = new Date(since).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    if (own) return LABELS.ownUse(at);
     return LABELS.inUse(at, by ? plainText(by.subject ?? by) : null);
   }
 
@@ -155,7 +156,10 @@ export class App {
     element("use-text").textContent = this.#useText(use);
     element("use-take").hidden = !use.may_take_over;
     element("use-view").hidden = !use.may_view;
-    element("use-hint").textContent = LABELS.useHint(use.may_take_over, use.may_view);
+    element("use-title").textContent = use.own ? LABELS.ownTitle : LABELS.useTitle;
+    element("use-hint").textContent = use.own
+      ? LABELS.ownHint
+      : LABELS.useHint(use.may_take_over, use.may_view);
     const dialog = element("use-dialog");
     for (const choice of ["take", "view"]) {
       element(`use-${choice}`).onclick = () => dialog.close(choice);
@@ -187,11 +191,12 @@ export class App {
     this.#open(this.#stored.load());
   }
 
-  #rejected({ status, data }) {
+  #rejected({ status, data, mayBeSpent }) {
     const facts = this.#offer ? this.#serverFacts(this.#offer) : [];
     if (data.error_msg) facts.push([FACTS.message, plainText(data.error_msg, 500)]);
     if (data.error_code) facts.push([FACTS.code, plainText(data.error_code)]);
-    const lead = status === 0 ? NO_ANSWER_LEAD : REJECTION_LEAD;
+    const answered = mayBeSpent ? SPENT_LEAD : REJECTION_LEAD;
+    const lead = status === 0 ? NO_ANSWER_LEAD : answered;
     const again = this.#offer ? this.#again(this.#offer.server) : { command: ANY_SERVER };
     const isUnspent = this.#offer && UNSPENT.has(status) && Date.now() < this.#client.deadline;
     if (isUnspent) {
@@ -258,6 +263,9 @@ export class App {
         if (this.#screen) this.#screen.label = this.#screenLabel();
         this.#view.announce(mode === "view" ? LABELS.viewOnly : LABELS.control);
       },
+      powerEnded: () => {
+        this.#controls.mayPower = false;
+      },
       watchers: (watchers) => this.#showWatchers(watchers ?? []),
       lost: (delay) => this.#lost(delay),
       ended: (end) => this.#ended(end),
@@ -281,6 +289,7 @@ export class App {
     this.#view.server = this.#serverName(this.#session.server);
     this.#controls.mode = info.mode;
     this.#controls.clipboard = info.clipboard;
+    this.#controls.mayPower = info.power;
   }
 
   #live(channel) {
@@ -298,6 +307,9 @@ export class App {
           this.#screenName = plainText(name, 80);
         },
         copied: (text) => this.#controls.receiveClipboard(text),
+        powerOffered: (isOffered) => {
+          this.#controls.powerOffered = isOffered;
+        },
         rejected: (reason) => {
           this.#securityMessage = `${LABELS.passwordRejected} ${plainText(reason, 200)}`.trim();
         },
@@ -428,8 +440,12 @@ export class App {
     };
   }
 
-  #endOf({ code, reason }) {
+  #endOf({ code, reason, by }) {
     const { ends } = this.#config;
+    const { person } = this.#session;
+    if (reason === "taken_over" && by?.subject === person.subject && by.issuer === person.issuer) {
+      return CARDS.takenOverByOwn;
+    }
     const name = this.#securityMessage ? "cloud_closed" : reason;
     return (
       ends.find((one) => one.name === name) ??

@@ -10,7 +10,7 @@ const OPEN_WITHIN_MS = 10000;
  * One session: its WebSocket, and those that follow after a lost network.
  *
  * `listener` has the methods attached(info), waiting(message), connecting(), live(channel),
- * warning(message), warningOver(reason), mode(mode), watchers(list), lost(delayMs), ended(end).
+ * warning(message), warningOver(reason), mode(mode), powerEnded(), watchers(list), lost(delayMs), ended(end).
  * `keys` stores the newest resume key: load() and save(key).
  */
 export class Connection {
@@ -109,6 +109,9 @@ export class Connection {
         break;
       case "mode":
         listener.mode(message.mode);
+        break;
+      case "power_ended":
+        listener.powerEnded();
         break;
       case "watchers":
         listener.watchers(message.watchers);

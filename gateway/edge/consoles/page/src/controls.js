@@ -1,9 +1,9 @@
 // The controls of a live console: keys, paste and clipboard, view only, scale, full screen.
 import { clipboardText } from "./bounds.js";
 import { CHORDS, chordEvents, textEvents } from "./keys.js";
-import { LABELS, chordName } from "./texts.js";
+import { LABELS, POWER, chordName } from "./texts.js";
 import { TypingRow } from "./typing.js";
-import { copyToClipboard, element } from "./view.js";
+import { ask, copyToClipboard, element } from "./view.js";
 
 const TYPED_MAX = 4096;
 // About 200 characters a second: slower than the keyboard buffers of known servers fill.
@@ -18,6 +18,8 @@ export class Controls {
   #isForcedViewOnly = false;
   #isScaled = true;
   #typingTimer = null;
+  #mayPower = false;
+  #isPowerOffered = false;
 
   /** `onEnd` is called by Disconnect. */
   constructor(view, onEnd) {
@@ -30,6 +32,7 @@ export class Controls {
     this.#prepareFullScreen();
     this.#prepareChords();
     this.#preparePaste();
+    this.#preparePower();
     element("screen").addEventListener("keydown", (event) => this.#leaveConsole(event), true);
   }
 
@@ -44,7 +47,22 @@ export class Controls {
   /** Set the screen that the controls act on; null: none. */
   set screen(screen) {
     this.#screen = screen;
-    if (screen === null) this.#stopTyping();
+    if (screen === null) {
+      this.#stopTyping();
+      this.powerOffered = false;
+    }
+  }
+
+  /** Whether the gateway passes power operations: the right `server:power`. */
+  set mayPower(value) {
+    this.#mayPower = value;
+    this.#showPower();
+  }
+
+  /** Whether the console's server has power operations (xvp). */
+  set powerOffered(value) {
+    this.#isPowerOffered = value;
+    this.#showPower();
   }
 
   /** Follow the gateway's mode: "view" sends nothing, whatever the person chooses. */
@@ -54,6 +72,7 @@ export class Controls {
     element("bar-mode").hidden = !this.viewOnly;
     if (this.#isForcedViewOnly) this.#showTyping(false);
     if (this.#screen) this.#screen.viewOnly = this.viewOnly;
+    this.#showPower();
   }
 
   /** Show the directions in which clipboard text may pass. */
@@ -111,7 +130,7 @@ export class Controls {
     this.#isViewOnly = !this.#isViewOnly;
     element("tool-view").setAttribute("aria-pressed", String(this.#isViewOnly));
     element("bar-mode").hidden = !this.viewOnly;
-    for (const id of ["tool-type", "tool-keys", "tool-paste"]) {
+    for (const id of ["tool-type", "tool-keys", "tool-paste", "tool-power"]) {
       element(id).disabled = this.#isViewOnly;
     }
     if (this.#isViewOnly) this.#showTyping(false);
@@ -180,6 +199,30 @@ export class Controls {
       const isCopied = await copyToClipboard(element("server-text").value);
       notice(isCopied ? LABELS.copied : LABELS.notCopied);
     });
+  }
+
+  #showPower() {
+    const isShown = this.#mayPower && this.#isPowerOffered && !this.#isForcedViewOnly;
+    element("tool-power").hidden = !isShown;
+    if (!isShown) element("power-panel").hidePopover();
+  }
+
+  #preparePower() {
+    for (const button of element("power-panel").querySelectorAll("[data-power]")) {
+      button.addEventListener("click", async () => {
+        element("power-panel").hidePopover();
+        const { title, text } = POWER[button.dataset.power];
+        element("power-confirm-title").textContent = title;
+        element("power-text").textContent = text;
+        element("power-send").textContent = button.textContent;
+        const { choice } = await ask(element("power-dialog"));
+        if (choice === "send" && !element("tool-power").hidden) {
+          this.#screen?.sendPower(button.dataset.power);
+          this.#view.announce(LABELS.powerSent);
+        }
+        this.#screen?.focus();
+      });
+    }
   }
 
   #typeText(characters, onDone) {

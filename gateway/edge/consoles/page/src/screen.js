@@ -32,6 +32,15 @@ class BoundedRFB extends RFB {
     return super._handleDataRect();
   }
 
+  // It handles an extended message, which is compressed, even where it was not announced.
+  _handleServerCutText() {
+    if (this._sock.rQwait("ServerCutText header", 7, 1)) return false;
+    if (this._sock.rQpeekBytes(4 + 3, false)[3] & 0x80) {
+      return this._fail("An extended clipboard message was not announced");
+    }
+    return super._handleServerCutText();
+  }
+
   // A larger cursor could cover the page's own controls.
   _updateCursor(pixels, hotX, hotY, width, height) {
     if (width > CURSOR_SIDE_MAX || height > CURSOR_SIDE_MAX) super._updateCursor([], 0, 0, 0, 0);
@@ -64,6 +73,8 @@ export class Screen {
     this.#rfb.addEventListener("credentialsrequired", () => listener.passwordRequired());
     this.#rfb.addEventListener("desktopname", ({ detail }) => listener.named(detail.name));
     this.#rfb.addEventListener("clipboard", ({ detail }) => listener.copied(detail.text));
+    this.#rfb.addEventListener("capabilities", ({ detail }) =>
+      listener.powerOffered(detail.capabilities.power));
     this.#rfb.addEventListener("securityfailure", ({ detail }) => listener.rejected(detail.reason));
     this.#canvas = target.querySelector("canvas");
     this.#canvas.tabIndex = 0;
@@ -95,6 +106,16 @@ export class Screen {
   sendPassword(password) {
     this.#credentials = { password };
     this.#rfb.sendCredentials(this.#credentials);
+  }
+
+  /** Shut down, restart or reset the server: "shutdown", "reboot" or "reset". */
+  sendPower(operation) {
+    const operations = {
+      shutdown: () => this.#rfb.machineShutdown(),
+      reboot: () => this.#rfb.machineReboot(),
+      reset: () => this.#rfb.machineReset(),
+    };
+    operations[operation]();
   }
 
   sendClipboard(text) {

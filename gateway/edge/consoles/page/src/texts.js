@@ -49,6 +49,10 @@ export const CARDS = {
     title: "This address has expired.",
     lead: "It works within a minute only. Request a new address to open the console.",
   },
+  takenOverByOwn: {
+    title: "You have opened this console in another place.",
+    advice: "Use it there, or request a new address and take it over.",
+  },
   busyAddress: "This tab already has a console. Open the new address in another tab.",
   unknownEnd: {
     title: "The console has ended.",
@@ -76,6 +80,8 @@ export function rejectionTitle(status) {
 }
 
 export const REJECTION_LEAD = "Request a new address to try again.";
+export const SPENT_LEAD =
+  "The gateway failed while it opened the console, and the address was used up. Request a new address.";
 export const NO_ANSWER_LEAD = "Check your network, then request a new address.";
 
 export const FACTS = {
@@ -115,6 +121,10 @@ export const LABELS = {
   viewed: (server) => `Console of ${server}, view only.`,
   validFor: (seconds) => `Works once, for ${duration(seconds)} more`,
   inUse: (since, by) => (by ? `Since ${since}, by ${by}` : `Since ${since}, by another person`),
+  useTitle: "This console is in use.",
+  ownTitle: "You have this console open already.",
+  ownUse: (since) => `Since ${since}, by yourself`,
+  ownHint: "Taking over ends your other session of this console.",
   useHint: (mayTakeOver, mayView) => {
     if (mayTakeOver && mayView) return "Taking over ends that person's session. Viewing disturbs no one.";
     if (mayTakeOver) return "Taking over ends that person's session.";
@@ -140,7 +150,21 @@ export const LABELS = {
   control: "Your keys and mouse are sent to the server.",
   passwordRejected: "The console's server rejected the password.",
   tokenSent: "Token sent.",
+  powerSent: "Sent to the server.",
   command: (project, server) => `gateway console ${project}/${server}`,
+};
+
+/** Power operations, as their confirmation asks. */
+export const POWER = {
+  shutdown: {
+    title: "Shut the server down?",
+    text: "Its operating system is asked to stop. The console cannot switch it on again.",
+  },
+  reboot: { title: "Restart the server?", text: "Its operating system is asked to restart." },
+  reset: {
+    title: "Reset the server?",
+    text: "It restarts at once. What its operating system has not written is lost.",
+  },
 };
 
 export const WARNINGS = {

@@ -34,17 +34,20 @@ export class TicketClient {
   }
 
   redeem(mode, takeOver) {
-    return this.#post("console/redeem", { mode, take_over: takeOver });
+    return this.#post("console/redeem", { mode, take_over: takeOver }, { spends: true });
   }
 
   /**
-   * Return {ok, status, data, serverTime}. Status 0: the gateway did not answer.
+   * Return {ok, status, data, serverTime, mayBeSpent}. Status 0: the gateway did not answer.
    * 429 and 503 are tried again until the ticket expires: another replica may have it.
+   * `mayBeSpent`: an attempt that failed may have spent the ticket.
    */
-  async #post(path, body) {
+  async #post(path, body, { spends = false } = {}) {
+    let mayBeSpent = false;
     for (;;) {
       const reply = await this.#once(path, body);
-      if (reply.ok || ![0, 429, 503].includes(reply.status)) return reply;
+      if (reply.ok || ![0, 429, 503].includes(reply.status)) return { ...reply, mayBeSpent };
+      mayBeSpent ||= spends && reply.status !== 429;
       const delay = reply.retryAfterMs ?? RETRY_MS;
       if (this.#timers.now() + delay >= this.#deadline) return reply;
       await new Promise((resolve) => this.#timers.set(resolve, delay));

@@ -52,6 +52,13 @@ test("429, 503 and a missing answer are tried again after Retry-After", async ()
   assert.deepEqual(requests, [request, request, request, request]);
 });
 
+test("a rejection after a failed attempt says that the ticket may be spent", async () => {
+  for (const [first, expected] of [[{ status: 503 }, true], [null, true], [{ status: 429 }, false]]) {
+    const { ticket } = client([first, { status: 410 }]);
+    assert.equal((await ticket.redeem("control", false)).mayBeSpent, expected);
+  }
+});
+
 test("nothing is tried after the ticket's life", async () => {
   const { ticket, requests } = client([{ status: 503, headers: { "Retry-After": "20" } }]);
   assert.equal((await ticket.describe()).status, 503);
