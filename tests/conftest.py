@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import programs
 from tests.support.clock import FakeClock
 from tests.support.stack import Stack
 from tests.support.valkey import RealValkey
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         position = SLOW_FILES.index(str(file)) if str(file) in SLOW_FILES else len(SLOW_FILES)
         order[item.nodeid] = (position, _FOLDERS.index(file.parts[0]))
     items.sort(key=lambda item: order[item.nodeid])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_programs() -> Iterator[None]:
+    """Start commands and gateways from a process that has imported them."""
+    with programs.prepared():
+        yield
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import http.client
 import json
-import os
 import re
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from openapi_spec_validator import validate
 from gateway.domain.admin_permissions import ADMIN_PERMISSIONS
 from gateway.domain.model import Logger, LogLevel
 from gateway.flow.admin.action_specs import ACTION_SPECS, ActionSpec
+from tests.support import programs
 from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
 from tests.support.tls import Authority
 
@@ -32,7 +31,6 @@ API = {
     "audience": AUDIENCE,
     "groups": {ADMINS: "all"} | {f"may-{name}": [name] for name in ADMIN_PERMISSIONS},
 }
-WITH_CERTIFICATE = {**API, "certificates": {"breakglass": "all"}}
 WITH_CERTIFICATE = {**API, "certificates": {"breakglass": "all"}}
 
 REQUESTS = [
@@ -78,15 +76,11 @@ class Operator:
         self.token = cloud.token(subject, groups=list(groups), claims=claims)
 
     def run(self, gateway: RunningGateway, *arguments: str) -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
-            [sys.executable, "-m", "gateway", "admin", *arguments],
-            env={
-                **os.environ,
-                "CONSOLE_GATEWAY_ADMIN_URL": gateway.admin,
-                "CONSOLE_GATEWAY_ADMIN_TOKEN": self.token,
-            },
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        environ = {
+            "CONSOLE_GATEWAY_ADMIN_URL": gateway.admin,
+            "CONSOLE_GATEWAY_ADMIN_TOKEN": self.token,
+        }
+        ran = programs.run("gateway", "admin", *arguments, environ=environ)
         assert self.token not in ran.stdout + ran.stderr
         return ran
 
@@ -691,15 +685,12 @@ def test_administrator_may_use_a_certificate(tmp_path: Path, stack: Stack) -> No
     eventually(lambda: gateway.log_lines("serving"), gateway.log_text)
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                sys.executable, "-m", "gateway", "admin", *arguments,
-                "--gateway", f"https://127.0.0.1:{gateway.admin_port}",
-                "--ca-file", str(tmp_path / "ca.crt"),
-                "--cert", str(tmp_path / f"{name}.crt"), "--key", str(tmp_path / f"{name}.key"),
-            ],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        return programs.run(
+            *("gateway", "admin", *arguments),
+            *("--gateway", f"https://127.0.0.1:{gateway.admin_port}"),
+            *("--ca-file", str(tmp_path / "ca.crt")),
+            *("--cert", str(tmp_path / f"{name}.crt"), "--key", str(tmp_path / f"{name}.key")),
+        )
 
     ran = run("breakglass", "log-level", "gateway.policy=info")
     assert ran.returncode == 0, ran.stderr

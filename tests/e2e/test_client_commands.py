@@ -5,16 +5,15 @@ import os
 import pty
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import programs
+from tests.support.programs import Program
 from tests.support.stack import CloudProcess, Stack, eventually, fetch
-
-CLIENT = (sys.executable, "-m", "gateway")
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +29,21 @@ class Person:
         self.token = stack.cloud.token(subject, groups=list(groups or ["operators"]))
 
     def environ(self, **more: str) -> dict[str, str]:
-        environ = {**os.environ, "CONSOLE_GATEWAY_URL": self.stack.gateway.url}
+        environ = {"CONSOLE_GATEWAY_URL": self.stack.gateway.url}
         return {**environ, "CONSOLE_GATEWAY_TOKEN": self.token, **more}
 
     def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
-            [*CLIENT, *words],
-            env=self.environ(**environ), capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        ran = programs.run("gateway", *words, environ=self.environ(**environ))
         assert self.token not in ran.stdout + ran.stderr
         return ran
 
     def run_on_terminal(self, *words: str, **environ: str) -> tuple[int, str]:
         """Run on a pseudo-terminal; return the exit code and the output."""
         ours, theirs = pty.openpty()
-        with subprocess.Popen(
-            [*CLIENT, *words],
-            env=self.environ(**environ), stdin=theirs, stdout=theirs, stderr=theirs,
-        ) as running:  # fmt: skip
+        everything = {**os.environ, **self.environ(**environ)}
+        with Program[bytes](
+            "gateway", *words, env=everything, stdin=theirs, stdout=theirs, stderr=theirs
+        ) as running:
             os.close(theirs)
             shown = b""
             while True:
@@ -223,5 +219,6 @@ def test_console_retries_within_its_time_limit(stack: Stack) -> None:
 
 
 def test_help_lists_the_exit_codes() -> None:
-    ran = subprocess.run([*CLIENT, "console", "--help"], capture_output=True, text=True, check=True)
+    ran = programs.run("gateway", "console", "--help")
+    assert ran.returncode == 0
     assert "  3  not permitted\n  4  not authenticated\n" in ran.stdout

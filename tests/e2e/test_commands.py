@@ -1,8 +1,5 @@
 """`gateway check` and `gateway explain` against a running stack."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,18 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.support import programs
 from tests.support.stack import RunningGateway, Stack, make_policy
 
 
 def run(*arguments: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        env={**os.environ, **(environ or {})},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = programs.run("gateway", *arguments, environ=environ)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -72,8 +63,8 @@ def test_check_online_respects_the_login_pause(own_stack: Stack) -> None:
     assert len(cloud.calls(cloud.iam)) == logins + 1
 
 
-def test_check_online_names_an_unreachable_iam(own_stack: Stack) -> None:
-    gateway = own_stack.replica(start=False)
+def test_check_online_names_an_unreachable_iam(stack: Stack) -> None:
+    gateway = stack.replica(start=False)
     gateway.config["store"]["namespace"] = "without-a-token"
     gateway.config["accounts"][0]["login"]["iam_endpoint"] = "http://127.0.0.1:1"
     gateway.write_config()
@@ -91,8 +82,8 @@ def test_check_online_is_not_counted_as_a_replica(own_stack: Stack) -> None:
     assert own_stack.valkey.command("ZRANGE", fleet, "0", "-1") == alive
 
 
-def test_check_reports_every_error_with_its_place(own_stack: Stack) -> None:
-    gateway = own_stack.replica(start=False)
+def test_check_reports_every_error_with_its_place(stack: Stack) -> None:
+    gateway = stack.replica(start=False)
     gateway.config["lisen"] = {}
     gateway.config["accounts"][0]["links"] = {"lifetime_s": 10, "min_remaining_s": 20}
     gateway.config["issuers"][0]["algorithms"] = ["HS256"]
@@ -110,8 +101,8 @@ def test_check_reports_every_error_with_its_place(own_stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "."])
-def test_check_names_the_key_of_an_unreadable_policy(own_stack: Stack, name: str) -> None:
-    gateway = own_stack.replica(start=False, change={"policy_file": name})
+def test_check_names_the_key_of_an_unreadable_policy(stack: Stack, name: str) -> None:
+    gateway = stack.replica(start=False, change={"policy_file": name})
     code, output = run("check", "--config", str(gateway.config_file))
     assert code == 1
     line = gateway.config_file.read_text().partition('"policy_file"')[0].count("\n") + 1
@@ -129,9 +120,9 @@ def test_check_validates_the_tracing_variables(
     assert output.startswith("environment: OTEL_EXPORTER_OTLP_PROTOCOL: must be http/protobuf")
 
 
-def test_check_reports_errors_of_the_policy(own_stack: Stack) -> None:
-    gateway = own_stack.replica(start=False)
-    policy: dict[str, Any] = make_policy(own_stack.cloud)
+def test_check_reports_errors_of_the_policy(stack: Stack) -> None:
+    gateway = stack.replica(start=False)
+    policy: dict[str, Any] = make_policy(stack.cloud)
     policy["grants"][0]["role"] = "operatr"
     gateway.write_policy(policy)
     code, output = run("check", "--config", str(gateway.config_file))
@@ -181,9 +172,9 @@ def test_explain_rejects_an_invalid_target(stack: Stack, target: str, word: str)
     assert word in output
 
 
-def test_check_online_starts_the_embedded_store(own_stack: Stack) -> None:
-    store = {**own_stack.gateway.config["store"], "redis": {"embedded": True}}
-    gateway = own_stack.replica(change={"store": store}, start=False)
+def test_check_online_starts_the_embedded_store(stack: Stack) -> None:
+    store = {**stack.gateway.config["store"], "redis": {"embedded": True}}
+    gateway = stack.replica(change={"store": store}, start=False)
     code, output = run("check", "--online", "--config", str(gateway.config_file))
     assert (code, "redis: ok" in output) == (0, True), output
 

@@ -194,8 +194,8 @@ def test_failed_start_leaves_no_port_open(own_stack: Stack) -> None:
     assert gateway.console(own_stack.cloud.token()).status == 200
 
 
-def test_admin_ports_must_differ_from_the_public_port(own_stack: Stack) -> None:
-    gateway = own_stack.replica(start=False, workers=2)
+def test_admin_ports_must_differ_from_the_public_port(stack: Stack) -> None:
+    gateway = stack.replica(start=False, workers=2)
     gateway.config["admin"]["port"] = gateway.port - 1
     gateway.write_config()
     gateway.start(wait=False)
@@ -254,9 +254,9 @@ def test_invalid_config_changes_nothing(own_stack: Stack) -> None:
     ],
 )
 def test_serve_rejects_an_invalid_config(
-    own_stack: Stack, key: str, value: object, message: str
+    stack: Stack, key: str, value: object, message: str
 ) -> None:
-    gateway = own_stack.replica(start=False, change={key: value})
+    gateway = stack.replica(start=False, change={key: value})
     gateway.start(wait=False)
     assert gateway._process is not None
     assert gateway._process.wait(20) == 1

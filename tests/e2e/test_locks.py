@@ -1,15 +1,13 @@
 """Locks against two replicas: people, groups, servers and projects, on both listeners."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.test_admin import ADMINS, AUDIENCE, Operator, with_api
+from tests.support import programs
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 WITHIN_S = 1.0
@@ -183,15 +181,11 @@ def test_explain_knows_the_locks_of_file_and_gateway(
     target = f"{stack.cloud.project}/{stack.cloud.servers[0]}"
 
     def explain(*options: str, token: str = ada.token) -> tuple[int, str]:
-        ran = subprocess.run(
-            [
-                sys.executable, "-m", "gateway", "explain", "--config",
-                str(stack.gateway.config_file), "--user", "olga", "--group", "operators",
-                *options, target,
-            ],
-            env={**os.environ, "CONSOLE_GATEWAY_ADMIN_TOKEN": token},
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        ran = programs.run(
+            *("gateway", "explain", "--config", str(stack.gateway.config_file)),
+            *("--user", "olga", "--group", "operators", *options, target),
+            environ={"CONSOLE_GATEWAY_ADMIN_TOKEN": token},
+        )
         assert token not in ran.stdout + ran.stderr
         return ran.returncode, ran.stdout + ran.stderr
 

@@ -49,7 +49,11 @@ def fleet() -> Iterator[Fleet]:
     eventually(lambda: primary.command("ROLE")[2] != [])
     gateways = []
     for workers in (2, 1):
-        gateway = RunningGateway(cloud, primary.url, workers=workers, seal_key=seal_key)
+        # As in a deployment, the replicas have different hash seeds.
+        environ = {"PYTHONHASHSEED": "random"}
+        gateway = RunningGateway(
+            cloud, primary.url, workers=workers, seal_key=seal_key, environ=environ
+        )
         sentinels = {"sentinels": [f"127.0.0.1:{sentinel.port}"], "service": "main"}
         gateway.config["store"] |= {"redis": sentinels, "processes_max": 3}
         gateway.write_config()

@@ -1,16 +1,24 @@
 """`gateway check --online` and serving with a Redis user that lacks rights."""
 
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.support import programs
 from tests.support.stack import RunningGateway, Stack, eventually
 
 RIGHTS = ("~gateway:*", "&gateway:*", "+@all", "-@admin", "-@dangerous", "+info")
 """Those of `make compose-secrets`."""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Run the cloud and the store; each test makes its own gateway and user."""
+    running = Stack(start=False)
+    yield running
+    running.close()
 
 
 def a_replica(stack: Stack, *rights: str, **change: Any) -> RunningGateway:
@@ -23,14 +31,7 @@ def a_replica(stack: Stack, *rights: str, **change: Any) -> RunningGateway:
 
 
 def check(gateway: RunningGateway) -> tuple[int, str]:
-    command = (sys.executable, "-m", "gateway", "check", "--online", "--config")
-    done = subprocess.run(
-        [*command, str(gateway.config_file)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = programs.run("gateway", "check", "--online", "--config", str(gateway.config_file))
     return done.returncode, done.stdout + done.stderr
 
 
@@ -47,58 +48,60 @@ def check(gateway: RunningGateway) -> tuple[int, str]:
     ],
 )
 def test_check_online_names_the_missing_right(
-    own_stack: Stack, taken: tuple[str, ...], lacks: str
+    stack: Stack, taken: tuple[str, ...], lacks: str
 ) -> None:
-    code, output = check(a_replica(own_stack, *RIGHTS, *taken))
+    code, output = check(a_replica(stack, *RIGHTS, *taken))
     assert code == 1
     reason = f"NOPERM: the ACL of this user lacks {lacks}\n"
-    assert f"redis: {own_stack.valkey.url}: {reason}" in output
+    assert f"redis: {stack.valkey.url}: {reason}" in output
 
 
-def test_check_online_warns_if_the_eviction_policy_is_unreadable(own_stack: Stack) -> None:
-    code, output = check(a_replica(own_stack, *RIGHTS, "-info"))
+def test_check_online_warns_if_the_eviction_policy_is_unreadable(stack: Stack) -> None:
+    code, output = check(a_replica(stack, *RIGHTS, "-info"))
     assert code == 0
     assert (
         "warning: redis: maxmemory-policy cannot be read"
         " (NOPERM: the ACL of this user lacks +info);"
         " allow +info, or verify that it is noeviction [redis_may_evict]"
     ) in output
-    assert "redis_may_evict" not in check(a_replica(own_stack, *RIGHTS))[1]
+    assert "redis_may_evict" not in check(a_replica(stack, *RIGHTS))[1]
 
 
 @pytest.mark.parametrize("taken", [(), ("-client",), ("-@connection", "+auth")])
-def test_rights_of_the_docs_are_enough(own_stack: Stack, taken: tuple[str, ...]) -> None:
+def test_rights_of_the_docs_are_enough(stack: Stack, taken: tuple[str, ...]) -> None:
     """The name of a connection is optional."""
-    gateway = a_replica(own_stack, *RIGHTS, *taken)
+    gateway = a_replica(stack, *RIGHTS, *taken)
     code, output = check(gateway)
     assert (code, "redis: ok" in output) == (0, True), output
     gateway.start()
     assert gateway.metric("gateway_store_available") == 1
     eventually(lambda: gateway.metric("gateway_store_subscribed") == 1)
+    gateway.close()
 
 
-def test_stream_needs_its_commands_only_when_it_is_used(own_stack: Stack) -> None:
+def test_stream_needs_its_commands_only_when_it_is_used(stack: Stack) -> None:
     without = (*RIGHTS, "-@stream", "-memory")
-    code, output = check(a_replica(own_stack, *without))
+    code, output = check(a_replica(stack, *without))
     assert code == 0, output
-    code, output = check(a_replica(own_stack, *without, audit={"stream": True}))
+    code, output = check(a_replica(stack, *without, audit={"stream": True}))
     assert code == 1
     assert "lacks +memory|usage +xadd +xdel +xlen +xrange +xtrim" in output
 
 
-def test_missing_right_does_not_make_the_store_flap(own_stack: Stack) -> None:
-    gateway = a_replica(own_stack, *RIGHTS, "-hset")
+def test_missing_right_does_not_make_the_store_flap(stack: Stack) -> None:
+    gateway = a_replica(stack, *RIGHTS, "-hset")
     gateway.start()
     time.sleep(3.0)
     (line,) = gateway.log_lines("store_unavailable")
     assert line["reason"] == "NOPERM: the ACL of this user lacks +hset"
     assert gateway.log_lines("store_available") == []
-    own_stack.valkey.command("ACL", "SETUSER", "gw", "+hset")
+    stack.valkey.command("ACL", "SETUSER", "gw", "+hset")
     eventually(lambda: gateway.metric("gateway_store_available") == 1)
+    gateway.close()
 
 
-def test_missing_channel_costs_the_messages_only(own_stack: Stack) -> None:
-    gateway = a_replica(own_stack, *RIGHTS, "-subscribe")
+def test_missing_channel_costs_the_messages_only(stack: Stack) -> None:
+    gateway = a_replica(stack, *RIGHTS, "-subscribe")
     gateway.start()
     eventually(lambda: gateway.log_lines("store_subscription_lost"))
     time.sleep(2.0)
@@ -106,4 +109,5 @@ def test_missing_channel_costs_the_messages_only(own_stack: Stack) -> None:
     assert line["reason"] == "NOPERM: the ACL of this user lacks +subscribe"
     assert gateway.metric("gateway_store_available") == 1
     assert gateway.metric("gateway_store_subscribed") == 0
-    assert gateway.console(own_stack.cloud.token()).status == 200
+    assert gateway.console(stack.cloud.token()).status == 200
+    gateway.close()

@@ -2,14 +2,13 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import programs
 from tests.support.stack import CloudProcess, RunningGateway, Stack, console_path, eventually, fetch
 
 
@@ -57,16 +56,10 @@ def opens(gateway: RunningGateway, server: str) -> int:
 
 
 def explain(gateway: RunningGateway, server: str) -> str:
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "gateway", "explain", "--config", str(gateway.config_file)),
-            *("--user", "olga", "--group", "operators", f"{gateway.cloud.project}/{server}"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ran.stdout
+    return programs.run(
+        *("gateway", "explain", "--config", str(gateway.config_file)),
+        *("--user", "olga", "--group", "operators", f"{gateway.cloud.project}/{server}"),
+    ).stdout
 
 
 def test_tag_grant_follows_the_inventory(stack: Stack) -> None:

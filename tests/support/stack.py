@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.idp import AUDIENCE
 from tests.support.audit import assert_documented
+from tests.support.programs import Program
 from tests.support.valkey import RealValkey, free_port, free_ports
 
 TIMEOUT_S = 20.0
@@ -65,8 +66,9 @@ class CloudProcess:
 
     def __init__(self, *options: str, servers: int = 8, stderr: int | None = None) -> None:
         """`options` are those of `python -m gateway.demo.cloud --help`."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.demo.cloud", "--servers", str(servers), *options],
+        self._process = Program[bytes](
+            "gateway.demo.cloud",
+            *("--servers", str(servers), *options),
             stdout=subprocess.PIPE,
             stderr=stderr,
         )
@@ -229,25 +231,18 @@ class RunningGateway:
 
     def start(self, *, wait: bool = True, passed: socket.socket | None = None) -> "RunningGateway":
         """Start it; `passed` is a listening socket that outlives it, as systemd passes one."""
+        options = ("--config", str(self.config_file), "--workers", str(self._workers))
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(_passing(passed) if passed is not None else ()),
-                    sys.executable,
-                    "-m",
-                    "gateway",
-                    "serve",
-                    "--config",
-                    str(self.config_file),
-                    "--workers",
-                    str(self._workers),
-                ],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=self._environ,
-                pass_fds=() if passed is None else (passed.fileno(),),
-            )
+            streams: dict[str, Any] = {"stdout": log, "stderr": log, "env": self._environ}
+            if passed is None:
+                self._process = Program[bytes](
+                    "gateway", "serve", *options, start_new_session=True, **streams
+                )
+            else:
+                command = (*_passing(passed), sys.executable, "-m", "gateway", "serve", *options)
+                self._process = subprocess.Popen(
+                    command, start_new_session=True, pass_fds=(passed.fileno(),), **streams
+                )
         if wait:
             eventually(lambda: self.ready() == 200, self.log_text, within_s=START_TIMEOUT_S)
         return self
