@@ -3,12 +3,11 @@
 import argparse
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.commands.arguments import CommandParser, add_config_option
-from gateway.commands.console_check import ConsoleCheck, console_target
 from gateway.commands.exit_codes import CommandFailed
 from gateway.commands.interrupts import run_async
-from gateway.commands.online_check import OnlineCheck
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.environment import tracing_variable
 from gateway.config.errors import ConfigError, InvalidConfig
@@ -20,7 +19,10 @@ from gateway.config.warnings import WARNINGS, config_warnings
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.network.listener_tls import CertificateValidity, validity
-from gateway.process.startup_checks import require_tracing_packages
+from gateway.process.tracing_packages import require_tracing_packages
+
+if TYPE_CHECKING:
+    from gateway.commands.online_check import OnlineCheck
 
 
 def register(parser: CommandParser) -> None:
@@ -86,9 +88,7 @@ def check(
     config = validate_settings(document)
     policy, parsed = load_parsed_policy(config_file, config)
     require_tracing_packages(tracing_variable())
-    console_check = None
-    if console is not None:
-        console_check = ConsoleCheck(config, console_target(console, config), SystemClock())
+    online_check = _online_check(config, console) if online else None
     certificates = _certificates(config, document)
     print_line(f"{config_file}: ok")
     print_line(f"{config.policy_file}: ok, {policy.size} rules, version {policy.version}")
@@ -107,14 +107,24 @@ def check(
     for warning in warnings:
         print_error(f"warning: {warning}")
     failed = bool(warnings) and strict
-    if online:
-        online_check = OnlineCheck(config, console_check)
+    if online_check is not None:
         failed |= bool(run_async(online_check.run()))
         for code, message in online_check.warnings:
             if code not in accepted:
                 print_error(f"warning: {message} [{code}]")
                 failed |= strict
     return 1 if failed else 0
+
+
+def _online_check(config: Settings, console: str | None) -> "OnlineCheck":
+    # Without --online, a check loads neither the HTTP client nor that of Redis.
+    from gateway.commands.console_check import ConsoleCheck, console_target
+    from gateway.commands.online_check import OnlineCheck
+
+    if console is None:
+        return OnlineCheck(config)
+    target = console_target(console, config)
+    return OnlineCheck(config, ConsoleCheck(config, target, SystemClock()))
 
 
 def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:

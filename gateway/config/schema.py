@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core.core_schema import DataclassSchema, ModelSchema
 
+from gateway.config.key_docs import key_docs
 from gateway.config.policy_schema import POLICY_SCHEMA
 from gateway.config.settings import Settings
 
@@ -23,9 +25,27 @@ _KEYWORDS: Final = {
 _NO_KEYWORDS: Final = {"title", "discriminator"}
 
 
+class SectionSchema(GenerateJsonSchema):
+    """Describes each key by the docstring below it."""
+
+    def model_schema(self, schema: ModelSchema) -> JsonSchema:
+        return _described(super().model_schema(schema), schema["cls"])
+
+    def dataclass_schema(self, schema: DataclassSchema) -> JsonSchema:
+        return _described(super().dataclass_schema(schema), schema["cls"])
+
+
+def _described(generated: JsonSchema, section: type) -> JsonSchema:
+    docs = key_docs(section)
+    for key, value in generated.get("properties", {}).items():
+        if key in docs:
+            value["description"] = docs[key]
+    return generated
+
+
 def config_schema() -> JsonSchema:
     """Return the schema of the config file. Checks across keys are left to `gateway check`."""
-    generated = Settings.model_json_schema(schema_generator=GenerateJsonSchema)
+    generated = Settings.model_json_schema(schema_generator=SectionSchema)
     schema: JsonSchema = _clean(generated)
     schema["required"] = [*schema["required"], "audit"]  # its default has no destination
     return {"$schema": _DIALECT, "title": "Console Gateway: config", **schema}

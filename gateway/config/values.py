@@ -38,7 +38,7 @@ class Section(BaseModel):
         extra="forbid",
         frozen=True,
         arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
+        defer_build=True,  # the root includes all sections; each alone is rarely needed
     )
 
 

@@ -221,7 +221,7 @@ class Listing:
     """Smallest page size that a caller may request."""
     limit_max: int = 1000
     """Largest page size that a caller may request."""
-    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # noqa: RUF012
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ class Operation:
     holds it whole."""
     listing: Listing | None = None
     """Form of the list; required for `response: listed`."""
-    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # noqa: RUF012
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from gateway.config.policy_loader import load_policy
 from gateway.config.store import RedisEmbedded
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.valkey.embedded import EmbeddedValkey
-from gateway.process.startup_checks import load_config, require_tracing_packages
+from gateway.process.startup_checks import load_config
 from gateway.process.supervisor import Supervisor
+from gateway.process.tracing_packages import require_tracing_packages
 from gateway.process.worker import run_worker
 
 

