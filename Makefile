@@ -92,7 +92,11 @@ e2e: $(VENV)/.dev ## the tests with real processes
 	@.ci/system-packages
 	$(PYTEST) -n $(WORKERS) tests/e2e
 
-test: lint ## every check
+# The tests wait now and then: lint works beside them.
+test: $(VENV)/.dev ## every check
+	@$(MAKE) --no-print-directory --jobs=2 all-tests lint
+
+all-tests: $(VENV)/.dev
 	@.ci/system-packages
 	$(PYTEST) -n $(WORKERS) tests
 
@@ -118,4 +122,4 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help page demo format lint unit fast-tests e2e test bench soak docs release lock
+.PHONY: help page demo format lint unit fast-tests e2e test all-tests bench soak docs release lock

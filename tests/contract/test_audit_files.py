@@ -509,10 +509,11 @@ async def test_hanging_disk_rejects_records_in_time(
     monkeypatch.setattr(file_store, "write_durably", hang)
     outcomes = await subject.outcomes("x", "y")
     assert [type(one) for one in outcomes] == [AuditLogUnavailable] * 2
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 8.0)
     began = time.monotonic()
     (outcome,) = await subject.outcomes("at once")
     assert isinstance(outcome, AuditLogUnavailable)
-    assert time.monotonic() - began < 0.09
+    assert time.monotonic() - began < 4.0
     assert not subject.audit_log.durable
     go_on.set()
     for _ in range(200):

@@ -100,7 +100,7 @@ async def test_hopeless_call_is_rejected_with_accurate_wait(
         began = CLOCK.monotonic()
         with pytest.raises(BudgetExhausted) as refused:
             await admit(line, within_s=0.6)
-        assert CLOCK.monotonic() - began < 0.2
+        assert CLOCK.monotonic() - began < 0.5
         reported = refused.value.retry_after_s
         assert 0.3 < reported < 1.0
         await asyncio.sleep(reported)
