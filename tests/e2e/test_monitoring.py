@@ -238,6 +238,29 @@ def throttled(scene: Scene) -> None:
     scene.wait_for_scrape()
 
 
+def queued(scene: Scene) -> None:
+    """Let calls wait for the end of a short pause, until a scrape has seen them waiting."""
+    waiting = (
+        "max(gateway_budget_queue_length)",
+        "max(job_account_budget:gateway_budget_queue_seconds:max)",
+    )
+
+    def seen() -> bool:
+        scene.cloud.fail(
+            scene.cloud.upstream,
+            "throttled",
+            path="remote-console",
+            times=1,
+            headers={"Retry-After": "1"},  # below `wait_max_s`, so calls wait
+        )
+        scene.fresh(9)
+        return all(returned_nonzero(scene.prometheus, one, since=scene.began) for one in waiting)
+
+    eventually(seen)
+    scene.cloud.heal()
+    eventually(lambda: scene.fresh(1)[0].status == 200)
+
+
 def renewed(scene: Scene) -> None:
     """Request a link near its expiry until it is renewed in the background."""
     token = scene.cloud.token("renata")
@@ -395,6 +418,7 @@ EVENTS: tuple[Callable[[Scene], None], ...] = (
     links,
     rejected_tokens,
     throttled,
+    queued,
     renewed,
     cloud_broken,
     account_rejected,
@@ -516,6 +540,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     )
     gateway = stack.gateway
     gateway.config["issuers"][0] |= {"keys_refresh_s": 1, "keys_age_max_s": KEYS_AGE_MAX_S}
+    # A busy machine must not look like a lost Redis before the event that stops it.
+    gateway.config["store"]["timeout_s"] = 0.5
     gateway.write_config()
     replica = stack.replica(start=False)
     certificate, key = write_certificate(replica.directory, "127.0.0.1")
