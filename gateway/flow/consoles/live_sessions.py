@@ -93,6 +93,9 @@ class LiveSessions:
                 self._connections[session_id] = connection
                 if previous is not None:
                     previous.end(ends.REPLACED)
+                # A right may have ended since the attach decided; from now on the watch sees it.
+                if self.judge(connection):
+                    await self.mode_changed(connection)
         if not isinstance(connection, LiveSession):
             await page.end(connection)
             return

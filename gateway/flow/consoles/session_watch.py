@@ -1,5 +1,6 @@
 """Re-evaluates the sessions of a process whenever a decision may have changed (invariant 11)."""
 
+import asyncio
 import math
 from typing import Final
 
@@ -11,6 +12,8 @@ from gateway.flow.consoles.live_sessions import LiveSessions
 
 _TICK_S: Final = 0.2
 """Short of the second that invariant 11 allows; also finds a clock that was stepped."""
+_SLICE_S: Final = 0.002
+"""How long decisions may hold the event loop. Two thousand take 0.1 s together."""
 
 
 class SessionWatch:
@@ -22,7 +25,10 @@ class SessionWatch:
         self._unchanged = (math.inf, math.inf)
         """The time in which no rule begins or ends."""
         self._inventories: dict[ProjectId, object] = {}
-        self._changed: list[LiveSession] = []
+        self._changed: asyncio.Queue[LiveSession] = asyncio.Queue()
+        """Sessions whose mode has changed, to be stored and recorded."""
+        self._woken = asyncio.Event()
+        self._checking = asyncio.Lock()
 
     @property
     def on_old_inventory(self) -> int:
@@ -32,29 +38,60 @@ class SessionWatch:
 
     async def run(self) -> None:
         """Check the sessions, forever."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._check_at_intervals())
+            loops.create_task(self._check_when_woken())
+            loops.create_task(self._save_modes())
+
+    def wake(self) -> None:
+        """Check soon: call it after a change of overrides."""
+        self._woken.set()
+
+    async def _check_at_intervals(self) -> None:
         while True:
-            await self.check()
+            await self._check()
             await self._clock.sleep(_TICK_S)
 
-    async def check(self) -> None:
+    async def _check_when_woken(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            await self._check()
+
+    async def _save_modes(self) -> None:
+        while True:
+            await self._sessions.mode_changed(await self._changed.get())
+
+    async def _check(self) -> None:
         """Re-evaluate if anything changed; end sessions whose time is over."""
-        if self._is_changed():
-            self.reevaluate()
+        async with self._checking:
+            if self._is_changed():
+                await self._reevaluate()
         now, monotonic = self._clock.now(), self._clock.monotonic()
         for connection in list(self._sessions.connections.values()):
             connection.tick(now, monotonic)
-        changed, self._changed = self._changed, []
-        for connection in changed:
-            await self._sessions.mode_changed(connection)
 
-    def reevaluate(self) -> None:
-        """Decide on every session again, at once: call it after a change of policy or overrides."""
+    async def _reevaluate(self) -> None:
+        """Decide on every session again, with a turn of the event loop after each slice.
+
+        A change meanwhile leaves another version, so the next check decides on all of them again.
+        A session that is attached meanwhile was decided on by its attach.
+        """
         self._version = self._rights.version
         self._unchanged = self._rights.unchanged_between()
-        connections = list(self._sessions.connections.values())
+        current = self._sessions.connections
+        connections = list(current.values())
         projects = {one.session.target.project for one in connections}
         self._inventories = {one: self._rights.inventory_state(one) for one in projects}
-        self._changed += [one for one in connections if self._sessions.judge(one)]
+        slice_ends_at = self._clock.monotonic() + _SLICE_S
+        for connection in connections:
+            if current.get(connection.session.id) is not connection:
+                continue  # it has ended, or a newer connection of the page has replaced it
+            if self._sessions.judge(connection):
+                self._changed.put_nowait(connection)
+            if self._clock.monotonic() >= slice_ends_at:
+                await asyncio.sleep(0)
+                slice_ends_at = self._clock.monotonic() + _SLICE_S
 
     def _is_changed(self) -> bool:
         begins, ends = self._unchanged

@@ -195,7 +195,7 @@ def _start(
 ) -> None:
     """Start the background tasks of the sessions, and export their gauges."""
     watch = SessionWatch(sessions, shared.rights, runtime.clock)
-    overrides.on_change(watch.reevaluate)
+    overrides.on_change(watch.wake)
     runtime.tasks["console leases"] = SessionLeases(sessions, shared.store, runtime.clock).run
     runtime.tasks["console rights"] = watch.run
 
