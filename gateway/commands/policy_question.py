@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Final, Self
+
+from msgspec.structs import replace
 
 from gateway.config.policy_loader import load_parsed_policy
 from gateway.config.settings import Settings, load_settings

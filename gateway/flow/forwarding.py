@@ -119,7 +119,7 @@ class Forwarding:
             headers=outgoing.headers,
         )
         scope = _scope(outgoing.attempts.permitted_now())
-        page = visible_entries(pages, scope.predicate).encode_page(call)
+        page = visible_entries(pages, scope.predicate, scope.candidates).encode_page(call)
         return ForwardedResponse(200, JSON, page)
 
     async def _stream(self, outgoing: OutgoingCall) -> ForwardedResponse:

@@ -37,9 +37,9 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.inventory import (
     NO_INVENTORY,
-    Attributes,
     Inventory,
     InventorySnapshot,
+    StoredServers,
     parse_inventory,
     parse_servers,
     parse_snapshot,
@@ -187,7 +187,7 @@ class CachedInventories:
         try:
             result = await self._shared.obtain(
                 # The number is the format version: incompatible gateway versions share no value.
-                f"inventory-2:{account.name}:{project}",
+                f"inventory-3:{account.name}:{project}",
                 lambda: self._fetch(project, state),
                 deadline=self._clock.monotonic() + _POLL_TIMEOUT_S,
                 unusable=state.value or None,
@@ -226,7 +226,7 @@ class CachedInventories:
     async def _fetch(self, project: ProjectId, state: _ProjectInventory) -> Fetched:
         account = state.account
         taken_at, began_at = self._clock.now(), self._clock.monotonic()
-        servers: dict[ServerId, Attributes] = {}
+        servers: dict[ServerId, bytes] = {}
         markers: set[str] = set()
         marker = ""
         while marker not in markers and len(markers) < _PAGES_MAX:
@@ -234,16 +234,16 @@ class CachedInventories:
             body = await self._page(project, account, marker, began_at + _POLL_TIMEOUT_S)
             # In a thread, here and below: ten thousand servers take tens of milliseconds.
             found, marker = await asyncio.to_thread(self._parsed, body)
-            servers |= found
+            servers |= found.encoded
             if not marker:
                 ended_at = self._clock.monotonic()
-                listed = InventorySnapshot(servers, taken_at, ended_at - began_at)
+                listed = InventorySnapshot(StoredServers(servers), taken_at, ended_at - began_at)
                 value = await asyncio.to_thread(_packed, listed)
                 state.own = value, began_at
                 return Fetched(value, ended_at + account.poll_s)
         raise UpstreamBroken("the list of servers does not end")
 
-    def _parsed(self, body: bytes) -> tuple[dict[ServerId, Attributes], str]:
+    def _parsed(self, body: bytes) -> tuple[StoredServers, str]:
         page = self._read(body)
         return parse_servers(page.raws), page.next_marker
 

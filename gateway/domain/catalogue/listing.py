@@ -5,7 +5,8 @@ forwarded: an unknown member could be a count or a marker that reveals hidden se
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ class ListPage:
     next_marker: str
     count: int | None
     has_page_info: bool
+    positions: Mapping[ServerId, int] | None
+    """The entry of each server; None if an entry has several, or a server has several."""
 
 
 class ListPageReader:
@@ -76,13 +79,15 @@ class ListPageReader:
         except (msgspec.DecodeError, KeyError) as error:
             raise UpstreamBroken(f"the list is malformed: {type(error).__name__}") from None
         info = around.page_info
+        servers = self._servers([getattr(one, self._server) for one in entries])
         return ListPage(
             raws,
             [one.own or "" for one in entries],
-            self._servers([getattr(one, self._server) for one in entries]),
+            servers,
             _parse_marker(info.next_marker or "") if info is not None else "",
             around.count,
             info is not None,
+            _positions(servers),
         )
 
     def _servers(self, values: list[Any]) -> Sequence[tuple[ServerId, ...]]:
@@ -97,6 +102,11 @@ class ListPageReader:
     def _servers_in(self, value: Any) -> tuple[ServerId, ...]:
         found = (one.lower() for one in _strings_at(value, self._inner))
         return tuple(ServerId(one) for one in found if _SERVER.fullmatch(one))
+
+
+def _positions(servers: Sequence[tuple[ServerId, ...]]) -> Mapping[ServerId, int] | None:
+    found = {of[0]: i for i, of in enumerate(servers) if len(of) == 1}
+    return found if len(found) == len(servers) else None
 
 
 def _strings_at(value: Any, steps: tuple[str, ...]) -> list[str]:
@@ -130,12 +140,25 @@ def page_target(call: ResolvedCall, *, marker: str = "", offset: int = 0) -> str
 
 
 def visible_entries(
-    pages: Sequence[ListPage], allows: Callable[[ServerId], bool]
+    pages: Sequence[ListPage],
+    allows: Callable[[ServerId], bool],
+    candidates: AbstractSet[ServerId] | None = None,
 ) -> "VisibleEntries":
-    """Return the entries of which `allows` accepts each server."""
+    """Return the entries of which `allows` accepts each server.
+
+    `candidates`: at least the servers that it accepts, so that the others need not be visited.
+    """
+    if candidates is not None:
+        candidates = set(filter(allows, candidates))
     raws: list[msgspec.Raw] = []
     ids: list[str] = []
     for page in pages:
+        positions = page.positions
+        if candidates is not None and positions is not None and len(candidates) < len(positions):
+            for at in sorted(positions[one] for one in candidates if one in positions):
+                raws.append(page.raws[at])
+                ids.append(page.ids[at])
+            continue
         for raw, own, servers in zip(page.raws, page.ids, page.servers, strict=True):
             if servers and all(map(allows, servers)):
                 raws.append(raw)

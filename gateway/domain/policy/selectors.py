@@ -76,9 +76,11 @@ class Selector:
 
     def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
         """Return whether a server matches, or `if_unknown` if an unknown attribute decides."""
+        for key, values in self.tags:
+            if not _has_tag(known, key, values, if_unknown=if_unknown):
+                return False
         return (
-            all(_has_tag(known, key, values, if_unknown=if_unknown) for key, values in self.tags)
-            and (
+            (
                 not self.locations
                 or any(
                     location.matches(known, if_unknown=if_unknown) for location in self.locations
