@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from gateway.config.errors import ConfigError, KeyPath
 from gateway.config.located_yaml import Document, hint
-from gateway.config.policy_names import NAME_CHARS_MAX, name_problem
+from gateway.config.policy_names import NAME_CHARS_MAX, is_plain_name, name_problem
 
 _SHOWN_CHARS_MAX: Final = 80
 
@@ -28,7 +28,8 @@ class PolicyForm:
         """Return a list of names; a name that nothing can have is an error."""
         names = self.items(path, raw)
         for i, name in enumerate(names):
-            self.name((*path, i), name, chars_max=chars_max, is_pattern=is_pattern)
+            if not is_plain_name(name, chars_max):
+                self.name((*path, i), name, chars_max=chars_max, is_pattern=is_pattern)
         return frozenset(name for name in names if isinstance(name, str))
 
     def name(

@@ -34,12 +34,17 @@ class KnownNames:
     """Projects by region."""
 
 
+def is_plain_name(name: object, chars_max: int) -> bool:
+    """Return whether a value is a name of which `name_problem` finds none, at a glance."""
+    return chars_max > 127 and isinstance(name, str) and _PLAIN.fullmatch(name) is not None
+
+
 def name_problem(name: str, *, chars_max: int = NAME_CHARS_MAX, is_pattern: bool = False) -> str:
     """Describe why no token or server can have this name; "" if one can.
 
     In a pattern, `*` is allowed.
     """
-    if chars_max > 127 and _PLAIN.fullmatch(name):
+    if is_plain_name(name, chars_max):
         return ""
     if name != name.strip():
         return "must not begin or end with a blank"

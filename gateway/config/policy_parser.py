@@ -23,12 +23,14 @@ from gateway.config.policy_schema import (
 from gateway.config.policy_targets import TargetReader
 from gateway.domain.model import EXPLICIT_PERMISSIONS, RuleKind, RuleRef
 from gateway.domain.policy.policy import Policy
-from gateway.domain.policy.rule_index import RuleIndex
+from gateway.domain.policy.rule_index import RuleIndex, compile_rules
 from gateway.domain.policy.rules import Rule
 
 _ROLE: Final = re.compile(ROLE_NAME)
 _ISSUER: Final = "issuer (not in `issuers` of the config)"
 _INSTANT_EXAMPLE: Final = "2026-12-31T18:00:00+01:00"
+
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 class Permissions(NamedTuple):
@@ -80,8 +82,13 @@ def parse_policy(
 
 
 def make_policy(parsed: ParsedPolicy, *, version: str) -> Policy:
+    return Policy(RuleIndex(compile_policy(parsed)), version=version)
+
+
+def compile_policy(parsed: ParsedPolicy) -> bytes:
+    """Return what `RuleIndex` reads."""
     rules = (located.rule for located in parsed.rules)
-    return Policy(RuleIndex(rules, group_aliases=parsed.groups), version=version)
+    return compile_rules(rules, group_aliases=parsed.groups)
 
 
 def read_policy(document: Document, known: KnownNames) -> ParsedPolicy:
@@ -133,8 +140,8 @@ class _Reader:
         body = form.mapping(path, raw, GRANT_KEYS if kind is RuleKind.GRANT else DENIAL_KEYS)
         name, permissions = self._permissions_of(path, body, kind)
         to = self._people((*path, "to"), body.get("to", {}))
-        users = form.names((*path, "to", "users"), to.get("users", []))
-        groups = form.names((*path, "to", "groups"), to.get("groups", []))
+        users = form.names((*path, "to", "users"), to["users"]) if "users" in to else _NO_NAMES
+        groups = form.names((*path, "to", "groups"), to["groups"]) if "groups" in to else _NO_NAMES
         issuer = self._issuer((*path, "to"), to)
         targets = self._targets.read((*path, "on"), body.get("on"))
         valid_from = self._instant(path, body, "from", float("-inf"))

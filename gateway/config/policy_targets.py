@@ -21,6 +21,7 @@ from gateway.domain.policy.selectors import Location, NamePattern, Selector
 
 _PROJECT: Final = "project (not in any `accounts[].projects` of the config)"
 _ACCOUNT: Final = "account (not in `accounts` of the config)"
+_NONE: Final[frozenset[str]] = frozenset()
 _REGION: Final = "region (not in any `accounts[].region` of the config)"
 
 
@@ -92,16 +93,19 @@ class TargetReader:
 
     def _selection(self, path: KeyPath, on: Mapping[str, Any]) -> Targets:
         """Return the servers and attributes; projects have a meaning of their own in `not`."""
-        servers = frozenset(
-            name.lower() for name in self._form.names((*path, "servers"), on.get("servers", []))
-        )
-        for i, server in text_items(on.get("servers")):
-            if not SERVER_ID.fullmatch(server.lower()):
-                self._form.error((*path, "servers", i), "must be a server ID (a UUID)")
+        servers = self._servers((*path, "servers"), on["servers"]) if "servers" in on else _NONE
         selector = None
         if any(key in on for key in ATTRIBUTE_KEYS):
             selector = self._selector(path, on)
         return Targets(servers=servers, selector=selector)
+
+    def _servers(self, path: KeyPath, raw: Any) -> frozenset[str]:
+        servers = frozenset(name.lower() for name in self._form.names(path, raw))
+        if not all(map(SERVER_ID.fullmatch, servers)):
+            for i, server in text_items(raw):
+                if not SERVER_ID.fullmatch(server.lower()):
+                    self._form.error((*path, i), "must be a server ID (a UUID)")
+        return servers
 
     def _projects(self, path: KeyPath, on: Mapping[str, Any]) -> frozenset[str]:
         """Return the projects that match all of `projects`, `accounts` and `regions`."""

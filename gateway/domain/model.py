@@ -8,6 +8,8 @@ from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any, Final, Literal, NamedTuple, NewType, NoReturn, Protocol
 
+import msgspec
+
 Headers = tuple[tuple[str, str], ...]
 """Names and values, in order."""
 ProjectId = NewType("ProjectId", str)
@@ -312,8 +314,7 @@ class RuleKind(Enum):
     DENIAL = "denial"
 
 
-@dataclass(frozen=True, slots=True)
-class RuleRef:
+class RuleRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The position in the policy file of the grant or denial that decided."""
 
     kind: RuleKind
@@ -321,11 +322,11 @@ class RuleRef:
     line: int
     label: str
     """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
-    place: str = field(init=False)
-    """`file:line`."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "place", f"{self.file}:{self.line}")
+    @property
+    def place(self) -> str:
+        """`file:line`."""
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

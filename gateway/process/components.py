@@ -10,7 +10,7 @@ from gateway.domain.model import ResponseKind
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.files.policy_file import PolicyFile
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.host.handover import Handover
+from gateway.drivers.host.handover import Handovers
 from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.telemetry.metrics import Metrics
@@ -73,7 +73,7 @@ async def open_components(
     clock: SystemClock,
     metrics: Metrics,
     lines: LineWriter,
-    handover: Handover,
+    handovers: Handovers,
 ) -> AsyncIterator[Components]:
     """Open everything that serves requests; close it in reverse order."""
     async with AsyncExitStack() as stack:
@@ -82,9 +82,9 @@ async def open_components(
         valkey = await open_valkey(runtime, new_client)
         flight = open_single_flight(runtime, valkey)
         budget = open_budget(runtime, valkey)
-        policies = open_policy(runtime, handover)
+        policies = open_policy(runtime, handovers.policies)
         overrides = await open_overrides(runtime, valkey)
-        identity = await open_identity(runtime, handover, policies, overrides)
+        identity = await open_identity(runtime, handovers.keys, policies, overrides)
         accounts = await open_accounts(runtime, budget, flight)
         inventories = open_inventories(runtime, accounts, policies, flight)
         console_links = open_console_links(runtime, accounts, flight, overrides)

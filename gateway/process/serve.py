@@ -8,11 +8,11 @@ from pathlib import Path
 from aiohttp import http_parser
 
 from gateway.config.environment import tracing_variable
-from gateway.config.policy_loader import load_policy
 from gateway.config.store import RedisEmbedded
+from gateway.drivers.host.handover import Handovers
 from gateway.drivers.telemetry import log as logs
 from gateway.drivers.valkey.embedded import EmbeddedValkey
-from gateway.process.startup_checks import load_config
+from gateway.process.startup_checks import check_policy, load_config
 from gateway.process.supervisor import Supervisor
 from gateway.process.tracing_packages import require_tracing_packages
 from gateway.process.worker import run_worker
@@ -26,7 +26,8 @@ def serve(config_file: Path, *, workers: int) -> int:
         return 1
     load = partial(load_config, config_file, workers=workers)
     config = load()
-    load_policy(config_file, config)
+    handovers = Handovers()
+    check_policy(config_file, config, handovers.policies)
     require_tracing_packages(tracing_variable())
     logs.set_up(config.log.levels, config.log.format)
     with ExitStack() as stack:
@@ -34,4 +35,7 @@ def serve(config_file: Path, *, workers: int) -> int:
         if isinstance(config.store.redis, RedisEmbedded):
             embedded_url = stack.enter_context(EmbeddedValkey()).url
         work = partial(run_worker, embedded_url=embedded_url)
-        return Supervisor(config_file, load, work, workers=workers, config=config).run()
+        supervisor = Supervisor(
+            config_file, load, work, workers=workers, config=config, handovers=handovers
+        )
+        return supervisor.run()

@@ -1,12 +1,17 @@
 """Checks that a config can be served, before anything is opened."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import load
+from gateway.config.policy_loader import load_policy
 from gateway.config.settings import Settings, load_settings
 from gateway.drivers.audit.directory import make_directory
+from gateway.drivers.files.policy_process import PARSED_HERE_BYTES_MAX, PolicyCompiler
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.host.handover import Handover
 from gateway.edge.consoles.page_assets import page_problem
 
 
@@ -28,6 +33,18 @@ def load_config(config_file: Path, *, workers: int) -> Settings:
         key = ("accounts", first, "console", "delivery")
         raise InvalidConfig([document.error(key, f"cannot be served: {problem}")])
     return config
+
+
+def check_policy(config_file: Path, config: Settings, policies: Handover) -> None:
+    """Raise InvalidConfig if the policy is unreadable or invalid; hand a large one over."""
+    file = config.policy_file
+    with suppress(OSError):  # unreadable: the next lines say so; or no process starts
+        content = file.read_bytes()
+        if len(content) > PARSED_HERE_BYTES_MAX:
+            compiler = PolicyCompiler(file, config.policy_names, policies)
+            compiler.compile_now(content, at=SystemClock().monotonic())
+            return
+    load_policy(config_file, config)
 
 
 def _directory_problem(directory: Path) -> str:

@@ -5,6 +5,7 @@ setting can change without a lost request, and an invalid config changes nothing
 """
 
 import faulthandler
+import gc
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ from gateway.config.errors import InvalidConfig
 from gateway.config.secrets import SecretOfFile, secrets_of
 from gateway.config.settings import Settings, egress_files
 from gateway.drivers.files.writers import being_written, is_open_for_writing
-from gateway.drivers.host.handover import Handover
+from gateway.drivers.host.handover import Handovers
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
 from gateway.drivers.network.listening_socket import (
@@ -99,6 +100,7 @@ class Supervisor:
         *,
         workers: int,
         config: Settings,
+        handovers: Handovers,
     ) -> None:
         """`config` is the first result of `load`."""
         self._file = config_file
@@ -125,7 +127,7 @@ class Supervisor:
         self._counters = SupervisorCounters()
         self._accounts = AccountsInForce()
         self._retired_consoles = ConsoleCounts()
-        self._handover = Handover()
+        self._handovers = handovers
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
 
@@ -275,11 +277,15 @@ class Supervisor:
             self._alive_read,
             self._counters,
             self._accounts,
-            self._handover,
+            self._handovers,
             watchdog,
             consoles,
             self._retired_consoles,
         )
+        # A collection writes to each object that it visits, and so copies the page that parent and
+        # worker share. Frozen objects are not visited.
+        gc.collect()
+        gc.freeze()
         pid = os.fork()
         if pid == 0:
             os.close(ready_read)

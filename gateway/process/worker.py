@@ -118,7 +118,7 @@ class Worker:
                 self._clock,
                 self._metrics,
                 self._lines,
-                self._plan.handover,
+                self._plan.handovers,
             ) as components:
                 # Now, because a full collection blocks the loop for longer than the budget slot
                 # of the first login is valid.

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from gateway.config.settings import Settings
-from gateway.drivers.host.handover import Handover
+from gateway.drivers.host.handover import Handovers
 
 RETIRE = signal.SIGUSR1
 """To a replaced worker: its replacement serves both ports. SIGTERM stops the whole gateway."""
@@ -155,7 +155,7 @@ class WorkerPlan:
     """Becomes readable when the supervisor has exited."""
     counters: SupervisorCounters
     accounts: AccountsInForce
-    handover: Handover
+    handovers: Handovers
     watchdog: Watchdog
     consoles: ConsoleCounts
     """Where the worker writes its own live consoles once it is replaced."""

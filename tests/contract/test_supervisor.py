@@ -15,6 +15,7 @@ _PROGRAM = """
 import ctypes, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
+from gateway.drivers.host.handover import Handovers
 from gateway.process import supervisor
 
 def work(plan):
@@ -48,7 +49,9 @@ config = SimpleNamespace(
     delivers_proxied=False,
 )
 file = Path(sys.argv[1])
-parent = supervisor.Supervisor(file, lambda: config, work, workers=1, config=config)
+parent = supervisor.Supervisor(
+    file, lambda: config, work, workers=1, config=config, handovers=Handovers()
+)
 sys.exit(parent.run())
 """
 

@@ -1,9 +1,9 @@
 """Rules by attributes: decisions, caching, and agreement with a naive reading."""
 
-import dataclasses
 import gc
 import weakref
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +48,7 @@ def rule(kind: RuleKind = RuleKind.GRANT, line: int = 1, **changed: object) -> R
         projects=frozenset(),
         servers=frozenset(),
     )
-    return dataclasses.replace(made, **changed)  # type: ignore[arg-type]
+    return msgspec.structs.replace(made, **changed)
 
 
 def inventory(**known: Attributes) -> Inventory:
@@ -107,7 +107,7 @@ def test_unknown_attribute_denies_and_grants_nothing() -> None:
     on_b1 = Selector(models=frozenset({"B1"}))
     but_b1 = Selector(tags=(("env", frozenset({"prod"})),), excluded=on_b1)
     known = inventory(
-        s0=dataclasses.replace(tags(env="prod"), model="B2"),
+        s0=msgspec.structs.replace(tags(env="prod"), model="B2"),
         s1=tags(env="prod"),
         s2=Attributes(model="B2"),
     )

@@ -32,7 +32,7 @@ from gateway.domain.model import (
     ServerId,
 )
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
-from gateway.domain.policy.rule_index import RuleIndex, RulesByTarget
+from gateway.domain.policy.rule_index import RuleIndex, RulesByTarget, compile_rules
 from gateway.domain.policy.rules import Decision, Explanation, Rule, Scope
 from gateway.domain.policy.target_locks import NO_LOCKS, TargetLocks
 
@@ -69,13 +69,13 @@ class Policy:
         self, rules: Iterable[Rule] | RuleIndex, *, version: str, locks: TargetLocks = NO_LOCKS
     ) -> None:
         """`version` identifies the text that the rules were parsed from."""
-        index = rules if isinstance(rules, RuleIndex) else RuleIndex(rules)
+        index = rules if isinstance(rules, RuleIndex) else RuleIndex(compile_rules(rules))
         self.version = version
         self.rules: Sequence[Rule] = index.rules
         self.selects_by_attributes = index.selects_by_attributes
         self._index = index
         self._locks = locks
-        self._instants = sorted(index.instants)
+        self._instants = index.instants
         self._permits: OrderedDict[tuple[int, int], _CachedPermit] = OrderedDict()
 
     @property
@@ -234,8 +234,8 @@ class Policy:
         inventory: Inventory = NO_INVENTORY,
     ) -> Scope:
         """Return the servers of `project` on which a person has the permission at `now`."""
-        grants = list(self._index.grants(principal, permission))
-        denials = list(self._index.denials(principal, permission))
+        grants = self._index.grants(principal, permission)
+        denials = self._index.denials(principal, permission)
         whole = [rule for rules in grants for rule in rules.on_whole(project)]
         denied = [rule for rules in denials for rule in rules.on_whole(project)]
         named = (rule for rules in grants for _, rule in rules.on_servers(project))
@@ -253,6 +253,7 @@ class Policy:
             denied=denied_servers.union(map(ServerId, self._locks.servers)),
             denying=_partial_rules(denied, now),
             attributes=lambda server: inventory.attributes(server, now),
+            with_tags=lambda tags: inventory.with_tags(tags, now),
         )
 
     def decide(

@@ -1,15 +1,20 @@
 """Rules of the policy, what is decided by them, and the servers that a person may list. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+
+import msgspec
 
 from gateway.domain.model import ProjectId, RuleKind, RuleRef, ServerId
 from gateway.domain.policy.inventory import Attributes
 from gateway.domain.policy.selectors import Selector
 
+_Tags = tuple[tuple[str, frozenset[str]], ...]
+"""Keys, each with its accepted values."""
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+
+class Rule(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A grant or a denial."""
 
     ref: RuleRef
@@ -31,6 +36,9 @@ class Rule:
     """Every person of the issuer, besides `users` and `groups`."""
     excluded_projects: frozenset[str] = frozenset()
     excluded_servers: frozenset[str] = frozenset()
+
+    def with_permissions(self, permissions: frozenset[str]) -> "Rule":
+        return msgspec.structs.replace(self, permissions=permissions)
 
     def is_valid_at(self, now: float) -> bool:
         return self.valid_from <= now < self.valid_until
@@ -105,6 +113,21 @@ class Scope:
     denying: tuple[Rule, ...]
     """Denials on a part of the project, by attributes or with exclusions."""
     attributes: Callable[[ServerId], Attributes | None]
+    with_tags: Callable[[_Tags], Sequence[ServerId] | None] = lambda _: None
+    """Returns at least the servers that have one value of each tag; None: any may have."""
+
+    @property
+    def candidates(self) -> AbstractSet[ServerId] | None:
+        """Return at least the servers that are allowed; None: any may be."""
+        if self.everywhere:
+            return None
+        found = set(self.granted)
+        for rule in self.granting:
+            servers = None if rule.selector is None else self.with_tags(rule.selector.tags)
+            if servers is None:
+                return None
+            found.update(servers)
+        return found
 
     @property
     def total(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from gateway.config.policy_parser import make_policy, read_policy
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
-from gateway.drivers.files.policy_process import parse_apart
+from gateway.drivers.files.policy_process import PARSED_HERE_BYTES_MAX, PolicyCompiler
 from gateway.drivers.files.writers import being_written, is_open_for_writing
 from gateway.drivers.host.handover import Handover
 from gateway.flow.audit_log import AuditLog
@@ -27,12 +28,12 @@ from gateway.flow.telemetry import Telemetry
 
 log = logging.getLogger("gateway.policy")
 
-_CHECK_INTERVAL_S = 1.0
+_CHECK_INTERVAL_S = 0.1
+_READ_INTERVAL_S = 1.0
+"""How often the content is compared where the file's times and size say that nothing changed."""
 _SETTLE_S = 0.1
 """A changed file is loaded if its content is the same after so long."""
-_PARSED_HERE_BYTES_MAX = 32_768
-"""A larger policy is parsed in a process of its own. To parse this size takes some milliseconds."""
-_PAUSE_S = 0.002
+_TURN_INTERVAL_S = 0.02
 _PENDING_RECORDS_MAX = 100
 _LOGGED_ERRORS_MAX = 50
 
@@ -70,15 +71,17 @@ class PolicyFile:
         self._clock = clock
         self._telemetry = telemetry
         self._handover = handover
+        self._compiler = PolicyCompiler(file, known, handover)
         self._digest = ""
         found = self._read(or_written=handover.get(self._handover_name) is None)
         self._digest = found.digest
         try:
             self._apply(self._accept(found))
+            self._hand_over(found)
         except InvalidConfig as invalid:
             if (accepted := handover.get(self._handover_name)) is None:
                 raise
-            self._apply(self._parse(accepted.text))
+            self._apply(self._parse(accepted.text, at=accepted.at))
             self._reject(invalid)
         self._audit_log: AuditLog | None = None
         self._pending_records: deque[AuditRecord] = deque()
@@ -93,19 +96,29 @@ class PolicyFile:
     async def run(self) -> None:
         """Reload when the content changes, forever.
 
-        The content is compared, not the file's times: a ConfigMap is replaced through a symlink,
-        and an editor may write twice within the time resolution of the file system.
+        The content decides: a ConfigMap is replaced through a symlink, and an editor may write
+        twice within the time resolution of the file system. The file's times and size only tell
+        when to read it sooner.
         """
+        seen, read_at = None, -math.inf
         while True:
             await self._clock.sleep(_CHECK_INTERVAL_S)
-            first = await asyncio.to_thread(self._read)
-            if first.digest != self._digest:
-                await self._clock.sleep(_SETTLE_S)
-                async with self._loading:
-                    found = await asyncio.to_thread(self._read)
-                    if first.digest == found.digest != self._digest:
-                        await self._load(found)
-            await self._write_records()
+            signature = await asyncio.to_thread(_signature, self._file)
+            now = self._clock.monotonic()
+            if signature != seen or now - read_at >= _READ_INTERVAL_S:
+                seen, read_at = signature, now
+                await self._load_if_changed()
+                await self._write_records()
+
+    async def _load_if_changed(self) -> None:
+        first = await asyncio.to_thread(self._read)
+        if first.digest == self._digest:
+            return
+        await self._clock.sleep(_SETTLE_S)
+        async with self._loading:
+            found = await asyncio.to_thread(self._read)
+            if first.digest == found.digest != self._digest:
+                await self._load(found)
 
     async def reload(self) -> bool:
         """Load the file now. Return False, count and log the errors if it is invalid."""
@@ -131,6 +144,7 @@ class PolicyFile:
         self._digest = found.digest
         self._apply(policy)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
+        await asyncio.to_thread(self._hand_over, found)
         self._add_record("policy_loaded", f"{policy.size} rules")
         return True
 
@@ -188,34 +202,46 @@ class PolicyFile:
 
     async def _accept_change(self, found: _PolicyFileContent) -> Policy:
         """Do as `_accept`, while requests are served."""
-        if found.unreadable is None and len(found.content) > _PARSED_HERE_BYTES_MAX:
+        if found.unreadable is None and len(found.content) > PARSED_HERE_BYTES_MAX:
             with suppress(OSError):  # for example out of processes: parse it here
                 return await self._accept_large(found)
         return await asyncio.to_thread(self._accept, found)
 
     async def _accept_large(self, found: _PolicyFileContent) -> Policy:
-        pause = partial(self._clock.sleep, _PAUSE_S)
-        index = await parse_apart(self._file, found.content, self._known, pause)
-        policy = Policy(index, version=policy_version(found.digest))
-        await asyncio.to_thread(self._handover.put, self._handover_name, found.content, at=found.at)
-        return policy
+        pause = partial(self._clock.sleep, _TURN_INTERVAL_S)
+        index = await self._compiler.compile(found.content, pause, at=found.at)
+        return Policy(index, version=policy_version(found.digest))
 
     def _accept(self, found: _PolicyFileContent) -> Policy:
-        """Return the policy of a valid file, and hand it over to workers that start later."""
         if found.unreadable is not None:
             raise found.unreadable
-        policy = self._parse(found.content)
+        return self._parse(found.content, at=found.at)
+
+    def _hand_over(self, found: _PolicyFileContent) -> None:
+        """Store an accepted text, for workers that start while the file is invalid."""
         self._handover.put(self._handover_name, found.content, at=found.at)
-        return policy
 
     @property
     def _handover_name(self) -> str:
         return f"policy {self._file}"
 
-    def _parse(self, content: bytes) -> Policy:
+    def _parse(self, content: bytes, *, at: float) -> Policy:
+        version = policy_version(policy_digest(content))
+        if len(content) > PARSED_HERE_BYTES_MAX:
+            with suppress(OSError):  # as above
+                return Policy(self._compiler.compile_now(content, at=at), version=version)
         with _without_garbage_collection():
             parsed = read_policy(parse(self._file, content), self._known)
-            return make_policy(parsed, version=policy_version(policy_digest(content)))
+            return make_policy(parsed, version=version)
+
+
+def _signature(file: Path) -> tuple[int, int, int, int] | None:
+    """Return what tells most changes of a file; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev)
 
 
 @contextmanager

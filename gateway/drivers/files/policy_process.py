@@ -1,110 +1,122 @@
-"""Parsing of a large policy in a process of its own.
+"""Compiling of a large policy, once for all workers, in a process of its own.
 
-Parsing holds the interpreter's lock, so in the serving process it would delay requests. The
-process returns the rules in small parts. To decode one takes less than a millisecond.
+Parsing holds the interpreter's lock, so in a serving process it would delay requests. The other
+workers take the result from the handover: it is one block of bytes, which they open at once.
 """
 
 import asyncio
-import gc
-import os
+import hashlib
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from gateway.config.errors import ConfigError, InvalidConfig
-from gateway.config.located_yaml import parse
+from gateway.config.errors import InvalidConfig
+from gateway.config.policy_loader import policy_digest
 from gateway.config.policy_names import KnownNames
-from gateway.config.policy_parser import read_policy
 from gateway.domain.policy.rule_index import RuleIndex
-from gateway.domain.policy.rules import Rule
+from gateway.drivers.files.policy_compiler import CompiledPolicy, CompilerTask
+from gateway.drivers.host.handover import Handover
 
-_PART_RULES: Final = 50
-_LENGTH_BYTES: Final = 4
-_NICENESS: Final = 10
-_RULES: Final = msgspec.msgpack.Decoder(list[Rule])
-
-
-class _Head(msgspec.Struct):
-    """The first part of the output."""
-
-    errors: list[ConfigError]
-    group_aliases: dict[str, frozenset[str]]
+PARSED_HERE_BYTES_MAX: Final = 32_768
+"""A larger policy is compiled in a process of its own. To parse this size takes milliseconds."""
+_COMPILER: Final = (sys.executable, "-m", "gateway.drivers.files.policy_compiler")
+_COMPILED: Final = msgspec.msgpack.Decoder(CompiledPolicy)
 
 
-_HEAD: Final = msgspec.msgpack.Decoder(_Head)
+class PolicyCompiler:
+    """Returns the rules of a policy file; raises InvalidConfig with all errors.
 
-
-class _Task(msgspec.Struct):
-    file: str
-    content: bytes
-    known: KnownNames
-
-
-async def parse_apart(
-    file: Path, content: bytes, known: KnownNames, pause: Callable[[], Awaitable[None]]
-) -> RuleIndex:
-    """Return the rules of a policy file; `pause` is awaited between parts.
-
-    Raises InvalidConfig with all errors, and OSError if the process failed.
+    Raises OSError if the process failed.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        task = msgspec.msgpack.encode(_Task(str(file), content, known))
-        output, _ = await process.communicate(task)
-    except BaseException:
-        if process.returncode is None:
-            process.kill()
-        raise
-    if process.returncode != 0:
-        raise OSError("the process that parses the policy failed")
-    parts = _parts(output)
-    head = _HEAD.decode(next(parts))
-    if head.errors:
-        raise InvalidConfig(head.errors)
-    index = RuleIndex(group_aliases=head.group_aliases)
-    for part in parts:
-        index.add(_RULES.decode(part))
-        await pause()
-    return index
+
+    def __init__(self, file: Path, known: KnownNames, handover: Handover) -> None:
+        self._file = file
+        self._known = known
+        self._handover = handover
+
+    def compile_now(self, content: bytes, *, at: float) -> RuleIndex:
+        """Compile, or take what another worker compiled, and wait for it.
+
+        `at`: monotonic seconds, before the content was read.
+        """
+        task = self._task(content)
+        found = self._find(task.key)
+        if found is None:
+            process = subprocess.run(  # noqa: S603 - the arguments are constant
+                _COMPILER,
+                input=msgspec.msgpack.encode(task),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+            _require_success(process.returncode)
+            found = _COMPILED.decode(process.stdout)
+            self._handover.put(self._name, process.stdout, at=at)
+        return _index(found)
+
+    async def compile(
+        self, content: bytes, pause: Callable[[], Awaitable[None]], *, at: float
+    ) -> RuleIndex:
+        """Do as `compile_now`, while the event loop runs.
+
+        `pause` is awaited again and again while another worker compiles.
+        """
+        task = await asyncio.to_thread(self._task, content)
+        while not self._handover.try_turn():
+            await pause()
+        try:
+            found = await asyncio.to_thread(self._find, task.key)
+            if found is None:
+                output = await self._run(await asyncio.to_thread(msgspec.msgpack.encode, task))
+                found = _COMPILED.decode(output)
+                await asyncio.to_thread(self._handover.put, self._name, output, at=at)
+        finally:
+            self._handover.end_turn()
+        return _index(found)
+
+    @property
+    def _name(self) -> str:
+        return f"compiled policy {self._file}"
+
+    def _task(self, content: bytes) -> CompilerTask:
+        known = msgspec.msgpack.encode(self._known)
+        key = hashlib.sha256(policy_digest(content).encode() + known).digest()
+        return CompilerTask(key, str(self._file), content, self._known)
+
+    def _find(self, key: bytes) -> CompiledPolicy | None:
+        entry = self._handover.get(self._name)
+        if entry is None:
+            return None
+        found = _COMPILED.decode(entry.text)
+        return found if found.key == key else None
+
+    async def _run(self, task: bytes) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            *_COMPILER,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            output, _ = await process.communicate(task)
+        except BaseException:
+            if process.returncode is None:
+                process.kill()
+            raise
+        _require_success(process.returncode)
+        return output
 
 
-def _parts(output: bytes) -> Iterator[memoryview]:
-    rest = memoryview(output)
-    while rest:
-        end = _LENGTH_BYTES + int.from_bytes(rest[:_LENGTH_BYTES], "big")
-        yield rest[_LENGTH_BYTES:end]
-        rest = rest[end:]
+def _require_success(code: int | None) -> None:
+    if code != 0:
+        raise OSError("the process that compiles the policy failed")
 
 
-def main() -> None:
-    """Parse the task on standard input; write errors and aliases, then the rules in parts."""
-    os.nice(_NICENESS)
-    gc.disable()
-    task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Task)
-    head, rules = _Head([], {}), list[Rule]()
-    try:
-        parsed = read_policy(parse(Path(task.file), task.content), task.known)
-        rules = [located.rule for located in parsed.rules]
-        head.group_aliases = dict(parsed.groups)
-    except InvalidConfig as invalid:
-        head.errors = list(invalid.errors)
-    _write(msgspec.msgpack.encode(head))
-    for at in range(0, len(rules), _PART_RULES):
-        _write(msgspec.msgpack.encode(rules[at : at + _PART_RULES]))
-    sys.stdout.buffer.flush()
-
-
-def _write(part: bytes) -> None:
-    sys.stdout.buffer.write(len(part).to_bytes(_LENGTH_BYTES, "big") + part)
-
-
-if __name__ == "__main__":
-    main()
+def _index(compiled: CompiledPolicy) -> RuleIndex:
+    if compiled.errors:
+        raise InvalidConfig(compiled.errors)
+    return RuleIndex(compiled.index)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
 
@@ -36,6 +37,7 @@ class Handover:
     def __init__(self) -> None:
         """Allocate the memory; call it before the fork."""
         self._memory = _allocate()
+        self._turn = _allocate()
         self._thread_lock = Lock()
 
     def put(self, name: str, text: bytes, *, at: float) -> None:
@@ -51,6 +53,20 @@ class Handover:
     def get(self, name: str) -> HandoverEntry | None:
         with self._locked():
             return self._read().get(name)
+
+    def try_turn(self) -> bool:
+        """Return whether this process has the turn: to produce what the others then find here.
+
+        The kernel ends the turn of a dead process.
+        """
+        try:
+            fcntl.lockf(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def end_turn(self) -> None:
+        fcntl.lockf(self._turn, fcntl.LOCK_UN)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -74,6 +90,14 @@ class Handover:
         written = 0
         while written < len(content):
             written += os.pwrite(self._memory, content[written:], written)
+
+
+@dataclass(frozen=True, slots=True)
+class Handovers:
+    """Apart from each other, because a policy may take many megabytes."""
+
+    keys: Handover = field(default_factory=Handover)
+    policies: Handover = field(default_factory=Handover)
 
 
 def _allocate() -> int:
