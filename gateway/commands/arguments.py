@@ -39,13 +39,13 @@ class CommandParser(argparse.ArgumentParser):
         return super().format_help() + (f"\nexit codes:\n{codes}" if codes else "")
 
 
-def add_config_option(parser: argparse.ArgumentParser) -> None:
+def add_config_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     default = os.environ.get(_CONFIG_VARIABLE) or None
     parser.add_argument(
         "--config",
         type=Path,
         default=default,
-        required=default is None,
+        required=required and default is None,
         metavar="FILE",
         help=f"config file (default: ${_CONFIG_VARIABLE})",
     )

@@ -31,7 +31,7 @@ def register(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--head",
-        type=_head,
+        type=saved_head,
         action="append",
         default=[],
         metavar="CHAIN:SEQ:HASH",
@@ -57,7 +57,7 @@ def verify_audit_log(
 ) -> int:
     """Print a report for each chain; return the exit code."""
     try:
-        keys = _load_keys(public_keys)
+        keys = load_public_keys(public_keys)
         recorded = recorded_neighbours(read_chains(directories))
         reports = verify_chains(read_chains(directories), keys, heads, recorded)
     except ValueError as error:
@@ -80,7 +80,7 @@ def verify_audit_log(
         print_json(summary)
     else:
         for report in reports:
-            _print_report(report, checked=keys is not None)
+            print_report(report, checked=keys is not None)
         for head in not_compared:
             print_line(f"not compared: retention removed line {head.seq} of the chain {head.chain}")
         for head in missing:
@@ -90,7 +90,8 @@ def verify_audit_log(
     return INTACT if intact else BROKEN
 
 
-def _head(text: str) -> Head:
+def saved_head(text: str) -> Head:
+    """Return the value of `--head`."""
     chain, _, rest = text.partition(":")
     seq, _, digest = rest.partition(":")
     if not chain or not seq.isdecimal() or not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -98,7 +99,7 @@ def _head(text: str) -> Head:
     return Head(chain, int(seq), digest)
 
 
-def _load_keys(files: Sequence[Path]) -> dict[str, SignatureCheck] | None:
+def load_public_keys(files: Sequence[Path]) -> dict[str, SignatureCheck] | None:
     """Read public keys; None if there are no files. Raises ValueError."""
     keys = {}
     for file in files:
@@ -126,7 +127,8 @@ def _no_chain(directories: Sequence[Path]) -> str:
     )
 
 
-def _print_report(report: Report, *, checked: bool) -> None:
+def print_report(report: Report, *, checked: bool) -> None:
+    """Print how far a chain is intact; `checked`: its signatures were verified."""
     head = report.head
     if report.finding is not None:
         print_line(f"BROKEN: {report.finding}")

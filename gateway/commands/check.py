@@ -1,6 +1,7 @@
 """`gateway check`: verify config, policy and certificates; with --online also the connections."""
 
 import argparse
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from gateway.commands.exit_codes import CommandFailed
 from gateway.commands.interrupts import run_async
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.environment import tracing_variable
-from gateway.config.errors import ConfigError, InvalidConfig
+from gateway.config.errors import ConfigError, ConfigWarning, InvalidConfig
 from gateway.config.located_yaml import Document, load
 from gateway.config.policy_loader import load_parsed_policy
 from gateway.config.policy_warnings import policy_warnings
@@ -96,6 +97,7 @@ def check(
         print_line(f"{name}: ok, until {iso(dates.ends_at)}")
     found = chain(
         config_warnings(config, document),
+        _recording_warnings(config, document),
         policy_warnings(
             parsed,
             config.catalogue,
@@ -125,6 +127,14 @@ def _online_check(config: Settings, console: str | None) -> "OnlineCheck":
         return OnlineCheck(config)
     target = console_target(console, config)
     return OnlineCheck(config, ConsoleCheck(config, target, SystemClock()))
+
+
+def _recording_warnings(config: Settings, document: Document) -> Iterable[ConfigWarning]:
+    if config.recordings.directory is None:
+        return ()
+    from gateway.commands.recordings_space import recording_warnings
+
+    return recording_warnings(config, document, SystemClock().now())
 
 
 def _certificates(config: Settings, document: Document) -> list[tuple[str, CertificateValidity]]:

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "servers": "list the servers visible to you and your permissions on them",
     "admin": "inspect and control a running gateway (admin API)",
     "audit": "search and verify the audit log",
+    "recordings": "list, verify, rewrap and hold recordings of live consoles",
     "demo": "run the gateway with a simulated cloud on loopback",
 }
 """Each command and its description; its module in this package has the same name."""

@@ -23,6 +23,7 @@ from gateway.config.values import (
     reject_plain_http,
 )
 from gateway.domain.model import BudgetClass, Reuse
+from gateway.domain.recordings.model import RecordingPolicy
 
 
 class Agency(Section):
@@ -280,6 +281,24 @@ class Account(Section):
     def delivers_proxied(self) -> bool:
         """Whether live consoles of the account run through the gateway."""
         return self.console.delivery == "proxied"
+
+    @property
+    def records(self) -> bool:
+        """Whether live consoles of the account are recorded."""
+        return self.console.recording is not RecordingPolicy.NEVER
+
+    @property
+    def requires_recording(self) -> bool:
+        return self.console.recording is RecordingPolicy.REQUIRED
+
+    @model_validator(mode="after")
+    def _recording_is_possible(self) -> Self:
+        if self.records and not self.delivers_proxied:
+            path = ("console", "recording")
+            raise InvalidKey(path, "requires `delivery: proxied`: the gateway must see the screen")
+        if self.console.record_keys and not self.records:
+            raise InvalidKey(("console", "record_keys"), "requires `recording`")
+        return self
 
     @model_validator(mode="after")
     def _project_names_are_unique(self) -> Self:

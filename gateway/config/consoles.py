@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, IPvAnyNetwork, PlainValidator, WithJ
 from gateway.config.values import Integer, Number, Seconds, Section
 from gateway.domain.consoles.model import Clipboard
 from gateway.domain.consoles.socket_address import SHAPES, Network, template_problem
+from gateway.domain.recordings.model import RecordingPolicy
 
 _Count = Annotated[Integer, Field(ge=1, le=100_000)]
 
@@ -43,6 +44,13 @@ class AccountConsole(Section):
     Pasting as keystrokes is typing and always possible."""
     sessions_max: _Count = 100
     """Live consoles of the account at the same time, over all replicas."""
+    recording: RecordingPolicy = RecordingPolicy.NEVER
+    """`required`: screen data reaches a browser only after it is written, and a session whose
+    recording fails ends. `when_possible`: a session goes on without a recording, and its page says
+    so. `never`: not recorded. Requires `delivery: proxied` and `recordings.directory`."""
+    record_keys: bool = False
+    """Also record the keys that are pressed, passwords included, encrypted with a key of their own.
+    Only `recording:keys` shows them. Requires `recording`."""
 
 
 class ConsoleSettings(Section):

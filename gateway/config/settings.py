@@ -30,6 +30,7 @@ from gateway.config.located_yaml import Document, load
 from gateway.config.operations import OperationChanges, built_in_operations
 from gateway.config.overrides import OverrideSettings
 from gateway.config.policy_names import KnownNames
+from gateway.config.recordings import RecordingSettings
 from gateway.config.store import RedisAccess, StoreSettings
 from gateway.config.telemetry import LogSettings, MetricsSettings
 from gateway.config.validation import config_errors
@@ -64,6 +65,8 @@ class Settings(Section):
     """Cloud accounts and their projects."""
     console: ConsoleSettings = ConsoleSettings()
     """Limits of live consoles that run through the gateway."""
+    recordings: RecordingSettings = RecordingSettings()
+    """Recordings of live consoles: directory, keys and retention."""
     egress: EgressSettings = EgressSettings()
     """How the gateway reaches clouds, IAM and issuers."""
     store: StoreSettings
@@ -138,13 +141,17 @@ class Settings(Section):
             yield WritableDirectory(
                 ("audit", "directory"), self.audit.directory, is_required=denies
             )
+        if self.recordings.directory is not None:
+            key = ("recordings", "directory")
+            is_required = any(one.requires_recording for one in self.accounts)
+            yield WritableDirectory(key, self.recordings.directory, is_required=is_required)
         if self.overrides.file is not None:
             directory = self.overrides.file.parent
             yield WritableDirectory(("overrides", "file"), directory, is_required=True)
         for i, account in enumerate(self.accounts):
             if account.inventory.directory is not None:
-                key = ("accounts", i, "inventory", "directory")
-                yield WritableDirectory(key, account.inventory.directory, is_required=False)
+                path = ("accounts", i, "inventory", "directory")
+                yield WritableDirectory(path, account.inventory.directory, is_required=False)
 
     def admin_ports(self, workers: int) -> range:
         """Return the admin port of each worker; empty if the operating system chooses them."""
@@ -184,6 +191,17 @@ class Settings(Section):
         if self.delivers_proxied and self.listen.public_url is None:
             problem = "is required: an account has `console.delivery: proxied`"
             raise InvalidKey(("listen", "public_url"), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _recordings_have_a_place(self) -> Self:
+        recordings = self.recordings
+        if recordings.directory is not None and not recordings.keys:
+            raise InvalidKey(("recordings", "keys"), "is required with `recordings.directory`")
+        for i, account in enumerate(self.accounts):
+            if account.records and recordings.directory is None:
+                problem = "requires `recordings.directory` and `recordings.keys`"
+                raise InvalidKey(("accounts", i, "console", "recording"), problem)
         return self
 
     @model_validator(mode="after")

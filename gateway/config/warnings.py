@@ -18,6 +18,10 @@ WARNINGS: Final = {
     "secret_has_byte_order_mark": "A secret file begins with a byte order mark, which is ignored.",
     "setting_without_effect": "A setting of `links` does not apply, because the account's consoles"
     " are live consoles through the gateway.",
+    "recordings_disk_small": "At the rate of the last 7 days, the disk with"
+    " `recordings.directory` is full before `keep_days`.",
+    "recordings_bytes_max_small": "At the rate of the last 7 days, `recordings.bytes_max` removes"
+    " recordings before `keep_days`.",
     "key_ignored": "A key in `public_key_file` verifies no token.",
     "redis_may_evict": "Redis may evict keys without expiry, such as revocations, when its memory"
     " is full, or the user may not call INFO, which tells. Set `maxmemory-policy noeviction`. Only"

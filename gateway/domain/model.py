@@ -144,6 +144,7 @@ Logger = Literal[
     "gateway.admin",
     "gateway.audit",
     "gateway.console",
+    "gateway.recording",
     "gateway.inventory",
     "gateway.keys",
     "gateway.login",

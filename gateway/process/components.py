@@ -40,6 +40,7 @@ from gateway.process.wiring.identity import open_identity
 from gateway.process.wiring.inventories import open_inventories
 from gateway.process.wiring.overrides import apply_overrides, open_overrides
 from gateway.process.wiring.policy import open_policy
+from gateway.process.wiring.recordings import open_recordings
 from gateway.process.wiring.requests import (
     open_console_links,
     open_gateway,
@@ -92,6 +93,7 @@ async def open_components(
         await policies.attach_audit_log(audit_log.durable)
         locked = LockedPolicies(policies, lambda: overrides.current.target_locks)
         stages = open_stages(runtime, valkey, identity.callers, locked, inventories, audit_log)
+        recordings = open_recordings(runtime)
         consoles = await open_consoles(
             runtime,
             valkey=valkey,
@@ -100,6 +102,7 @@ async def open_components(
             budget=budget,
             overrides=overrides,
             audit_log=audit_log,
+            recordings=recordings,
         )
         tickets, console_handler, live = _parts_of(consoles)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)

@@ -194,6 +194,12 @@ RECORDS: Final = (
         (*_PERSON, *_SESSION, "detail"),
     ),
     AuditEvent(
+        "console_recording_failed",
+        "when a live console goes on without its recording (`accounts[].console.recording:"
+        " when_possible`)",
+        (*_PERSON, *_SESSION, "detail"),
+    ),
+    AuditEvent(
         "console_session_ended",
         "when a live console has ended; `target` is the person who ended it, if another did",
         (*_PERSON, "target", *_SESSION, "end", "detail"),

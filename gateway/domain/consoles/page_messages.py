@@ -72,6 +72,7 @@ class PageSettings:
     idle_s: float | None
     ends_at: float
     """Seconds since the epoch."""
+    is_recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def attached(session: ConsoleSession, resume_key: Secret, settings: PageSettings
         server={"project_id": session.target.project, "id": session.target.server, "name": None},
         person=person_fields(PersonRef.of(session.person)),
         mode=session.mode.value,
-        recorded=False,
+        recorded=settings.is_recorded,
         started_at=rfc3339(session.started_at),
         ends_at=rfc3339(settings.ends_at),
         idle_s=settings.idle_s,
@@ -127,6 +128,11 @@ def mode_changed(mode: SessionMode) -> str:
 
 def power_ended() -> str:
     return _encode("power_ended")
+
+
+def recording_ended() -> str:
+    """Say that the session goes on without its recording."""
+    return _encode("recording", recorded=False)
 
 
 def watchers(them: Sequence[Watcher]) -> str:

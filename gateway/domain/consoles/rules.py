@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.domain.consoles.model import Clipboard, SessionLimits, SessionMode
+from gateway.domain.recordings.model import RecordingPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,8 @@ class AccountSessions:
 
     clipboard: Clipboard
     sessions_max: int
+    recording: RecordingPolicy = RecordingPolicy.NEVER
+    record_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,10 @@ class SessionRules:
     """For each attempt to connect to the cloud's console."""
     link_timeout_s: float
     """Longest wait for a link in the queue."""
+
+    def is_recorded(self, account: str) -> bool:
+        """Whether sessions of the account are recorded, or should be."""
+        return self.accounts[account].recording is not RecordingPolicy.NEVER
 
     def limits(self, account: str) -> SessionLimits:
         return SessionLimits(

@@ -10,7 +10,7 @@ is dropped whole. The server therefore never sees part of one.
 import struct
 import zlib
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.domain.consoles.model import Clipboard, SessionMode
 from gateway.domain.rfb.encodings import KNOWN, MEASURABLE, Encoding
@@ -60,6 +60,7 @@ _INPUTS: Final = frozenset(
     }
 )
 """Messages of a person: they restart the idle time."""
+_KEYS: Final = frozenset({ClientMessage.KEY_EVENT, ClientMessage.QEMU})
 _DROPPED_IN_VIEW: Final = _INPUTS | {ClientMessage.SET_DESKTOP_SIZE, ClientMessage.XVP}
 
 _ANNOUNCED_BY: Final = {
@@ -91,15 +92,23 @@ _COMPRESSION_OVERHEAD: Final = 1024
 """Flags, sizes of formats, and what deflate adds to text that it cannot compress."""
 
 
+class OnKey(Protocol):
+    def __call__(self, keysym: int, *, is_down: bool) -> None: ...
+
+
 class ClientMessages:
     """Filters the messages of one browser; `mode` and `power` may change at any time."""
 
-    def __init__(self, rules: RelayRules, pixel_format: PixelFormat) -> None:
+    def __init__(
+        self, rules: RelayRules, pixel_format: PixelFormat, on_key: OnKey | None = None
+    ) -> None:
+        """`on_key` receives each key that passes to the server."""
         self.mode = rules.mode
         self.power = rules.power
         self.inputs = 0
         """Messages of a person since the start; a dropped one counts too."""
         self._rules = rules
+        self._on_key = on_key
         self._pixel_format = pixel_format
         self._requested_update = False
         self._announced: frozenset[int] = frozenset()
@@ -192,6 +201,8 @@ class ClientMessages:
         if kind is ClientMessage.CUT_TEXT and not self._rules.clipboard_to_server:
             return
         self._remember(kind, checked)
+        if self._on_key is not None and kind in _KEYS:
+            self._on_key(int.from_bytes(checked[4:8]), is_down=_is_down(kind, checked))
         self._stream.output += checked
 
     def _checked(self, kind: ClientMessage, message: bytes) -> bytes:
@@ -250,15 +261,19 @@ class ClientMessages:
             self._pointer = message
             return
         if kind is ClientMessage.KEY_EVENT:
-            key, is_down, released = message[4:8], message[1], message[:1] + b"\0" + message[2:]
+            key, released = message[4:8], message[:1] + b"\0" + message[2:]
         elif kind is ClientMessage.QEMU:
-            key, is_down, released = message[8:12], message[3], message[:2] + b"\0\0" + message[4:]
+            key, released = message[8:12], message[:2] + b"\0\0" + message[4:]
         else:
             return
-        if not is_down:
+        if not _is_down(kind, message):
             self._pressed.pop(message[:1] + key, None)
         elif len(self._pressed) < _PRESSED_MAX:
             self._pressed[message[:1] + key] = released
+
+
+def _is_down(kind: ClientMessage, message: bytes) -> bool:
+    return bool(message[1] if kind is ClientMessage.KEY_EVENT else message[3])
 
 
 def _bounded(value: int, maximum: int, what: str) -> int:

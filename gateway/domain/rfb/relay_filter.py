@@ -1,7 +1,7 @@
 """One connection's RFB stream, from its first byte, in both directions. Pure."""
 
 from gateway.domain.consoles.model import SessionMode
-from gateway.domain.rfb.client_messages import ClientMessages
+from gateway.domain.rfb.client_messages import ClientMessages, OnKey
 from gateway.domain.rfb.handshake import Handshake, Side
 from gateway.domain.rfb.pixel_format import PixelFormat
 from gateway.domain.rfb.rules import RelayRules
@@ -15,10 +15,10 @@ class RelayFilter:
     the VNC server rejects the browser; `rejection` then has the last bytes for the browser.
     """
 
-    def __init__(self, rules: RelayRules) -> None:
+    def __init__(self, rules: RelayRules, on_key: OnKey | None = None) -> None:
         pixel_format = PixelFormat()
         self.handshake = Handshake(rules, pixel_format)
-        self._from_browser = ClientMessages(rules, pixel_format)
+        self._from_browser = ClientMessages(rules, pixel_format, on_key)
         self._from_server = ServerMessages(rules, pixel_format) if rules.parses_server else None
 
     @property

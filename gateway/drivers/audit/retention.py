@@ -17,11 +17,10 @@ from gateway.drivers.audit.directory import (
     segment_files,
 )
 from gateway.drivers.files.durable import sync_directory
+from gateway.drivers.host.clock_steps import ClockSteps
 from gateway.flow.clock import Clock
 
 log = logging.getLogger("gateway.audit")
-
-_CLOCK_STEP_S = 86_400.0
 
 
 class Retention:
@@ -40,16 +39,18 @@ class Retention:
         self._clock = clock
         self._keep_s = keep_s
         self._append = append
-        self._clock_offset_s = 0.0
-        """Difference between the wall clock and the monotonic clock."""
+        self._steps = ClockSteps(clock)
 
     def set_reference_time(self, at: float) -> None:
         """Treat the wall clock as right if it is now near this time, otherwise as stepped."""
-        self._clock_offset_s = at - self._clock.monotonic()
+        self._steps.set_reference_time(at)
 
     def remove_expired(self, own: Path) -> None:
         """Remove expired segments of the own chain, and expired chains that no process writes."""
-        if self._keep_s <= 0 or self._has_clock_stepped():
+        if self._keep_s <= 0:
+            return
+        if stepped_s := self._steps.last_step_s():
+            log.warning("audit_clock_stepped", extra={"by_s": round(stepped_s)})
             return
         before = self._clock.now() - self._keep_s
         for chain_directory in chain_directories(self._directory):
@@ -60,18 +61,6 @@ class Retention:
                     self._remove_other_chain(chain_directory, before)
             except ChainUnreadable as unreadable:  # left for an operator to inspect
                 log_unreadable(chain_directory, unreadable)
-
-    def _has_clock_stepped(self) -> bool:
-        """Return whether the wall clock has jumped since the last call, and log the jump.
-
-        A wrong clock would expire everything. At the next call it is right again, or the log has
-        reported it.
-        """
-        stepped_s = self._clock.now() - self._clock.monotonic() - self._clock_offset_s
-        self._clock_offset_s += stepped_s
-        if has_stepped := abs(stepped_s) > _CLOCK_STEP_S:
-            log.warning("audit_clock_stepped", extra={"by_s": round(stepped_s)})
-        return has_stepped
 
     def _remove_own_segments(self, chain_directory: Path, before: float) -> None:
         """Remove closed segments with a last line before `before`."""

@@ -27,9 +27,17 @@ def load_verifier(public_key: bytes) -> tuple[str, SignatureCheck] | None:
         key = load_pem_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm):
         return None
-    if not isinstance(key, Ed25519PublicKey):
-        return None
+    return _verifier(key) if isinstance(key, Ed25519PublicKey) else None
 
+
+def load_verifier_of(private_key: Secret) -> tuple[str, SignatureCheck]:
+    """Return the ID and the check of a private key in PEM that the config has validated."""
+    key = load_pem_private_key(private_key.reveal().encode(), password=None)
+    assert isinstance(key, Ed25519PrivateKey)
+    return _verifier(key.public_key())
+
+
+def _verifier(key: Ed25519PublicKey) -> tuple[str, SignatureCheck]:
     def is_valid(signature: bytes, payload: bytes) -> bool:
         try:
             key.verify(signature, payload)

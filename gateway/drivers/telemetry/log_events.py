@@ -77,6 +77,46 @@ LOG_EVENTS: Final = (
         "Compare `store.seal_keys` of all replicas.",
     ),
     LogEvent(
+        "gateway.recording", "error", "recording_failed", ("recording", "kind", "error"),
+        "A recording could not be begun (`kind` start) or continued (write, sync, removed, "
+        "stalled). "
+        "With `accounts[].console.recording: required` its session has ended with close code 4013.",
+        "Check the disk with `recordings.directory`: space, errors, permissions, mount.",
+    ),
+    LogEvent(
+        "gateway.recording", "warning", "recording_recovered", ("recording", "part"),
+        "A part of a recording was closed for a process that had died. What a browser has seen is "
+        "in it.",
+        _NONE,
+    ),
+    LogEvent(
+        "gateway.recording", "error", "recording_rewrite_failed", ("recording", "part", "error"),
+        "An open part could not be closed. It stays as it is, and the next pass tries again; this "
+        "is logged once for each part.",
+        "After a disk error, restore the disk. Otherwise the file was changed: run `gateway "
+        "recordings verify`.",
+    ),
+    LogEvent(
+        "gateway.recording", "error", "recording_key_missing", ("recording", "part", "error"),
+        "An open part cannot be closed, because no key of `recordings.keys` opens its data key.",
+        "Put the previous key back into `recordings.keys`.",
+    ),
+    LogEvent(
+        "gateway.recording", "error", "recording_directory_unavailable", ("error",),
+        "A pass over `recordings.directory` failed; recovery and retention try again later.",
+        "Restore the disk.",
+    ),
+    LogEvent(
+        "gateway.recording", "info", "recording_removed", ("recording", "reason"),
+        "Retention has removed a recording, because of `keep_days` or `bytes_max`.",
+        _NONE,
+    ),
+    LogEvent(
+        "gateway.recording", "warning", "recording_clock_stepped", ("by_s",),
+        "The system clock was set by `by_s` seconds, more than a day. Retention skips this round.",
+        "Check time synchronization.",
+    ),
+    LogEvent(
         "gateway.keys", "info", "keys_changed", ("issuer", "keys"),
         "The issuer's key set has changed; cached tokens of this issuer were dropped.",
         _NONE,

@@ -248,10 +248,10 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
-    def count(self, name: str, *values: str) -> None:
-        """Add one to a counter with these label values."""
+    def count(self, name: str, *values: str, by: float = 1.0) -> None:
+        """Add to a counter with these label values."""
         assert len(values) == len(BY_NAME[name].labels)
-        self._counters[name].inc(values)
+        self._counters[name].inc(values, by)
 
 
 @cache

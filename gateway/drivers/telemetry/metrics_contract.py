@@ -352,6 +352,48 @@ METRIC_FAMILIES: Final = (
         "gateway_console_on_old_inventory",
         "Live consoles of this process that run on an inventory too old to open a new one.",
     ),
+    _counter(
+        "gateway_recording_bytes_total",
+        "Encrypted bytes of recordings that the operating system has accepted.",
+        **_ACCOUNT,
+    ),
+    _counter(
+        "gateway_recording_failures_total",
+        "Recordings that could not be begun, or that failed while the console was live.",
+        **_ACCOUNT,
+        reason="start, write, sync, removed (its file), stalled (no progress for 1 s)",
+    ),
+    _counter(
+        "gateway_recording_rewrites_total",
+        "Open parts of recordings that were closed: rewritten as compressed chunks.",
+        outcome="closed, recovered (after a crash), failed (tried again)",
+    ),
+    _counter(
+        "gateway_recordings_removed_total",
+        "Recordings that retention has removed.",
+        reason="keep_days, bytes_max",
+    ),
+    _gauge(
+        "gateway_recordings_open",
+        "Parts of recordings that this process writes.",
+    ),
+    _gauge(
+        "gateway_recording_lag_seconds",
+        "Age of the oldest byte of a recording that would be lost with this host.",
+    ),
+    _gauge(
+        "gateway_recordings_bytes",
+        "Bytes of all recordings in `recordings.directory`, measured every 10 minutes.",
+    ),
+    _gauge(
+        "gateway_recordings_disk_free_bytes",
+        "Bytes left on the disk with `recordings.directory`, measured every 10 minutes.",
+    ),
+    _gauge(
+        "gateway_recordings_disk_days",
+        "Days until the disk with `recordings.directory` is full, at the mean rate of the last 7"
+        " days and if nothing is removed; +Inf without recordings.",
+    ),
     _gauge(
         "gateway_revocations",
         "Revocations in force.",

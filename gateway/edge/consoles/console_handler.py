@@ -223,7 +223,7 @@ class ConsoleHandler:
                 "server": {"project_id": target.project, "id": target.server, "name": None},
                 "person": person_fields(described.person),
                 "mode": described.mode.value,
-                "recorded": False,
+                "recorded": described.is_recorded,
                 "expires_in": round(described.expires_in_s, 1),
                 "in_use": None if described.in_use is None else _in_use(described.in_use),
             }

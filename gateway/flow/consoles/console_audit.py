@@ -93,6 +93,12 @@ class ConsoleAudit:
         record.detail = detail
         await self._best_effort.record(record)
 
+    async def recording_failed(self, session: ConsoleSession, detail: str) -> None:
+        """Record that a session goes on without its recording."""
+        record = self._about(session, event="console_recording_failed")
+        record.detail = detail
+        await self._best_effort.record(record)
+
     def _about(self, session: ConsoleSession, *, event: str, end: str = "") -> AuditRecord:
         person, target = session.person, session.target
         return AuditRecord(

@@ -29,6 +29,7 @@ from gateway.domain.errors import (
     Rejection,
 )
 from gateway.domain.model import SERVER_POWER, Principal, Secret
+from gateway.domain.recordings.model import RecordingDetails, RecordingPolicy
 from gateway.domain.rfb.rules import RelayRules
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.connector import ConsoleConnector
@@ -38,6 +39,8 @@ from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.consoles.fresh_links import FreshLinks
 from gateway.flow.consoles.relay import Relay
 from gateway.flow.consoles.session_page import SessionPage
+from gateway.flow.recordings.recorded_channel import RecordedChannel
+from gateway.flow.recordings.recording_writer import RecordingFailed, RecordingWriter
 
 _RESUME_WAIT_MAX_S: Final = 60.0
 _REPORT_EVERY_S: Final = 1.0
@@ -77,6 +80,18 @@ class SessionServices:
     on_failure: Callable[[Exception], None]
     """Receives the error of a defect."""
     clock: Clock
+    recordings: RecordingWriter | None = None
+    """None: no account is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCallbacks:
+    on_person: Callable[["LiveSession"], Awaitable[None]]
+    """Follows a newer token of the person."""
+    on_key_received: Callable[["LiveSession"], Awaitable[None]]
+    """The page has the next resume key."""
+    on_unrecorded: Callable[["LiveSession", str], Awaitable[None]]
+    """The session goes on without its recording; with the reason."""
 
 
 class LiveSession:
@@ -86,22 +101,17 @@ class LiveSession:
         resume_key: Secret,
         page: SessionPage,
         services: SessionServices,
-        *,
-        on_person: Callable[["LiveSession"], Awaitable[None]],
-        on_key_received: Callable[["LiveSession"], Awaitable[None]],
+        callbacks: "SessionCallbacks",
     ) -> None:
-        """`resume_key` is the next one; `on_key_received` learns that the page has it.
-
-        `on_person` follows a newer token of the person.
-        """
+        """`resume_key` is the next one."""
         self.session = attached.session
         self.resume_key = resume_key
         self.needs_old_inventory = False
         self._attempt = attached.attempt
         self._page = page
         self._services = services
-        self._on_person = on_person
-        self._on_key_received = on_key_received
+        self._callbacks = callbacks
+        self._recording: RecordedChannel | None = None
         self._relay: Relay | None = None
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._group: asyncio.TaskGroup | None = None
@@ -131,6 +141,8 @@ class LiveSession:
         rules, now = self._services.rules, self._services.clock.monotonic()
         self._times.idle_s = rules.idle(mode)
         self._times.limit_at = min(self._times.limit_at, now + rules.time_limit(mode))
+        if self._recording is not None:
+            self._recording.mark_mode(mode)
         if self._group is not None:
             self._spawn(lambda: self._apply_mode(mode))
 
@@ -144,6 +156,8 @@ class LiveSession:
     def set_watchers(self, watchers: tuple[Watcher, ...]) -> None:
         """Report to the page who watches; at once, or after its first frame."""
         self._watchers = watchers
+        if self._recording is not None:
+            self._recording.mark_watchers(watchers)
         if self._group is not None:
             self._spawn(self._send_watchers)
 
@@ -177,14 +191,20 @@ class LiveSession:
 
     async def run(self) -> Ending:
         """Serve the connection to its end; then call `report_end`."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            if not self._ended.done():
-                self._spawn(self._work)
-            ending = await self._ended
-            for task in self._tasks:  # at once: no further key reaches the server
-                task.cancel()
-            self._group = None
+        ending = LOST
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                if not self._ended.done():
+                    self._spawn(self._work)
+                ending = await self._ended
+                for task in self._tasks:  # at once: no further key reaches the server
+                    task.cancel()
+                self._group = None
+        finally:
+            if self._recording is not None:
+                name = "" if ending.end is None else ending.end.name
+                self._recording.end(name, ending.detail)
         return ending
 
     async def report_end(self, ending: Ending) -> None:
@@ -212,16 +232,24 @@ class LiveSession:
             return Ending(ends.TOKEN if is_expired else ends.RIGHT_ENDED, detail=str(refusal))
         except NotPermitted as refusal:
             return Ending(ends.RIGHT_ENDED, detail=str(refusal))
+        except RecordingFailed as failed:
+            return Ending(ends.RECORDING_FAILED, detail=str(failed))
         except GatewayError as error:
             text = self._services.error_text(error)
             return Ending(ends.CLOUD_UNAVAILABLE, detail=str(error), error=text)
 
     async def _connect_and_relay(self) -> Ending:
         services, account = self._services, self.session.target.account
-        clipboard = services.rules.accounts[account].clipboard
+        rules = services.rules.accounts[account]
+        clipboard = rules.clipboard
         power = self._has_power()
+        await self._begin_recording()
         settings = PageSettings(
-            clipboard, power, services.rules.idle(self.session.mode), self._time_limit_ends_at()
+            clipboard,
+            power,
+            services.rules.idle(self.session.mode),
+            self._time_limit_ends_at(),
+            is_recorded=self._recording is not None,
         )
         await self._page.send(page_messages.attached(self.session, self.resume_key, settings))
         if self._watchers:
@@ -239,16 +267,68 @@ class LiveSession:
         except BaseException:
             await cloud.close(_NORMAL_CLOSURE, "")
             raise
+        recording = self._recording
         self._relay = Relay(
-            self._page.channel,
+            self._page.channel if recording is None else recording,
             cloud,
             # The right to power may have ended in the queue.
             rules=RelayRules(self.session.mode, clipboard, power and self._has_power()),
             on_input=self._on_input,
             on_text=self._on_text,
+            on_key=recording.mark_key if recording is not None and rules.record_keys else None,
         )
         end = await self._relay.run()
+        if recording is not None:
+            await recording.flush()
         return Ending(end.end, detail=f"{end.side.value}: {end.detail}")
+
+    async def _begin_recording(self) -> None:
+        """Open the part of this connection; raise RecordingFailed where it is required."""
+        services = self._services
+        account = services.rules.accounts[self.session.target.account]
+        if account.recording is RecordingPolicy.NEVER:
+            return
+        is_required = account.recording is RecordingPolicy.REQUIRED
+        details = RecordingDetails.of(
+            self.session, account.recording, has_keystrokes=account.record_keys
+        )
+        assert services.recordings is not None, "the config requires a directory"
+        try:
+            part = await services.recordings.open_part(details, self._part_failed)
+        except RecordingFailed as failed:
+            if is_required:
+                raise
+            self._report_unrecorded(str(failed))
+            return
+        self._recording = RecordedChannel(
+            self._page.channel,
+            part,
+            services.clock,
+            is_required=is_required,
+            on_failure=self._recording_failed,
+        )
+        self._recording.mark_mode(self.session.mode)
+        if self._watchers:
+            self._recording.mark_watchers(self._watchers)
+        self._spawn(self._recording.run)
+
+    def _part_failed(self, reason: str) -> None:
+        if self._recording is not None:
+            self._recording.fail(reason)
+
+    def _recording_failed(self, reason: str) -> None:
+        recording = self._recording
+        if recording is None or recording.is_required:
+            self.end(ends.RECORDING_FAILED, detail=reason)
+        elif self._group is not None:
+            self._send_soon(page_messages.recording_ended())
+            self._report_unrecorded(reason)
+
+    def _report_unrecorded(self, reason: str) -> None:
+        async def report() -> None:
+            await self._callbacks.on_unrecorded(self, reason)
+
+        self._spawn(report)
 
     async def _connect(self) -> FrameChannel:
         await self._wait_to_resume()
@@ -323,7 +403,7 @@ class LiveSession:
                 self.end(ends.PROTOCOL_ERROR, detail="browser: a second attach message")
 
     async def _key_received(self) -> None:
-        await self._on_key_received(self)
+        await self._callbacks.on_key_received(self)
 
     async def _renew_token(self, token: Secret) -> None:
         deadline = self._services.clock.monotonic() + _IDENTIFY_S
@@ -340,7 +420,7 @@ class LiveSession:
         current = self.session.person
         if person.key == current.key and person.expires_at >= current.expires_at:
             self.session = replace(self.session, person=person)
-            await self._on_person(self)
+            await self._callbacks.on_person(self)
 
     async def _apply_mode(self, mode: SessionMode) -> None:
         if self._relay is not None:
@@ -348,6 +428,8 @@ class LiveSession:
         await self._page.send(page_messages.mode_changed(mode))
 
     def _on_input(self) -> None:
+        if self._recording is not None:
+            self._recording.mark_input()
         self._times.input_at = self._services.clock.monotonic()
 
     def _has_power(self) -> bool:

@@ -37,7 +37,13 @@ from gateway.flow.consoles.console_store import (
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
 from gateway.flow.consoles.frame_channel import FrameChannel
-from gateway.flow.consoles.live_session import LOST, Ending, LiveSession, SessionServices
+from gateway.flow.consoles.live_session import (
+    LOST,
+    Ending,
+    LiveSession,
+    SessionCallbacks,
+    SessionServices,
+)
 from gateway.flow.consoles.session_page import SessionPage
 
 _ATTACH_WITHIN_S: Final = 10.0
@@ -242,8 +248,9 @@ class LiveSessions:
                     next_key,
                     page,
                     self._services,
-                    on_person=self._person_changed,
-                    on_key_received=self._confirm_key,
+                    SessionCallbacks(
+                        self._person_changed, self._confirm_key, self._record_unrecorded
+                    ),
                 )
                 await self._check_again(connection, attached)
                 return connection
@@ -300,6 +307,9 @@ class LiveSessions:
             await self.mode_changed(connection)
         else:
             await self.save(connection)
+
+    async def _record_unrecorded(self, connection: LiveSession, detail: str) -> None:
+        await self._audit.recording_failed(connection.session, detail)
 
     async def _confirm_key(self, connection: LiveSession) -> None:
         key_hash = secret_hash(connection.resume_key.reveal())

@@ -62,6 +62,7 @@ class TicketDescription:
     """The greatest mode in which the console may be opened now."""
     expires_in_s: float
     in_use: InUse | None
+    is_recorded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,14 @@ class Redemption:
         if mode is SessionMode.CONTROL:
             in_use = await self._in_use(ticket)
         person = PersonRef.of(ticket.person)
-        return TicketDescription(ticket.target, person, mode, found.left_s, in_use)
+        return TicketDescription(
+            ticket.target,
+            person,
+            mode,
+            found.left_s,
+            in_use,
+            is_recorded=self._rules.is_recorded(ticket.target.account),
+        )
 
     async def redeem(
         self, text: str, context: RequestContext, *, mode: SessionMode, take_over: bool

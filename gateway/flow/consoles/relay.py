@@ -18,6 +18,7 @@ from gateway.domain.consoles.ends import (
     SessionEnd,
 )
 from gateway.domain.consoles.model import SessionMode
+from gateway.domain.rfb.client_messages import OnKey
 from gateway.domain.rfb.handshake import ConsoleRejected, Side
 from gateway.domain.rfb.relay_filter import RelayFilter
 from gateway.domain.rfb.rules import RelayRules
@@ -87,15 +88,16 @@ class Relay:
         rules: RelayRules,
         on_input: Callable[[], None],
         on_text: Callable[[str], Awaitable[None]],
+        on_key: OnKey | None = None,
     ) -> None:
         """Take two open channels.
 
         `on_input` reports a key, pointer or clipboard message of the person. `on_text` receives
-        each text message of the browser, one at a time.
+        each text message of the browser, one at a time. `on_key` receives each key that passes.
         """
         self._browser = _Leg(Side.BROWSER, browser)
         self._cloud = _Leg(Side.CLOUD, cloud)
-        self._filter = RelayFilter(rules)
+        self._filter = RelayFilter(rules, on_key)
         self._on_input = on_input
         self._on_text = on_text
 

@@ -56,9 +56,11 @@ from gateway.flow.consoles.session_leases import SessionLeases
 from gateway.flow.consoles.session_watch import SessionWatch
 from gateway.flow.decide import Decide
 from gateway.flow.fair_budget import FairBudget
+from gateway.flow.recordings.recording_writer import RecordingWriter
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.administration import process_name
 from gateway.process.wiring.audit_log import OpenAuditLog
+from gateway.process.wiring.recordings import OpenRecordings
 from gateway.process.wiring.requests import Stages
 
 log = logging.getLogger("gateway.console")
@@ -86,6 +88,7 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     budget: FairBudget,
     overrides: ActiveOverrides,
     audit_log: OpenAuditLog,
+    recordings: OpenRecordings | None,
 ) -> OpenConsoles | None:
     """Return None if no account delivers live consoles."""
     config, clock = runtime.config, runtime.clock
@@ -107,6 +110,7 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
         telemetry=ConsoleMetrics(runtime.metrics, names),
         texts=TicketTexts([base64.b64decode(one.reveal()) for one in config.store.seal_keys]),
         fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
+        recordings=None if recordings is None else recordings.writer,
     )
     links = _open_links(runtime, stages, accounts, budget, calls, shared.rights)
     sessions = await _open_sessions(runtime, stages, shared, links, ValkeyShapeMemory(valkey))
@@ -155,6 +159,7 @@ class _SharedParts:
     telemetry: ConsoleMetrics
     texts: TicketTexts
     fingerprints: KeyedFingerprints
+    recordings: RecordingWriter | None
 
 
 async def _open_sessions(
@@ -183,6 +188,7 @@ async def _open_sessions(
             error_text=_error_text,
             on_failure=_log_failure,
             clock=runtime.clock,
+            recordings=shared.recordings,
         ),
         audit=shared.audit,
         telemetry=shared.telemetry,
@@ -253,7 +259,12 @@ def session_rules(config: Settings) -> SessionRules:
     console = config.console
     return SessionRules(
         accounts={
-            one.name: AccountSessions(one.console.clipboard, one.console.sessions_max)
+            one.name: AccountSessions(
+                one.console.clipboard,
+                one.console.sessions_max,
+                one.console.recording,
+                one.console.record_keys,
+            )
             for one in config.accounts
             if one.delivers_proxied
         },

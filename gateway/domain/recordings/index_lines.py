@@ -1,0 +1,96 @@
+"""The index of recordings: which parts exist, and the hash of each. Pure.
+
+The index is a signed hash chain like the audit log (`gateway/domain/audit/chain.py`), in a
+directory of its own. It names no person. Several processes write a chain each, so what the lines
+say is merged by their time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from gateway.domain.audit.chain import Line, encode_body
+
+RECORDING_OPENED: Final = "recording_opened"
+PART_OPENED: Final = "part_opened"
+PART_CLOSED: Final = "part_closed"
+RECORDING_REMOVED: Final = "recording_removed"
+HOLD_SET: Final = "hold_set"
+HOLD_LIFTED: Final = "hold_lifted"
+
+
+class RemovalReason(Enum):
+    KEEP_DAYS = "keep_days"
+    BYTES_MAX = "bytes_max"
+
+
+def recording_opened(at: float, recording: str, details_hash: str) -> bytes:
+    """`details_hash`: SHA-256 of recording.json, in hexadecimal."""
+    return _body(RECORDING_OPENED, at, recording, details=details_hash)
+
+
+def part_opened(at: float, recording: str, part: int, header_hash: str) -> bytes:
+    """`header_hash`: SHA-256 of the header line of the open part."""
+    return _body(PART_OPENED, at, recording, part=part, header=header_hash)
+
+
+def part_closed(at: float, recording: str, part: int, file_hash: str, *, cut: bool) -> bytes:
+    """`file_hash`: SHA-256 of the closed part."""
+    return _body(PART_CLOSED, at, recording, part=part, file=file_hash, cut=cut)
+
+
+def recording_removed(at: float, recording: str, reason: RemovalReason) -> bytes:
+    return _body(RECORDING_REMOVED, at, recording, reason=reason.value)
+
+
+def hold_changed(at: float, recording: str, *, by: str, reason: str, is_set: bool) -> bytes:
+    event = HOLD_SET if is_set else HOLD_LIFTED
+    return _body(event, at, recording, by=by, reason=reason)
+
+
+def _body(event: str, at: float, recording: str, **fields: Any) -> bytes:
+    return encode_body({"event": event, "at": at, "recording": recording, **fields})
+
+
+@dataclass(slots=True)
+class IndexedPart:
+    header_hash: str = ""
+    """Of the open part; "" if no line says that it was opened."""
+    file_hash: str = ""
+    """Of the closed part; "" while it is open."""
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class IndexedRecording:
+    details_hash: str = ""
+    removed: RemovalReason | None = None
+    parts: dict[int, IndexedPart] = field(default_factory=dict)
+
+
+def read_index(lines: Iterable[Line]) -> dict[str, IndexedRecording]:
+    """Return what the lines of all chains say about each recording, by its ID."""
+    found: dict[str, IndexedRecording] = {}
+    for line in sorted(lines, key=lambda one: one.at):
+        match line.fields:
+            case {"recording": str(recording), **fields}:
+                _apply(found.setdefault(recording, IndexedRecording()), line.event, fields)
+            case _:
+                continue  # a line about the chain itself
+    return found
+
+
+def _apply(indexed: IndexedRecording, event: str, fields: dict[str, Any]) -> None:
+    match event, fields:
+        case "recording_opened", {"details": str(details_hash)}:
+            indexed.details_hash, indexed.removed = details_hash, None
+        case "part_opened", {"part": int(part), "header": str(header_hash)}:
+            indexed.parts[part] = IndexedPart(header_hash)
+        case "part_closed", {"part": int(part), "file": str(file_hash), "cut": bool(cut)}:
+            closed = indexed.parts.setdefault(part, IndexedPart())
+            closed.file_hash, closed.cut = file_hash, cut
+        case "recording_removed", {"reason": str(reason)}:
+            indexed.removed = RemovalReason(reason)
+        case _:
+            pass

@@ -1,0 +1,232 @@
+"""Writes recordings to a directory, closes and removes them (port `RecordingWriter`)."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Final
+
+from gateway.domain.recordings.index_lines import part_opened, recording_opened
+from gateway.domain.recordings.model import RecordingDetails
+from gateway.domain.recordings.records import Record
+from gateway.drivers.host.worker_thread import WorkerThread
+from gateway.drivers.recordings.open_part import OpenPart, create_part
+from gateway.drivers.recordings.part_closer import PartCloser
+from gateway.drivers.recordings.part_threads import PartThreads, ThreadedPart, describe
+from gateway.drivers.recordings.recording_directory import (
+    PartFile,
+    RecordingDirectory,
+    encode_details,
+    read_wrapped_keys,
+)
+from gateway.drivers.recordings.recording_index import RecordingIndex
+from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
+from gateway.drivers.recordings.retention import RecordingRetention, RecordingUsage
+from gateway.flow.clock import Clock
+from gateway.flow.recordings.recording_telemetry import RecordingFailure, RecordingTelemetry
+from gateway.flow.recordings.recording_writer import RecordingFailed
+
+log = logging.getLogger("gateway.recording")
+
+_OPEN_TIMEOUT_S: Final = 5.0
+_RECOVER_EVERY_S: Final = 30.0
+_RECOVER_DAYS: Final = 2
+_RETENTION_EVERY_S: Final = 600.0
+_CLOSE_S: Final = 5.0
+"""How long a stopping process waits for the parts that are being closed; the others are recovered
+by another process."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingFiles:
+    """The directory and what writing to it needs."""
+
+    directory: RecordingDirectory
+    keys: RecordingKeys
+    index: RecordingIndex
+    host: str
+
+
+@dataclass(slots=True)
+class _Opening:
+    details: RecordingDetails
+    is_abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    part: ThreadedPart
+    records: Sequence[Record]
+
+
+class FileRecordings:
+    def __init__(
+        self,
+        files: RecordingFiles,
+        closer: PartCloser,
+        retention: RecordingRetention,
+        clock: Clock,
+        telemetry: RecordingTelemetry,
+    ) -> None:
+        self.usage = RecordingUsage()
+        """As of the last pass of retention."""
+        self._files = files
+        self._closer = closer
+        self._retention = retention
+        self._clock = clock
+        self._telemetry = telemetry
+        self._threads = PartThreads(clock)
+        self._opens = WorkerThread("recording opens")
+        self._rewrites = WorkerThread("recording rewrites")
+        self._closing: asyncio.Queue[_Closing] = asyncio.Queue()
+
+    @property
+    def open_parts(self) -> int:
+        return len(self._threads.parts)
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest byte that is not durable yet, in seconds."""
+        return self._threads.lag_s
+
+    async def open_part(
+        self, details: RecordingDetails, on_failure: Callable[[str], None]
+    ) -> "FilePart":
+        opening = _Opening(details)
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                part = await self._opens.do(partial(self._open, opening))
+        except (OSError, ValueError, RecordingKeyMissing) as error:
+            opening.is_abandoned = True  # after a time-out: the thread may still be at work
+            detail = describe(error) if isinstance(error, OSError) else str(error)
+            self._report(details, RecordingFailure.START, detail)
+            raise RecordingFailed(f"start: {detail}") from None
+        except BaseException:
+            opening.is_abandoned = True
+            raise
+
+        def failed(kind: RecordingFailure, detail: str) -> None:
+            self._report(details, kind, detail)
+            on_failure(f"{kind.value}: {detail}")
+
+        written = ThreadedPart(part, self._threads, failed)
+        self._threads.parts.add(written)
+        return FilePart(written, self._threads, self._closing, self._count(details))
+
+    async def run(self) -> None:
+        """Write, close, recover and remove, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for work in (self._threads.run, self._close_parts, self._recover, self._retain):
+                _ = group.create_task(work())
+
+    async def close(self) -> None:
+        """Finish the parts that are being closed, within a bound; the background task has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                while not self._closing.empty():
+                    await self._close_part(self._closing.get_nowait())
+        self._threads.end()
+        self._opens.end()
+        self._rewrites.end()
+
+    def _open(self, opening: _Opening) -> OpenPart:
+        part = open_recording_part(self._files, opening.details, self._clock.now())
+        if opening.is_abandoned:
+            part.close()  # without its lock, it is closed by the next recovery
+        return part
+
+    def _count(self, details: RecordingDetails) -> Callable[[int], None]:
+        return partial(self._telemetry.recording_written, details.target.account)
+
+    def _report(self, details: RecordingDetails, kind: RecordingFailure, detail: str) -> None:
+        self._telemetry.recording_failed(details.target.account, kind)
+        extra = {"recording": details.id, "kind": kind.value, "error": detail}
+        log.error("recording_failed", extra=extra)
+
+    async def _close_parts(self) -> None:
+        while True:
+            await self._close_part(await self._closing.get())
+
+    async def _close_part(self, closing: _Closing) -> None:
+        part = closing.part
+        with suppress(RecordingFailed):
+            await self._threads.write(part, closing.records)
+        await self._threads.release(part)
+        file = part.open_part.file
+        rewritten = PartFile(part.open_part.header.part, file, is_closed=False)
+        await self._rewrites.do(partial(self._closer.close, rewritten))
+        await self._rewrites.do(part.open_part.close)
+
+    async def _recover(self) -> None:
+        directory = self._files.directory
+        while True:
+            for _ in range(round(_RETENTION_EVERY_S / _RECOVER_EVERY_S)):
+                await self._pass(
+                    lambda: self._closer.recover(directory.recordings(days=_RECOVER_DAYS))
+                )
+                await self._clock.sleep(_RECOVER_EVERY_S)
+            await self._pass(lambda: self._closer.recover(directory.recordings()))
+
+    async def _retain(self) -> None:
+        while True:
+            await self._pass(self._measure)
+            await self._clock.sleep(_RETENTION_EVERY_S)
+
+    def _measure(self) -> None:
+        self.usage = self._retention.apply()
+
+    async def _pass(self, work: Callable[[], None]) -> None:
+        """Run one pass over the directory; an error of the disk does not end the task."""
+        try:
+            await self._rewrites.do(work)
+        except OSError as error:
+            log.error("recording_directory_unavailable", extra={"error": describe(error)})  # noqa: TRY400 - no text of a library
+
+
+def open_recording_part(files: RecordingFiles, details: RecordingDetails, now: float) -> OpenPart:
+    """Create the next part of a recording, and the recording with its first part.
+
+    Raises OSError, ValueError and RecordingKeyMissing.
+    """
+    path = files.directory.path(details)
+    if not path.is_dir():
+        _, wrapped = files.keys.create(details.id, with_keystrokes=details.has_keystrokes)
+        details_hash = sha256(encode_details(details)).hexdigest()
+        files.index.append(recording_opened(now, details.id, details_hash))
+        path = files.directory.create(details, wrapped)
+    # Another process may have made it at the same time.
+    keys = files.keys.unwrap(details.id, read_wrapped_keys(path))
+    part = create_part(path, details.id, keys, started_at=now, host=files.host)
+    try:
+        number = part.header.part
+        files.index.append(part_opened(now, details.id, number, part.header_hash))
+    except OSError:
+        part.file.unlink(missing_ok=True)
+        part.close()
+        raise
+    return part
+
+
+class FilePart:
+    """Implements `PartWriter`."""
+
+    def __init__(
+        self,
+        part: ThreadedPart,
+        threads: PartThreads,
+        closing: asyncio.Queue[_Closing],
+        count: Callable[[int], None],
+    ) -> None:
+        self._part = part
+        self._threads = threads
+        self._closing = closing
+        self._count = count
+
+    async def append(self, records: Sequence[Record]) -> None:
+        self._count(await self._threads.write(self._part, records))
+
+    def close(self, records: Sequence[Record]) -> None:
+        self._closing.put_nowait(_Closing(self._part, records))

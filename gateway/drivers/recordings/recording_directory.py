@@ -1,0 +1,297 @@
+"""The directory of recordings: one directory for each, below the day of the session's start.
+
+Every function blocks. Those that read raise OSError, and ValueError for a file that the gateway did
+not write.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from gateway.domain.consoles.model import ConsoleTarget, PersonRef, SessionMode
+from gateway.domain.model import ProjectId, ServerId
+from gateway.domain.recordings.model import (
+    PartInfo,
+    PartState,
+    RecordingDetails,
+    RecordingInfo,
+    RecordingPolicy,
+)
+from gateway.domain.recordings.part_format import (
+    HEADER_BYTES_MAX,
+    TRAILER_BYTES,
+    PartFooter,
+    PartHeader,
+    footer_size,
+    parse_footer,
+    parse_header,
+)
+from gateway.drivers.audit.directory import make_directory
+from gateway.drivers.files.durable import sync_directory
+
+_DETAILS: Final = "recording.json"
+_KEYS: Final = "keys.json"
+_HOLD: Final = "hold"
+_REMOVED: Final = ".removed"
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_PART: Final = re.compile(r"part-(\d{4,8})\.(open|part)")
+
+
+@dataclass(frozen=True, slots=True)
+class PartFile:
+    number: int
+    file: Path
+    is_closed: bool
+
+
+class RecordingDirectory:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, details: RecordingDetails) -> Path:
+        day = datetime.fromtimestamp(details.started_at, UTC).strftime("%Y-%m-%d")
+        return self.root / day / details.id
+
+    def find(self, recording: str) -> Path | None:
+        if _ID.fullmatch(recording):
+            for day in self._days():
+                if (day / recording).is_dir():
+                    return day / recording
+        return None
+
+    def recordings(self, *, days: int | None = None) -> Iterator[Path]:
+        """Yield the directory of each recording, the newest day first; of `days` days or all."""
+        for day in reversed(self._days()[-days if days else 0 :]):
+            with suppress(FileNotFoundError):
+                yield from sorted(one for one in day.iterdir() if _ID.fullmatch(one.name))
+
+    def leftovers(self) -> Iterator[Path]:
+        """Yield what retention has not deleted completely."""
+        for day in self._days():
+            yield from day.glob(f"*{_REMOVED}")
+
+    def create(self, details: RecordingDetails, wrapped_keys: bytes) -> Path:
+        """Make the directory of a recording, whole or not at all; return the one that exists."""
+        path = self.path(details)
+        make_directory(path.parent)
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        new.mkdir(mode=0o700)
+        _write_file(new / _DETAILS, encode_details(details))
+        _write_file(new / _KEYS, wrapped_keys)
+        sync_directory(new)
+        try:
+            new.rename(path)
+        except OSError:
+            _delete(new)
+            if not path.is_dir():
+                raise
+        sync_directory(path.parent)
+        return path
+
+    def _days(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        return sorted(one for one in self.root.iterdir() if _DAY.fullmatch(one.name))
+
+
+def encode_details(details: RecordingDetails) -> bytes:
+    return orjson.dumps(
+        {
+            "id": details.id,
+            "account": details.target.account,
+            "project": details.target.project,
+            "server": details.target.server,
+            "issuer": details.person.issuer,
+            "subject": details.person.subject,
+            "mode": details.mode.value,
+            "started_at": details.started_at,
+            "policy": details.policy.value,
+            "has_keystrokes": details.has_keystrokes,
+            "client_address": details.client_address,
+            "request_id": details.request_id,
+        },
+        option=orjson.OPT_APPEND_NEWLINE,
+    )
+
+
+def read_details(path: Path) -> RecordingDetails:
+    fields = orjson.loads((path / _DETAILS).read_bytes())
+    try:
+        return RecordingDetails(
+            id=fields["id"],
+            target=ConsoleTarget(
+                fields["account"], ProjectId(fields["project"]), ServerId(fields["server"])
+            ),
+            person=PersonRef(fields["subject"], fields["issuer"]),
+            mode=SessionMode(fields["mode"]),
+            started_at=fields["started_at"],
+            policy=RecordingPolicy(fields["policy"]),
+            has_keystrokes=fields["has_keystrokes"],
+            client_address=fields["client_address"],
+            request_id=fields["request_id"],
+        )
+    except (KeyError, TypeError):
+        raise ValueError(f"{path / _DETAILS} is damaged") from None
+
+
+def details_hash(path: Path) -> str:
+    return sha256((path / _DETAILS).read_bytes()).hexdigest()
+
+
+def read_wrapped_keys(path: Path) -> bytes:
+    return (path / _KEYS).read_bytes()
+
+
+def replace_wrapped_keys(path: Path, wrapped: bytes) -> None:
+    _replace_file(path / _KEYS, wrapped)
+
+
+def set_hold(path: Path, content: bytes) -> None:
+    _replace_file(path / _HOLD, content)
+
+
+def lift_hold(path: Path) -> None:
+    (path / _HOLD).unlink(missing_ok=True)
+    sync_directory(path)
+
+
+def on_hold(path: Path) -> bool:
+    return (path / _HOLD).exists()
+
+
+def part_files(path: Path) -> list[PartFile]:
+    """Return the file of each part in order; the closed one where both exist."""
+    found: dict[int, PartFile] = {}
+    for file in path.iterdir():
+        named = _PART.fullmatch(file.name)
+        if named is not None:
+            one = PartFile(int(named[1]), file, named[2] == "part")
+            if one.is_closed or one.number not in found:
+                found[one.number] = one
+    return [found[number] for number in sorted(found)]
+
+
+def open_part_files(path: Path) -> list[PartFile]:
+    """Return each open part, also where the closed one exists already."""
+    named = ((_PART.fullmatch(file.name), file) for file in path.iterdir())
+    return [
+        PartFile(int(one[1]), file, is_closed=False)
+        for one, file in named
+        if one is not None and one[2] == "open"
+    ]
+
+
+def open_file(path: Path, number: int) -> Path:
+    return path / f"part-{number:04}.open"
+
+
+def closed_file(path: Path, number: int) -> Path:
+    return path / f"part-{number:04}.part"
+
+
+def lock_part(file: Path) -> int | None:
+    """Lock an open part; None: another process, or thread, writes it or has just closed it."""
+    try:
+        fd = os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            return fd
+    except BlockingIOError:
+        pass
+    os.close(fd)
+    return None
+
+
+def read_header(file: Path) -> tuple[bytes, PartHeader]:
+    """Return the first line of a part."""
+    with file.open("rb") as opened:
+        line = opened.readline(HEADER_BYTES_MAX)
+    return line, parse_header(line)
+
+
+def has_header(file: Path) -> bool:
+    """Return whether the first line of a part is complete."""
+    with file.open("rb") as opened:
+        return opened.readline(HEADER_BYTES_MAX).endswith(b"\n")
+
+
+def read_footer(file: Path) -> PartFooter:
+    """Return the footer of a closed part."""
+    with file.open("rb") as opened:
+        opened.seek(-TRAILER_BYTES, os.SEEK_END)
+        size = footer_size(opened.read())
+        opened.seek(-TRAILER_BYTES - size, os.SEEK_END)
+        return parse_footer(opened.read(size))
+
+
+def read_part_info(part: PartFile) -> PartInfo:
+    _, header = read_header(part.file)
+    footer = read_footer(part.file) if part.is_closed else None
+    state = PartState.OPEN
+    if footer is not None:
+        state = PartState.CUT if footer.cut else PartState.CLOSED
+    return PartInfo(
+        number=part.number,
+        started_at=header.started_at,
+        ended_at=None if footer is None else footer.ended_at,
+        end="" if footer is None else footer.end,
+        state=state,
+        size=part.file.stat().st_size,
+        host=header.host,
+    )
+
+
+def read_info(path: Path) -> RecordingInfo:
+    parts = tuple(read_part_info(one) for one in part_files(path))
+    return RecordingInfo(read_details(path), parts, on_hold(path))
+
+
+def mark_removed(path: Path) -> Path:
+    """Take the recording out of every list, before its files are deleted."""
+    removed = path.with_name(path.name + _REMOVED)
+    path.rename(removed)
+    sync_directory(path.parent)
+    return removed
+
+
+def delete_removed(removed: Path) -> None:
+    _delete(removed)
+    with suppress(OSError):  # the day has other recordings
+        removed.parent.rmdir()
+
+
+def _delete(directory: Path) -> None:
+    for file in directory.iterdir():
+        file.unlink(missing_ok=True)
+    directory.rmdir()
+
+
+def _write_file(file: Path, content: bytes) -> None:
+    fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        while content:
+            content = content[os.write(fd, content) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _replace_file(file: Path, content: bytes) -> None:
+    new = file.with_name(f"{file.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    _write_file(new, content)
+    new.rename(file)
+    sync_directory(file.parent)

@@ -1,0 +1,51 @@
+"""The index of recordings in files: a signed hash chain, written as the audit log is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from gateway.domain.audit.chain import Line, Signer, parse_line
+from gateway.drivers.audit.file_store import ChainFiles
+from gateway.drivers.audit.segments import read_chains, without_copies
+from gateway.flow.clock import Clock
+
+INDEX_DIRECTORY: Final = "index"
+_SEGMENT_BYTES_MAX: Final = 67_108_864
+
+
+class RecordingIndex:
+    """Its methods block and may be called by several threads."""
+
+    def __init__(self, directory: Path, clock: Clock, signer: Signer | None) -> None:
+        """`directory`: of the recordings."""
+        self._files = ChainFiles(
+            directory / INDEX_DIRECTORY,
+            clock=clock,
+            signer=signer,
+            segment_bytes_max=_SEGMENT_BYTES_MAX,
+            keep_s=0.0,  # it has a few hundred bytes for each part, and names no person
+        )
+        self._lock = Lock()
+
+    def append(self, *bodies: bytes) -> None:
+        """Add lines and a checkpoint; return when they are durable. Raises OSError."""
+        with self._lock:
+            self._files.commit(bodies, with_checkpoint=True)
+
+    def close(self) -> None:
+        with self._lock:
+            self._files.close()
+
+
+def index_lines(directory: Path) -> Iterator[Line]:
+    """Yield the lines of all chains of the index below the recordings' directory.
+
+    Verify the chains first. Raises OSError, and ValueError for a line that is damaged.
+    """
+    chains = read_chains([directory / INDEX_DIRECTORY])
+    for segments in chains.values():
+        for segment in without_copies(segments):
+            for raw in segment.lines:
+                if raw.endswith(b"\n"):
+                    yield parse_line(raw)

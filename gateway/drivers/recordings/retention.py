@@ -1,0 +1,187 @@
+"""Retention of recordings: by age and by size, recorded in the index before a file is deleted.
+
+Everything here blocks and raises OSError.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.domain.recordings.index_lines import RemovalReason, recording_removed
+from gateway.drivers.host.clock_steps import ClockSteps
+from gateway.drivers.recordings.recording_directory import (
+    RecordingDirectory,
+    delete_removed,
+    lock_part,
+    mark_removed,
+    on_hold,
+    part_files,
+    read_footer,
+)
+from gateway.drivers.recordings.recording_index import RecordingIndex
+from gateway.flow.clock import Clock
+from gateway.flow.recordings.recording_telemetry import RecordingTelemetry
+
+log = logging.getLogger("gateway.recording")
+
+_LOCK_FILE: Final = "retention.lock"
+_SECONDS_PER_DAY: Final = 86_400
+_RATE_DAYS: Final = 7
+_YOUNG_S: Final = 600.0
+"""A recording that ended this recently may get another part: its session may be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingUsage:
+    """What the recordings take, in bytes."""
+
+    total: int = 0
+    per_day: float = 0.0
+    """The mean of the last 7 days, or since the first recording."""
+    free: int = 0
+    """On the disk."""
+
+    @property
+    def days_left(self) -> float:
+        """Days until the disk is full at the present rate, if nothing is removed."""
+        return self.free / self.per_day if self.per_day else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    path: Path
+    ended_at: float
+    size: int
+    is_removable: bool
+
+
+class RecordingRetention:
+    def __init__(
+        self,
+        directory: RecordingDirectory,
+        index: RecordingIndex,
+        clock: Clock,
+        telemetry: RecordingTelemetry,
+        *,
+        keep_s: float,
+        bytes_max: int | None,
+    ) -> None:
+        """Take `keep_s` 0 and `bytes_max` None for no bound."""
+        self._directory = directory
+        self._index = index
+        self._clock = clock
+        self._telemetry = telemetry
+        self._keep_s = keep_s
+        self._bytes_max = bytes_max
+        self._steps = ClockSteps(clock)
+        self._has_reference_time = False
+
+    def apply(self) -> RecordingUsage:
+        """Remove what is due; return what is left."""
+        root = self._directory.root
+        if not root.is_dir():
+            return RecordingUsage()
+        with _locked(root / _LOCK_FILE) as is_locked:
+            if is_locked:
+                for removed in self._directory.leftovers():
+                    delete_removed(removed)
+                self._remove_due()
+        return measure_usage(self._directory, self._clock.now())
+
+    def _remove_due(self) -> None:
+        now = self._clock.now()
+        stored = sorted(_stored(self._directory), key=lambda one: one.ended_at)
+        if not self._has_reference_time:
+            self._has_reference_time = True
+            self._steps.set_reference_time(stored[-1].ended_at if stored else now)
+        if stepped_s := self._steps.last_step_s():
+            log.warning("recording_clock_stepped", extra={"by_s": round(stepped_s)})
+            return
+        total = sum(one.size for one in stored)
+        for one in stored:
+            is_expired = self._keep_s > 0 and one.ended_at < now - self._keep_s
+            is_too_much = self._bytes_max is not None and total > self._bytes_max
+            if not (is_expired or is_too_much):
+                if self._bytes_max is None:
+                    return
+                continue
+            if one.is_removable and one.ended_at < now - _YOUNG_S:
+                reason = RemovalReason.KEEP_DAYS if is_expired else RemovalReason.BYTES_MAX
+                self._remove(one.path, reason)
+                total -= one.size
+
+    def _remove(self, path: Path, reason: RemovalReason) -> None:
+        self._index.append(recording_removed(self._clock.now(), path.name, reason))
+        delete_removed(mark_removed(path))
+        self._telemetry.recording_removed(reason)
+        extra = {"recording": path.name, "reason": reason.value}
+        log.info("recording_removed", extra=extra)
+
+
+def measure_usage(directory: RecordingDirectory, now: float) -> RecordingUsage:
+    """Return what the recordings take and the disk has; raise OSError."""
+    total, recent, first = 0, 0, now
+    for path in directory.recordings():
+        with suppress(FileNotFoundError):
+            for part in part_files(path):
+                found = part.file.stat()
+                total += found.st_size
+                if found.st_mtime >= now - _RATE_DAYS * _SECONDS_PER_DAY:
+                    recent += found.st_size
+                first = min(first, found.st_mtime)
+    days = min(max(1.0, (now - first) / _SECONDS_PER_DAY), _RATE_DAYS)
+    root = directory.root
+    while not root.exists():
+        root = root.parent
+    disk = os.statvfs(root)
+    return RecordingUsage(total, recent / days, disk.f_bavail * disk.f_frsize)
+
+
+def _stored(directory: RecordingDirectory) -> Iterator[_Stored]:
+    for path in directory.recordings():
+        with suppress(FileNotFoundError):
+            yield _read_stored(path)
+
+
+def _read_stored(path: Path) -> _Stored:
+    size, ended_at, is_removable = 0, path.stat().st_mtime, not on_hold(path)
+    ends = []
+    for part in part_files(path):
+        found = part.file.stat()
+        size += found.st_size
+        ends.append(_ended_at(part.file, found.st_mtime, is_closed=part.is_closed))
+        if not part.is_closed:
+            lock = lock_part(part.file)
+            if lock is None:
+                is_removable = False
+            else:
+                os.close(lock)
+    return _Stored(path, max(ends, default=ended_at), size, is_removable)
+
+
+def _ended_at(file: Path, modified_at: float, *, is_closed: bool) -> float:
+    """Return when a part ended; a part that cannot be read expires by its file's time."""
+    if is_closed:
+        with suppress(ValueError):
+            return read_footer(file).ended_at
+    return modified_at
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[bool]:
+    """Yield whether this process holds the lock."""
+    fd = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)

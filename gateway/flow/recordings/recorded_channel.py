@@ -1,0 +1,157 @@
+"""Recording: the stage between the relay and a browser, which writes before it sends.
+
+The relay takes it for the browser's channel. Frames that arrive while others are written are
+gathered and then written, and sent, as one: RFB is a stream, so its frames have no boundaries. A
+frame waits for the write before its own, and for nothing else.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from gateway.domain.consoles.model import SessionMode
+from gateway.domain.consoles.page_messages import Watcher, person_fields
+from gateway.domain.recordings.records import (
+    Record,
+    RecordKind,
+    json_record,
+    key_record,
+    screen_record,
+)
+from gateway.flow.clock import Clock
+from gateway.flow.consoles.frame_channel import ChannelClosed, FrameChannel
+from gateway.flow.recordings.recording_writer import PartWriter, RecordingFailed
+
+_QUEUED_MAX: Final = 262_144
+"""Bytes that wait for the write before; the relay then waits, and so does the cloud."""
+_INPUT_EVERY_MS: Final = 1_000
+_LAST_FRAMES_S: Final = 1.0
+
+
+class RecordedChannel:
+    """Records one connection. Implements `FrameChannel`; only one task calls `send`."""
+
+    def __init__(
+        self,
+        browser: FrameChannel,
+        part: PartWriter,
+        clock: Clock,
+        *,
+        is_required: bool,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """`on_failure`: the recording has ended; if it is required, no frame is sent any more."""
+        self._browser = browser
+        self._part = part
+        self._clock = clock
+        self.is_required = is_required
+        self._on_failure = on_failure
+        self._started_at = clock.monotonic()
+        self._frames: list[bytes] = []
+        self._queued = 0
+        self._marks: list[Record] = []
+        self._marked_input_ms = -_INPUT_EVERY_MS
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.has_failed = False
+
+    async def send(self, data: bytes) -> None:
+        """Queue a frame; return when there is room for another."""
+        if self.has_failed and self.is_required:
+            return
+        self._frames.append(data)
+        self._queued += len(data)
+        self._begin_work()
+        while self._queued > _QUEUED_MAX:
+            self._room.clear()
+            await self._room.wait()
+
+    async def receive(self) -> bytes | str | ChannelClosed:
+        return await self._browser.receive()
+
+    async def send_text(self, text: str) -> None:
+        await self._browser.send_text(text)
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._browser.close(code, reason)
+
+    def mark_input(self) -> None:
+        """Record that the person typed or moved the pointer."""
+        at_ms = self._now_ms()
+        if at_ms - self._marked_input_ms >= _INPUT_EVERY_MS:
+            self._marked_input_ms = at_ms
+            self._mark(Record(at_ms, RecordKind.INPUT, b""))
+
+    def mark_key(self, keysym: int, *, is_down: bool) -> None:
+        """Record a key; the part drops it unless keystrokes are recorded."""
+        self._mark(key_record(self._now_ms(), keysym, is_down=is_down))
+
+    def mark_mode(self, mode: SessionMode) -> None:
+        self._mark(Record(self._now_ms(), RecordKind.MODE, mode.value.encode()))
+
+    def mark_watchers(self, watchers: Sequence[Watcher]) -> None:
+        listed = [{**person_fields(one.person), "since": one.since} for one in watchers]
+        self._mark(json_record(self._now_ms(), RecordKind.WATCHERS, listed))
+
+    def fail(self, reason: str) -> None:
+        """End the recording; called by the part when it can no longer be written."""
+        if not self.has_failed:
+            self.has_failed = True
+            self._on_failure(reason)
+
+    async def run(self) -> None:
+        """Write and send what is queued, until it is cancelled or a required recording fails."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._frames or self._marks:
+                if not await self._write_and_send():
+                    return
+            self._idle.set()
+
+    async def flush(self) -> None:
+        """Wait until the browser has what is queued; not for a browser that does not read."""
+        if self.has_failed:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_FRAMES_S):
+                await self._idle.wait()
+
+    def end(self, end: str, detail: str) -> None:
+        """Close the part; frames that are still queued were not sent and are not recorded."""
+        value = {"end": end, "detail": detail}
+        self._part.close([*self._marks, json_record(self._now_ms(), RecordKind.END, value)])
+
+    async def _write_and_send(self) -> bool:
+        """Return False if a required recording has failed."""
+        frames, self._frames = self._frames, []
+        records, self._marks = self._marks, []
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        if data:
+            records.append(screen_record(self._now_ms(), data))
+        if not self.has_failed:
+            try:
+                await self._part.append(records)
+            except RecordingFailed as failed:
+                self.fail(str(failed))
+        if self.has_failed and self.is_required:
+            return False
+        if data:
+            await self._browser.send(data)
+        self._queued -= len(data)
+        self._room.set()
+        return True
+
+    def _mark(self, record: Record) -> None:
+        self._marks.append(record)
+        self._begin_work()
+
+    def _begin_work(self) -> None:
+        self._idle.clear()
+        self._work.set()
+
+    def _now_ms(self) -> int:
+        return round((self._clock.monotonic() - self._started_at) * 1000)

@@ -1,0 +1,608 @@
+"""Recordings on a real disk: what is written is read back, and nothing else is accepted."""
+
+import asyncio
+import errno
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.domain.recordings.index_lines import RemovalReason, read_index
+from gateway.domain.recordings.model import PartState, RecordingQuery
+from gateway.domain.recordings.part_format import CHUNK_BYTES
+from gateway.domain.recordings.records import (
+    RecordKind,
+    decode_records,
+    json_record,
+    key_record,
+    screen_record,
+)
+from gateway.domain.recordings.verdicts import Judgement, Verdict, judge
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.recordings import closed_part, open_part, part_closer, retention
+from gateway.drivers.recordings.file_recordings import (
+    FileRecordings,
+    RecordingFiles,
+    open_recording_part,
+)
+from gateway.drivers.recordings.found_recordings import found_recordings
+from gateway.drivers.recordings.open_part import OpenPart
+from gateway.drivers.recordings.recording_directory import lift_hold, set_hold
+from gateway.drivers.recordings.recording_index import index_lines
+from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
+from gateway.drivers.recordings.stored_recordings import StoredRecordings
+from gateway.flow.recordings.recording_store import RecordingUnreadable, Unreadable
+from gateway.flow.recordings.recording_telemetry import RecordingFailure, RewriteOutcome
+from gateway.flow.recordings.recording_writer import RecordingFailed
+from tests.support.recordings import (
+    KEY,
+    OTHER_KEY,
+    STARTED_AT,
+    RecordingScene,
+    a_recording,
+)
+
+END = json_record(9_000, RecordKind.END, {"end": "person", "detail": ""})
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> RecordingScene:
+    return RecordingScene(tmp_path, clock=SystemClock())
+
+
+def ignore(_: str) -> None:
+    pass
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - threads report through files too
+            await asyncio.sleep(0.01)
+
+
+async def record(
+    recordings: FileRecordings, scene: RecordingScene, *payloads: bytes, number: int = 1
+) -> None:
+    """Record one part, and wait until it is closed."""
+    closed = scene.telemetry.rewrites[RewriteOutcome.CLOSED]
+    part = await recordings.open_part(a_recording(number), ignore)
+    for i, payload in enumerate(payloads):
+        await part.append([screen_record(i, payload)])
+    part.close([END])
+    await until(lambda: scene.telemetry.rewrites[RewriteOutcome.CLOSED] > closed)
+
+
+def leave_open(scene: RecordingScene, *payloads: bytes, number: int = 1) -> Path:
+    """Write a part as a process does that is killed then; return its file."""
+    part = opened(scene, number)
+    for i, payload in enumerate(payloads):
+        part.append([screen_record(i, payload)])
+    part.close()
+    return part.file
+
+
+def opened(scene: RecordingScene, number: int = 1, **changes: Any) -> OpenPart:
+    files = RecordingFiles(scene.directory, scene.keys, scene.index, "host-1")
+    return open_recording_part(files, a_recording(number, **changes), scene.clock.now())
+
+
+def verdicts(scene: RecordingScene, *, with_keys: bool = True) -> list[Judgement]:
+    root = scene.directory.root
+    found = found_recordings(scene.directory, scene.keys if with_keys else None)
+    return [*judge(read_index(index_lines(root)), found)]
+
+
+def only_verdict(scene: RecordingScene) -> Verdict:
+    (judgement,) = verdicts(scene)
+    return judgement.verdict
+
+
+async def test_recording_is_read_back_by_chunk(scene: RecordingScene) -> None:
+    payloads = [os.urandom(CHUNK_BYTES // 2) for _ in range(5)]
+    async with scene.running() as recordings:
+        await record(recordings, scene, *payloads)
+    store = StoredRecordings(scene.directory, scene.keys)
+    (info,) = await store.list(RecordingQuery(subject="ann"))
+    assert (info.end, info.is_open, info.parts[0].state) == ("person", False, PartState.CLOSED)
+    assert info.details == a_recording()
+    reader = await store.open(info.details.id, with_keystrokes=False)
+    (part,) = reader.parts
+    chunks = [await reader.chunk(1, i) for i in range(len(part.chunks))]
+    await reader.close()
+    assert len(chunks) > 1
+    assert [len(one) for one in chunks] == [one.plain_bytes for one in part.chunks]
+    records = [one for chunk in chunks for one in decode_records(chunk)]
+    assert [one.payload for one in records if one.kind is RecordKind.SCREEN] == payloads
+    assert (records[-1], part.duration_ms) == (END, 9_000)
+    assert only_verdict(scene) is Verdict.INTACT
+
+
+async def test_resumed_session_is_one_recording_of_parts(scene: RecordingScene) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"first")
+        await record(recordings, scene, b"second")
+    store = StoredRecordings(scene.directory, scene.keys)
+    info = await store.find(a_recording().id)
+    assert info is not None
+    assert [one.number for one in info.parts] == [1, 2]
+    assert scene.screen(a_recording().id) == b"firstsecond"
+    assert [one.verdict for one in verdicts(scene)] == [Verdict.INTACT] * 2
+
+
+async def test_list_selects_by_person_server_and_time(scene: RecordingScene) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"x")
+    store = StoredRecordings(scene.directory, scene.keys)
+    for query, count in (
+        (RecordingQuery(server="s-1", since=STARTED_AT), 1),
+        (RecordingQuery(server="s-2"), 0),
+        (RecordingQuery(subject="bob"), 0),
+        (RecordingQuery(until=STARTED_AT), 0),
+        (RecordingQuery(project="q"), 0),
+    ):
+        assert len(await store.list(query)) == count
+
+
+async def test_keystrokes_need_their_own_key(scene: RecordingScene) -> None:
+    part = opened(scene, has_keystrokes=True)
+    part.append([key_record(5, ord("p"), is_down=True), screen_record(6, b"*")])
+    part.append([END])
+    part.close()
+    scene.closer.recover(scene.directory.recordings())
+    store = StoredRecordings(scene.directory, scene.keys)
+    for with_keystrokes, keys in ((True, [key_record(5, ord("p"), is_down=True)]), (False, [])):
+        reader = await store.open(a_recording().id, with_keystrokes=with_keystrokes)
+        assert [*decode_records(await reader.keystrokes(1))] == keys
+        assert all(
+            one.kind is not RecordKind.KEY for one in decode_records(await reader.chunk(1, 0))
+        )
+        assert reader.parts[0].has_keystrokes
+        await reader.close()
+
+
+async def test_keys_are_dropped_without_record_keys(scene: RecordingScene) -> None:
+    part = opened(scene)
+    part.append([key_record(5, ord("p"), is_down=True), screen_record(6, b"*")])
+    part.close()
+    assert [one.kind for one in scene.records(a_recording().id)] == [RecordKind.SCREEN]
+
+
+async def test_files_are_private_and_encrypted(scene: RecordingScene) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"a secret on the screen" * 100)
+    leave_open(scene, b"a secret on the screen" * 100, number=2)
+    for file in scene.directory.root.rglob("*"):
+        forbidden = stat.S_IRWXG | stat.S_IRWXO
+        assert not file.stat().st_mode & forbidden
+        assert file.is_dir() or b"a secret on the screen" not in file.read_bytes()
+
+
+# Faults of the disk
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
+async def test_failed_write_ends_the_recording_at_once(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    failed: list[str] = []
+    async with scene.running() as recordings:
+        part = await recordings.open_part(a_recording(), failed.append)
+        await part.append([screen_record(1, b"seen")])
+        monkeypatch.setattr(open_part, "_write", fail_with(error))
+        with pytest.raises(RecordingFailed, match=os.strerror(error)):
+            await part.append([screen_record(2, b"not seen")])
+        assert failed == [f"write: {os.strerror(error)}"]
+        monkeypatch.undo()  # the disk works again, but this part has a hole
+        with pytest.raises(RecordingFailed):
+            await part.append([screen_record(3, b"not seen")])
+        part.close([END])
+        await until(lambda: scene.telemetry.rewrites.total() > 0)
+    assert scene.telemetry.failures == {RecordingFailure.WRITE: 1}
+    assert scene.screen(a_recording().id) == b"seen"
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+
+
+def fail_with(error: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+async def test_full_disk_refuses_to_begin(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene.running() as recordings:
+        monkeypatch.setattr(open_part, "_write", fail_with(errno.ENOSPC))
+        with pytest.raises(RecordingFailed, match="No space left"):
+            await recordings.open_part(a_recording(), ignore)
+        monkeypatch.undo()
+        await record(recordings, scene, b"later")
+    assert scene.telemetry.failures == {RecordingFailure.START: 1}
+    assert scene.screen(a_recording().id) == b"later"
+
+
+async def test_slow_disk_delays_but_loses_nothing(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = open_part._write
+
+    def slowly(fd: int, data: bytes) -> None:
+        time.sleep(0.1)
+        write(fd, data)
+
+    failed: list[str] = []
+    async with scene.running() as recordings:
+        parts = [await recordings.open_part(a_recording(i), failed.append) for i in range(1, 4)]
+        monkeypatch.setattr(open_part, "_write", slowly)
+        for i in range(5):
+            await asyncio.gather(*(one.append([screen_record(i, b"%d" % i)]) for one in parts))
+        monkeypatch.undo()
+    assert failed == []
+    assert {scene.screen(a_recording(i).id) for i in range(1, 4)} == {b"01234"}
+
+
+async def test_disk_that_hangs_fails_within_a_second_and_a_half(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, failed = threading.Event(), list[str]()
+    async with scene.running() as recordings:
+        part = await recordings.open_part(a_recording(), failed.append)
+        monkeypatch.setattr(open_part, "_write", lambda *_: release.wait(30))
+        try:
+            with pytest.raises(RecordingFailed, match="stalled"):
+                await part.append([screen_record(1, b"x")])
+        finally:
+            release.set()
+    assert failed == ["stalled: the disk accepts no data"]
+
+
+async def test_removed_file_is_found(scene: RecordingScene) -> None:
+    failed: list[str] = []
+    async with scene.running() as recordings:
+        part = await recordings.open_part(a_recording(), failed.append)
+        await part.append([screen_record(1, b"x")])
+        path = scene.directory.find(a_recording().id)
+        assert path is not None
+        shutil.rmtree(path)
+        await until(lambda: bool(failed))
+        with pytest.raises(RecordingFailed):
+            await part.append([screen_record(2, b"y")])
+    assert failed == ["removed: the file was removed or replaced"]
+    assert only_verdict(scene) is Verdict.MISSING
+
+
+async def test_failed_sync_fails_the_recording(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[str] = []
+    async with scene.running() as recordings:
+        part = await recordings.open_part(a_recording(), failed.append)
+        monkeypatch.setattr(open_part, "sync", fail_with(errno.EIO))
+        await part.append([screen_record(1, b"x")])
+        assert recordings.lag_s > 0
+        await until(lambda: bool(failed))
+    assert failed == [f"sync: {os.strerror(errno.EIO)}"]
+
+
+# A process that dies in each phase
+
+
+async def test_killed_writer_loses_nothing(scene: RecordingScene) -> None:
+    leave_open(scene, b"all", b" of it")
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+    scene.closer.recover(scene.directory.recordings())
+    assert scene.screen(a_recording().id) == b"all of it"
+    (judgement,) = verdicts(scene)
+    assert (judgement.verdict, judgement.part) == (Verdict.CUT_SHORT, 1)
+    assert scene.telemetry.rewrites == {RewriteOutcome.RECOVERED: 1}
+    info = await StoredRecordings(scene.directory, scene.keys).find(a_recording().id)
+    assert info is not None
+    assert info.parts[0].state is PartState.CUT
+
+
+def test_torn_block_at_the_end_is_cut_short(scene: RecordingScene) -> None:
+    file = leave_open(scene, b"whole", b"torn" * 100)
+    with file.open("r+b") as opened_file:
+        opened_file.truncate(file.stat().st_size - 7)
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+    scene.closer.recover(scene.directory.recordings())
+    assert scene.screen(a_recording().id) == b"whole"
+
+
+@pytest.mark.parametrize("zeros", [3, 5_000])
+def test_zeros_of_a_power_failure_are_cut_short(scene: RecordingScene, zeros: int) -> None:
+    file = leave_open(scene, b"whole")
+    with file.open("ab") as opened_file:
+        opened_file.write(bytes(zeros))
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+    scene.closer.recover(scene.directory.recordings())
+    assert scene.screen(a_recording().id) == b"whole"
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the code runs for it but `finally`."""
+
+
+def kill(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def release_files(root: Path) -> None:
+    """Close what a killed process leaves open, its locks included."""
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            target = fd.readlink()
+            if target.is_relative_to(root) and target.name.startswith("part-"):
+                os.close(int(fd.name))
+
+
+@pytest.mark.parametrize("phase", ["create", "header", "index"])
+def test_death_while_a_part_is_opened_is_harmless(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    match phase:
+        case "create":
+            monkeypatch.setattr(scene.directory, "create", kill)
+        case "header":
+            monkeypatch.setattr(open_part, "_write", kill)
+        case _:
+            monkeypatch.setattr(open_part, "sync_directory", kill)
+    with pytest.raises(Killed):
+        opened(scene)
+    monkeypatch.undo()
+    release_files(scene.directory.root)
+    assert not any(one.verdict.is_problem for one in verdicts(scene))
+    leave_open(scene, b"next")
+    assert not any(one.verdict.is_problem for one in verdicts(scene))
+    scene.closer.recover(scene.directory.recordings())
+    assert scene.screen(a_recording().id) == b"next"
+    assert not any(one.verdict.is_problem for one in verdicts(scene))
+
+
+@pytest.mark.parametrize(
+    ("phase", "target"),
+    [
+        ("writing", (closed_part, "encode_index")),
+        ("synced", (closed_part, "sync")),
+        ("indexed", (Path, "rename")),
+        ("renamed", (Path, "unlink")),
+        ("unlinked", (part_closer, "sync_directory")),
+    ],
+)
+def test_death_while_a_part_is_closed_loses_nothing(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch, phase: str, target: tuple[Any, str]
+) -> None:
+    leave_open(scene, b"all", b" of it")
+    with monkeypatch.context() as patched:
+        patched.setattr(*target, kill)
+        if phase in ("writing", "synced"):
+            # What a killed process cannot do either: remove the file that it has begun.
+            patched.setattr(Path, "unlink", kill)
+        with pytest.raises(Killed):
+            scene.closer.recover(scene.directory.recordings())
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+    assert scene.screen(a_recording().id) == b"all of it"
+    scene.closer.recover(scene.directory.recordings())
+    assert scene.screen(a_recording().id) == b"all of it"
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+    path = scene.directory.find(a_recording().id)
+    assert path is not None
+    assert sorted(one.name for one in path.iterdir()) == [
+        "keys.json",
+        "part-0001.part",
+        "recording.json",
+    ]
+
+
+@pytest.mark.parametrize("phase", ["indexed", "renamed", "deleting"])
+def test_death_during_retention_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    scene = RecordingScene(tmp_path, clock=SystemClock(), keep_s=DAY_S)
+    expired(scene)
+    target, name = {
+        "indexed": (retention, "mark_removed"),
+        "renamed": (retention, "delete_removed"),
+        "deleting": (Path, "rmdir"),
+    }[phase]
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, kill)
+        with pytest.raises(Killed):
+            scene.retention.apply()
+    assert not any(one.verdict.is_problem for one in verdicts(scene))
+    scene.retention.apply()
+    assert not any(one.verdict.is_problem for one in verdicts(scene))
+    assert scene.directory.find(a_recording().id) is None
+    assert not [*scene.directory.leftovers()]
+
+
+def expired(scene: RecordingScene, number: int = 1) -> None:
+    """Record a session that ended two days ago."""
+    scene.retention.apply()  # it has seen a right clock
+    files = RecordingFiles(scene.directory, scene.keys, scene.index, "host-1")
+    began_at = scene.clock.now() - 2 * DAY_S - number
+    part = open_recording_part(files, a_recording(number, started_at=began_at), began_at)
+    part.append([screen_record(1, os.urandom(2_000)), END])
+    part.close()
+    scene.closer.recover(scene.directory.recordings())
+
+
+# Retention
+
+
+async def test_retention_by_age_is_recorded(tmp_path: Path) -> None:
+    scene = RecordingScene(tmp_path, clock=SystemClock(), keep_s=DAY_S)
+    expired(scene)
+    leave_open(scene, b"young", number=2)
+    usage = scene.retention.apply()
+    assert scene.telemetry.removals == {RemovalReason.KEEP_DAYS: 1}
+    assert {one.verdict for one in verdicts(scene)} == {Verdict.REMOVED, Verdict.CUT_SHORT}
+    assert usage.total > 0
+    with pytest.raises(RecordingUnreadable) as found:
+        await StoredRecordings(scene.directory, scene.keys).open(
+            a_recording().id, with_keystrokes=False
+        )
+    assert found.value.reason is Unreadable.GONE
+
+
+def test_retention_by_size_removes_the_oldest(tmp_path: Path) -> None:
+    scene = RecordingScene(tmp_path, clock=SystemClock(), bytes_max=5_000)
+    for number in (1, 2, 3):
+        expired(scene, number)
+    scene.retention.apply()
+    assert scene.telemetry.removals == {RemovalReason.BYTES_MAX: 1}
+    assert scene.directory.find(a_recording(3).id) is None  # it ended first
+    assert scene.directory.find(a_recording(1).id) is not None
+
+
+async def test_hold_keeps_a_recording(tmp_path: Path) -> None:
+    scene = RecordingScene(tmp_path, clock=SystemClock(), keep_s=DAY_S)
+    expired(scene)
+    path = scene.directory.find(a_recording().id)
+    assert path is not None
+    set_hold(path, b"{}")
+    scene.retention.apply()
+    info = await StoredRecordings(scene.directory, scene.keys).find(a_recording().id)
+    assert info is not None
+    assert info.on_hold
+    lift_hold(path)
+    scene.retention.apply()
+    assert scene.directory.find(a_recording().id) is None
+
+
+async def test_retention_keeps_what_is_being_recorded(tmp_path: Path) -> None:
+    scene = RecordingScene(tmp_path, clock=SystemClock(), keep_s=DAY_S)
+    part = opened(scene)
+    old = scene.clock.now() - 3 * DAY_S
+    os.utime(part.file, (old, old))
+    scene.retention.apply()
+    assert scene.directory.find(a_recording().id) is not None
+    assert only_verdict(scene) is Verdict.IN_PROGRESS
+    with pytest.raises(RecordingUnreadable) as found:
+        await StoredRecordings(scene.directory, scene.keys).open(
+            a_recording().id, with_keystrokes=False
+        )
+    assert found.value.reason is Unreadable.IN_PROGRESS
+    part.close()
+
+
+# Tampering
+
+
+async def test_changed_byte_of_a_closed_part_is_found(scene: RecordingScene) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"x" * 5_000)
+    file = only_file(scene, "*.part")
+    content = bytearray(file.read_bytes())
+    for offset in range(0, len(content), max(1, len(content) // 50)):
+        changed = bytearray(content)
+        changed[offset] ^= 1
+        file.write_bytes(changed)
+        assert only_verdict(scene) is Verdict.CHANGED
+    file.write_bytes(content)
+    assert only_verdict(scene) is Verdict.INTACT
+
+
+def only_file(scene: RecordingScene, pattern: str) -> Path:
+    (file,) = scene.directory.root.rglob(pattern)
+    return file
+
+
+def test_changed_byte_of_an_open_part_is_found(scene: RecordingScene) -> None:
+    file = leave_open(scene, b"x" * 500, b"y" * 500, b"z" * 500)
+    content = file.read_bytes()
+    begin = content.index(b"\n") + 1
+    for offset in (10, begin + 5, begin + 300, len(content) - 700, len(content) - 1):
+        changed = bytearray(content)
+        changed[offset] ^= 1
+        file.write_bytes(changed)
+        assert only_verdict(scene) is Verdict.CHANGED
+    scene.closer.recover(scene.directory.recordings())
+    assert scene.telemetry.rewrites == {RewriteOutcome.FAILED: 1}
+    assert file.exists()
+
+
+async def test_swapped_and_removed_parts_are_found(scene: RecordingScene) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"first")
+        await record(recordings, scene, b"second")
+    path = scene.directory.find(a_recording().id)
+    assert path is not None
+    one, two, other = path / "part-0001.part", path / "part-0002.part", path / "swap"
+    one.rename(other)
+    two.rename(one)
+    other.rename(two)
+    assert [found.verdict for found in verdicts(scene)] == [Verdict.CHANGED] * 2
+    with pytest.raises(RecordingUnreadable) as found:
+        await StoredRecordings(scene.directory, scene.keys).open(
+            a_recording().id, with_keystrokes=False
+        )
+    assert found.value.reason is Unreadable.CHANGED
+    two.unlink()
+    assert {found.verdict for found in verdicts(scene)} == {Verdict.CHANGED, Verdict.MISSING}
+    shutil.rmtree(path)
+    (judgement,) = verdicts(scene)
+    assert (judgement.verdict, judgement.part) == (Verdict.MISSING, 0)
+
+
+async def test_changed_details_and_foreign_recordings_are_found(scene: RecordingScene) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"x")
+    path = scene.directory.find(a_recording().id)
+    assert path is not None
+    details = path / "recording.json"
+    details.write_bytes(details.read_bytes().replace(b'"ann"', b'"bob"'))
+    assert (verdicts(scene)[0].verdict, verdicts(scene)[0].part) == (Verdict.CHANGED, 0)
+    shutil.copytree(path, path.with_name(a_recording(2).id))
+    unknown = [one.recording for one in verdicts(scene) if one.verdict is Verdict.UNKNOWN]
+    assert unknown == [a_recording(2).id]
+
+
+# Keys
+
+
+async def test_missing_key_is_reported_and_rotation_works(
+    tmp_path: Path, scene: RecordingScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"x")
+    leave_open(scene, b"y", number=2)
+    wrong = RecordingScene(tmp_path, clock=SystemClock(), keys=[OTHER_KEY])
+    wrong.closer.recover(wrong.directory.recordings())
+    assert caplog.messages.count("recording_key_missing") == 1
+    with pytest.raises(RecordingUnreadable) as found:
+        await StoredRecordings(wrong.directory, wrong.keys).open(
+            a_recording().id, with_keystrokes=False
+        )
+    assert found.value.reason is Unreadable.KEY_MISSING
+    rotated = RecordingScene(tmp_path, clock=SystemClock(), keys=[OTHER_KEY, KEY])
+    rotated.closer.recover(rotated.directory.recordings())
+    assert rotated.screen(a_recording(2).id) == b"y"
+
+
+def test_resume_without_the_key_cannot_begin(tmp_path: Path, scene: RecordingScene) -> None:
+    leave_open(scene, b"x")
+    wrong = RecordingScene(tmp_path, clock=SystemClock(), keys=[OTHER_KEY])
+    with pytest.raises(RecordingKeyMissing):
+        opened(wrong)
+
+
+def test_wrapped_keys_are_bound_to_their_recording() -> None:
+    keys = RecordingKeys([KEY])
+    data_keys, wrapped = keys.create("a" * 32, with_keystrokes=True)
+    assert keys.unwrap("a" * 32, wrapped) == data_keys
+    assert KEY.reveal() not in repr(data_keys)
+    with pytest.raises(RecordingKeyMissing):
+        keys.unwrap("b" * 32, wrapped)
+    swapped = wrapped.replace(b'"screen"', b'"x"').replace(b'"keystrokes"', b'"screen"')
+    with pytest.raises(RecordingKeyMissing):
+        keys.unwrap("a" * 32, swapped.replace(b'"x"', b'"keystrokes"'))
