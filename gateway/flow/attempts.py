@@ -7,6 +7,7 @@ from gateway.domain.model import WriteOutcome
 from gateway.domain.policy.policy import Permit
 from gateway.domain.upstream.conversation import NotSent, StepOutcome
 from gateway.domain.upstream.verdicts import Broken, CredentialStale, Throttled, Unavailable, Usable
+from gateway.flow.shared_queue import EarlyEntry
 
 
 class Attempts:
@@ -20,6 +21,8 @@ class Attempts:
         self.unsure: StepOutcome = None
         """The outcome of the last attempt after which the call may have had an effect."""
         self.is_in_flight = False
+        self.entry: EarlyEntry | None = None
+        """The entry of the first attempt in its queue, if the claim of the fetch may make it."""
         self._cancel: Callable[[], object] | None = None
 
     def begin(self) -> None:

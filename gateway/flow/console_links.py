@@ -152,6 +152,13 @@ class ConsoleLinks:
             # With a link per person, all requests for one link have the same caller.
             waiters = Waiters(queue_request) if account.reuse is Reuse.SHARED else None
             attempts = Attempts()
+            attempts.entry = account.exchange.early_entry(
+                queue_request,
+                project=permit.call.project,
+                budget=permit.call.operation.budget,
+                deadline=deadline,
+                waiters=waiters,
+            )
             result = await self._flight.obtain(
                 _store_key(key),
                 partial(
@@ -171,7 +178,7 @@ class ConsoleLinks:
                 attempts=attempts,
                 then=partial(self._cache, key, account),
             )
-            link = self._link(result, account)
+            link = self._link(key, result, account)
             if self.is_usable(permit, link):
                 break
             if expired is not None or result.source is LinkSource.UPSTREAM:
@@ -291,21 +298,30 @@ class ConsoleLinks:
     def _cache(self, key: tuple[str, ...], account: ConsoleAccount, result: FlightResult) -> None:
         if account.reuse is Reuse.NEVER:
             return
+        cached = self._links.get(key)
+        if cached is not None and cached.value is result.value:
+            return  # its fetch has delivered it already
         before_s = account.renew_before_s
         renew_from = result.good_until - before_s if before_s > 0 else math.inf
         self._links[key] = _CachedLinkEntry(
-            self._link(result, account), result.value, result.good_until, renew_from
+            self._link(key, result, account), result.value, result.good_until, renew_from
         )
         self._links.move_to_end(key)
         if len(self._links) > self._links_max:
             self._links.popitem(last=False)
             self._telemetry.evicted("link")
 
-    def _link(self, result: FlightResult, account: ConsoleAccount) -> ConsoleLink:
+    def _link(
+        self, key: tuple[str, ...], result: FlightResult, account: ConsoleAccount
+    ) -> ConsoleLink:
+        cached = self._links.get(key)
+        if cached is not None and cached.value is result.value:
+            return cached.link
         url = Secret(result.value.decode())
         good_until = result.good_until + account.min_remaining_s
         return ConsoleLink(url, self._fingerprints.of(url), good_until)
 
 
 def _store_key(key: tuple[str, ...]) -> str:
-    return "link" + "".join(f":{len(part)}:{part}" for part in key)
+    # Links are stored with the budget of their account: one script claims the fetch and a slot.
+    return f"{{{key[0]}}}link" + "".join(f":{len(part)}:{part}" for part in key)

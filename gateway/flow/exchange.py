@@ -37,6 +37,7 @@ from gateway.domain.upstream.verdicts import Broken, Refused, Throttled, Unavail
 from gateway.flow import context
 from gateway.flow.attempts import Attempts
 from gateway.flow.clock import Clock
+from gateway.flow.shared_queue import EarlyEntry
 from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
@@ -59,6 +60,21 @@ class Budget(Protocol):
         queue and its caller is not charged again. `waiters`: the callers that wait for the call;
         it waits in the best of their places (priority inheritance). Raises BudgetExhausted once
         the slot would come too late, or at once if a spare request finds no spare slot.
+        """
+
+    def early_entry(
+        self,
+        account: str,
+        budget: BudgetClass,
+        queue_request: QueueRequest,
+        *,
+        deadline: float,
+        waiters: Waiters | None,
+        may_enter: Callable[[], bool],
+    ) -> EarlyEntry:
+        """Return an entry that the claim of the call's fetch may make in the budget's queue.
+
+        `may_enter` returns whether the call can be sent as soon as it has a slot.
         """
 
     def throttled(
@@ -108,6 +124,10 @@ class ServiceCredential(Protocol):
         Returns False if there is no newer one (a signature, an unchanged token file). Raises
         ServiceLoginFailed, DeadlineExceeded.
         """
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `headers` is expected to return at once."""
 
     def report(self, sent: Headers, *, accepted: bool) -> None:
         """Note that the cloud accepted the headers of a call, or rejected them with 401."""
@@ -174,6 +194,32 @@ class Exchange:
         self._timeout_s = timeout_s
         self._retries = RetryBudget()
         self._queued: set[asyncio.Timeout] = set()
+
+    def early_entry(
+        self,
+        queue_request: QueueRequest,
+        *,
+        project: str,
+        budget: BudgetClass,
+        deadline: float,
+        waiters: Waiters | None,
+    ) -> EarlyEntry:
+        """Return an entry into the queue for `Attempts.entry`, for a call with these arguments."""
+        credential = self._credentials[project]
+
+        def may_enter() -> bool:
+            # A slot lasts milliseconds: it must not be taken before a login.
+            suspended_s = self._breaker.retry_after_s(self._clock.monotonic())
+            return suspended_s is None and credential.is_ready
+
+        return self._budget.early_entry(
+            self._account,
+            budget,
+            queue_request,
+            deadline=deadline,
+            waiters=waiters,
+            may_enter=may_enter,
+        )
 
     async def call(  # noqa: PLR0913 - its dependencies
         self,
@@ -265,6 +311,9 @@ class Exchange:
         try:
             async with until_suspended:
                 self._queued.add(until_suspended)
+                entry, call.attempts.entry = call.attempts.entry, None
+                if entry is not None and (send_by := await entry.wait()) is not None:
+                    return send_by
                 return await self._budget.admit(
                     self._account,
                     call.budget,

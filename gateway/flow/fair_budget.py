@@ -7,12 +7,11 @@ calls enter the shared queue again.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Protocol
 
 from gateway.domain.errors import BudgetExhausted, StoreUnavailable
 from gateway.domain.model import BudgetClass, Priority, QueueRequest
@@ -30,6 +29,7 @@ from gateway.domain.queue.fair_queue import (
     without_burst,
 )
 from gateway.flow.clock import Clock
+from gateway.flow.shared_queue import EntryBatch, QueueUpdate, SharedQueue
 from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
@@ -42,65 +42,26 @@ _JITTER_S = 0.008
 """Replicas wait for random times: one takes a slot, and its update reaches the others."""
 _BATCH_EVERY_S = 0.002
 _BATCH_GAP_S = 0.005
-"""Calls that enter within this time after a batch share the next one."""
+"""Calls that enter within this time after a batch share the next one, if several did before:
+waiting for others pays only while calls arrive faster than batches can be sent."""
 _TIMER_PRECISION_S = 0.000_5
 _PAUSE_MAX_S = 300.0
 _HEAD = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class QueueUpdate:
-    """The effect of another replica's batch on this replica."""
-
-    granted: Mapping[str, float]
-    refused: Mapping[str, float]
-    paused_until: float
-    next_at: float | None
-    replicas_rejoin: bool
-    """Replicas return from local queues; every live replica answers with a batch."""
-
-
-class SharedQueue(Protocol):
-    """One budget's queue, shared by all replicas (domain/queue/fair_queue.py has the rules)."""
-
-    @property
-    def available(self) -> bool: ...
-
-    def set_limit(self, limit: BudgetLimit) -> None:
-        """Apply another limit from the next batch on; it has as many windows."""
-
-    @property
-    def processes(self) -> int:
-        """Number of live processes at the last contact with the store; 0: none yet."""
-
-    def new_id(self) -> str:
-        """Return an ID for an entry of this replica."""
-
-    async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
-        """Submit a batch and return its result, in one round trip; raises StoreUnavailable.
-
-        `state` is this replica's view; it restores what the store may have lost.
-        """
-
-    def rejoin(self, processes: int) -> None:
-        """Return from a local queue, as one of `processes`; all earlier entries are void."""
-
-    def on_update(self, call: Callable[[QueueUpdate], None]) -> None:
-        """Call `call` with each update."""
-
-    def on_availability_change(self, call: Callable[[], None]) -> None:
-        """Call `call` when the store becomes available or unavailable."""
-
-
 @dataclass(slots=True, eq=False)
-class _WaitingCall:
+class WaitingCall:
     """A call that waits for a slot."""
 
     request: QueueRequest
+    deadline: float
     until: float
+    began: float
     tag: float | None
     waiters: Waiters | None = None
     id: str = ""
+    is_entered: bool = False
+    """Its entry was made before the wait for the slot begins."""
     confirmed_at: float = 0.0
     slot: "asyncio.Future[float]" = field(init=False)
 
@@ -140,19 +101,24 @@ class BudgetQueue:
         self._jitter = jitter
         self._state = QueueState(tats=())
         self._local: FairQueue | None = None
-        self._waiting: dict[str, _WaitingCall] = {}
-        self._entering: list[_WaitingCall] = []
+        self._is_joined = False
+        """The last batch reached the store, so other entries need not wait for a batch."""
+        self._waiting: dict[str, WaitingCall] = {}
+        self._entering: list[WaitingCall] = []
         self._leaving: list[QueueEntry] = []
-        self._to_share: list[_WaitingCall] = []
+        self._to_share: list[WaitingCall] = []
         self._throttlings: list[Throttling] = []
         self._wake = asyncio.Event()
+        """Set to look again whether a batch is due."""
+        self._is_due = False
+        self._gathers = False
         self._next_at: float | None = None
         self._late_by = 0.0
         self._submitted_at = 0.0
         self.queued = 0
         """The number of waiting calls, of all replicas or of the local queue."""
         shared.on_update(self._update)
-        shared.on_availability_change(self._wake.set)
+        shared.on_availability_change(self._submit_soon)
 
     def set_rate_ceiling(self, per_s: float | None) -> None:
         """Apply a rate ceiling from the next batch on, in calls per second; None: the config's."""
@@ -162,7 +128,7 @@ class BudgetQueue:
             self._shared.set_limit(limit)
             if self._local is not None:
                 self._local.set_limit(limit.share(self._processes))
-            self._wake.set()
+            self._submit_soon()
 
     @property
     def waiting(self) -> list[str]:
@@ -204,26 +170,74 @@ class BudgetQueue:
         requeued: bool,
         waiters: Waiters | None = None,
     ) -> float:
+        return await self.wait(self._new_call(request, deadline, waiters, requeued=requeued))
+
+    def _new_call(
+        self, request: QueueRequest, deadline: float, waiters: Waiters | None, *, requeued: bool
+    ) -> WaitingCall:
         began = self._clock.monotonic()
         left_s = max(0.0, deadline - began)
         until = began + min(self._wait_max_s, left_s - min(_CALL_S, left_s / 2))
-        call = _WaitingCall(request, until, tag=_HEAD if requeued else None, waiters=waiters)
+        tag = _HEAD if requeued else None
+        call = WaitingCall(request, deadline, until, began, tag, waiters)
         if waiters is not None:
             waiters.on_change = partial(self._share_again, call)
+        return call
+
+    def begin_entry(
+        self, request: QueueRequest, *, deadline: float, waiters: Waiters | None
+    ) -> tuple[WaitingCall, EntryBatch] | None:
+        """Register a call that a claim enters; None if it must enter with the next batch.
+
+        It must while the queue is local: the batch after its return merges what was used.
+        """
+        if not self._is_joined or self._throttlings or not self._shared.available:
+            return None
+        call = self._new_call(request, deadline, waiters, requeued=False)
+        self._register(call)
+        call.confirmed_at = call.began
+        batch = QueueBatch(entering=[call.entry(call.began)])
+        return call, EntryBatch(self._shared, batch, self._state)
+
+    def entry_made(self, call: WaitingCall, result: BatchResult) -> None:
+        call.is_entered = True
+        self._accept(result, is_newest=self._is_joined and self._is_newest(result))
+        if call.id in self._waiting:
+            if call.waiters is not None and len(call.waiters.all) > 1:
+                self._share_again(call)
+            self._wake.set()
+
+    def entry_lost(self, call: WaitingCall) -> None:
+        call.is_entered = True
+        if call.id in self._waiting:
+            self._entering.append(call)
+            self._submit_soon()
+
+    def leave(self, call: WaitingCall, *, was_made: bool = True) -> None:
+        """Remove a call that has no slot yet; a slot that it has is lost."""
+        is_waiting = self._waiting.pop(call.id, None) is not None
+        if is_waiting and (was_made or self.is_local):
+            self._leaving.append(call.entry(0.0))
+            self._submit_soon()
+        if not call.slot.cancel() and not call.slot.cancelled():
+            call.slot.exception()  # retrieved: asyncio does not log it as lost
+
+    async def wait(self, call: WaitingCall) -> float:
+        """Wait for a slot that the call can use; return the time until which it is valid."""
         while True:
             slot = await self._wait_for_slot(call)
             now = self._clock.monotonic()
-            comes_in_time = slot <= deadline  # false if a clock was set during the wait
+            comes_in_time = slot <= call.deadline  # false if a clock was set during the wait
             if now < slot and comes_in_time:
                 await self._clock.sleep(slot - now)
                 now = self._clock.monotonic()
             if comes_in_time and now <= slot + LATE_MAX_S and now >= self._state.paused_until:
                 break
-            if request.priority is Priority.SPARE:
+            if call.request.priority is Priority.SPARE:
                 raise BudgetExhausted("the spare slot was lost", retry_after_s=0.0)
             self._telemetry.budget_slot_lost(self.account, self.budget)
             call.tag = _HEAD if call.tag is None else call.tag
-        self._telemetry.budget_wait(self.account, self.budget, now - began)
+        self._telemetry.budget_wait(self.account, self.budget, now - call.began)
         return slot + LATE_MAX_S
 
     def throttled(self, *, pause_s: float | None, named_rate: float | None) -> None:
@@ -235,7 +249,7 @@ class BudgetQueue:
         # Calls in this process that have a slot check this before they are sent.
         self._state = _with_pause(self._state, until)
         self._throttlings.append(Throttling(pause_s, named_rate))
-        self._wake.set()
+        self._submit_soon()
 
     async def run(self) -> None:
         """Submit batches, forever."""
@@ -248,13 +262,17 @@ class BudgetQueue:
                 self._rejoin()
             await self._submit(self._next_batch())
 
-    async def _wait_for_slot(self, call: _WaitingCall) -> float:
+    async def _wait_for_slot(self, call: WaitingCall) -> float:
         loop = asyncio.get_running_loop()
-        call.id, call.confirmed_at, call.slot = self._shared.new_id(), 0.0, loop.create_future()
-        self._waiting[call.id] = call
-        self._entering.append(call)
-        self._share_again(call)
-        self._wake.set()
+        if call.is_entered:
+            call.is_entered = False
+            if call.slot.done():
+                return call.slot.result()
+        else:
+            self._register(call)
+            self._entering.append(call)
+            self._share_again(call)
+            self._submit_soon()
         # A plain timer: asyncio.timeout() takes five times the memory, and queues are long.
         timeout_s = call.until - self._clock.monotonic() + LATE_MAX_S
         timeout = loop.call_later(timeout_s, self._time_out, call)
@@ -262,21 +280,24 @@ class BudgetQueue:
             return await call.slot
         finally:
             timeout.cancel()
-            if self._waiting.pop(call.id, None) is not None:
-                self._leaving.append(call.entry(0.0))
-                self._wake.set()
+            self.leave(call)
 
-    def _share_again(self, call: _WaitingCall) -> None:
+    def _register(self, call: WaitingCall) -> None:
+        call.id, call.confirmed_at = self._shared.new_id(), 0.0
+        call.slot = asyncio.get_running_loop().create_future()
+        self._waiting[call.id] = call
+
+    def _share_again(self, call: WaitingCall) -> None:
         """Look for the best place again, because the waiters of the call have changed."""
         if call.waiters is not None and call.id in self._waiting:
             self._to_share.append(call)
-            self._wake.set()
+            self._submit_soon()
 
-    def _time_out(self, call: _WaitingCall) -> None:
+    def _time_out(self, call: WaitingCall) -> None:
         if not call.slot.done():
             call.slot.set_exception(self._exhausted(call, self.queued / self._rate_here))
 
-    def _exhausted(self, call: _WaitingCall, wait_s: float) -> BudgetExhausted:
+    def _exhausted(self, call: WaitingCall, wait_s: float) -> BudgetExhausted:
         if call.request.priority is not Priority.SPARE:
             self._telemetry.budget_refused(self.account, self.budget)
         timeout_s = max(0.0, call.until - self._clock.monotonic())
@@ -287,21 +308,25 @@ class BudgetQueue:
 
     async def _wait_until_due(self) -> None:
         earliest = self._clock.monotonic() + _BATCH_EVERY_S
-        while not self._wake.is_set():
-            if not self._waiting:
-                await self._wake.wait()
-                break
-            left_s = max(self._due(), earliest) - self._clock.monotonic()
-            if left_s <= _TIMER_PRECISION_S:
-                break
+        while not self._is_due:
+            self._wake.clear()
+            left_s = None
+            if self._waiting:
+                left_s = max(self._due(), earliest) - self._clock.monotonic()
+                if left_s <= _TIMER_PRECISION_S:
+                    break
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._wake.wait()
         gap_s = self._submitted_at + _BATCH_GAP_S - self._clock.monotonic()
-        if gap_s > 0:
+        if self._gathers and gap_s > 0:
             await self._clock.sleep(gap_s)
         self._submitted_at = self._clock.monotonic()
-        self._wake.clear()
+        self._is_due = False
+
+    def _submit_soon(self) -> None:
+        self._is_due = True
+        self._wake.set()
 
     def _due(self) -> float:
         refresh_at = next(iter(self._waiting.values())).confirmed_at + _REFRESH_S
@@ -313,13 +338,23 @@ class BudgetQueue:
         try:
             result = await self._shared.apply(batch, self._state)
         except StoreUnavailable:
-            result = self._apply_locally(batch)
+            self._is_joined = False
+            self._accept(self._apply_locally(batch), is_newest=True)
         else:
-            self._local = None
-        self._state = _with_pause(result.state, self._state.paused_until)
-        self._next_at = result.next_at
-        self._late_by = _JITTER_S * self._jitter()
-        self.queued = result.waiting
+            self._local, self._is_joined = None, True
+            self._accept(result, is_newest=self._is_newest(result))
+
+    def _is_newest(self, result: BatchResult) -> bool:
+        """Return whether no result of a later batch has arrived before this one."""
+        return result.state.version > self._state.version
+
+    def _accept(self, result: BatchResult, *, is_newest: bool) -> None:
+        if is_newest:
+            self._state = _with_pause(result.state, self._state.paused_until)
+            self._next_at = result.next_at
+            if result.next_at is not None:
+                self._late_by = _JITTER_S * self._jitter()
+            self.queued = result.waiting
         for entry_id, tag in result.tags.items():
             if entry_id in self._waiting:
                 self._waiting[entry_id].tag = tag
@@ -345,6 +380,7 @@ class BudgetQueue:
             for call in dict.fromkeys(self._to_share)
             if call.id in self._waiting and (waiters := call.requests()) not in ([], [call.request])
         ]
+        self._gathers = len(entered) + len(self._leaving) > 1
         batch = QueueBatch(
             self._leaving,
             self._throttlings,
@@ -369,7 +405,7 @@ class BudgetQueue:
         self._next_at = update.next_at
         self._settle(update.granted, update.refused)
         if update.replicas_rejoin:
-            self._wake.set()
+            self._submit_soon()
 
     def _apply_locally(self, batch: QueueBatch) -> BatchResult:
         """Apply the batch to the local queue, with this process's share of the budget."""
@@ -403,7 +439,7 @@ class BudgetQueue:
             call.id, call.confirmed_at = self._shared.new_id(), 0.0
             self._waiting[call.id] = call
         self._entering = waiting
-        self._local = None
+        self._local, self._is_joined = None, False
 
     @property
     def _processes(self) -> int:
@@ -414,43 +450,3 @@ def _with_pause(state: QueueState, paused_until: float) -> QueueState:
     if paused_until <= state.paused_until:
         return state
     return replace(state, paused_until=paused_until)
-
-
-class FairBudget:
-    """All budgets of all accounts. Implements the port `Budget`."""
-
-    def __init__(self, queues: Iterable[BudgetQueue]) -> None:
-        self._queues = {(queue.account, queue.budget): queue for queue in queues}
-
-    @property
-    def queues(self) -> tuple[BudgetQueue, ...]:
-        return tuple(self._queues.values())
-
-    def expected_wait_s(self, account: str, budget: BudgetClass) -> float:
-        return self._queues[account, budget].expected_wait_s
-
-    def spare_interval_s(self, account: str, budget: BudgetClass) -> float | None:
-        return self._queues[account, budget].spare_interval_s
-
-    def set_rate_ceilings(self, per_s: Mapping[tuple[str, str], float]) -> None:
-        """Apply rate ceilings by account and class; the config's where there is none."""
-        for queue in self.queues:
-            queue.set_rate_ceiling(per_s.get((queue.account, queue.budget.value)))
-
-    async def admit(
-        self,
-        account: str,
-        budget: BudgetClass,
-        request: QueueRequest,
-        *,
-        deadline: float,
-        requeued: bool = False,
-        waiters: Waiters | None = None,
-    ) -> float:
-        queue = self._queues[account, budget]
-        return await queue.admit(request, deadline=deadline, requeued=requeued, waiters=waiters)
-
-    def throttled(
-        self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None
-    ) -> None:
-        self._queues[account, budget].throttled(pause_s=pause_s, named_rate=named_rate)

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.flow.shared_queue import EarlyEntry
+
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
@@ -44,15 +46,27 @@ ANY_VERSION = b"*"
 
 
 class SharedStore(Protocol):
-    """Values and leases shared by all replicas. Every method raises StoreUnavailable."""
+    """Values and leases shared by all replicas. Every method raises StoreUnavailable.
+
+    Keys that begin with the same `{group}` are stored together, and with the queues of the budgets
+    of the account with this name.
+    """
 
     async def claim(
-        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease_s: float,
+        skip: bytes = b"",
+        awaited: str = "",
+        entry: EarlyEntry | None = None,
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         """Return the value of `key`, or take the lease to fetch it.
 
         A value of version `skip` counts as absent. `awaited` is the holder that an earlier claim
-        returned; if its fetch failed, HolderFailed is returned.
+        returned; if its fetch failed, HolderFailed is returned. `entry`: the fetch's entry into the
+        queue of its budget; it may be made together with the lease, in the group of the key.
         """
 
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
@@ -82,6 +96,8 @@ class SharedStore(Protocol):
         self, key: str, on_message: Callable[[str, bytes], None] | None = None
     ) -> AbstractContextManager[asyncio.Event]:
         """Return an event that is set when a fetch of `key` ends or the store becomes unavailable.
+
+        The end of a fetch is reported only if a claim has returned LeaseHeld meanwhile.
 
         `on_message` receives sender and text of messages to the holder, including its own.
         """

@@ -9,12 +9,13 @@ Without Redis, each process fetches for itself.
 """
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.domain.errors import DeadlineExceeded, GatewayError, StoreUnavailable
 from gateway.domain.model import LinkSource, QueueRequest
@@ -26,6 +27,7 @@ from gateway.flow.flight_messages import (
     encode_failure,
     encode_waiters,
 )
+from gateway.flow.shared_queue import EarlyEntry
 from gateway.flow.shared_store import (
     ANY_VERSION,
     HolderFailed,
@@ -37,7 +39,10 @@ from gateway.flow.shared_store import (
 from gateway.flow.waiters import Waiters
 
 _LEASE_S = 2.0
-"""The others wait so long for a dead holder; a live holder extends its lease every third of it."""
+"""The others wait so long for a dead holder; a live holder extends its lease before half of it."""
+_LOOKS_PER_LEASE = 6
+_EXTENDED_AFTER = 0.25
+"""One task looks at all leases of the process, as most end before they have to be extended."""
 _CLEARLY_LATER_S = 0.5
 _REPORT_AFTER_S = 0.05
 """Most fetches end before; the callers that arrive within it are reported together."""
@@ -90,10 +95,22 @@ class _LocalFlight:
         return self.waiters.attached(waiters.request)
 
 
+@dataclass(slots=True)
+class _Lease:
+    """A lease that this process holds."""
+
+    key: str
+    extended_at: float
+    """Monotonic seconds: when it was acquired, or extended last."""
+
+
 class _LazyFetch:
     """A fetch that can start before it is known whether this process is the holder."""
 
-    def __init__(self, fetch: Fetch, waiters: Waiters | None) -> None:
+    def __init__(
+        self, fetch: Fetch, waiters: Waiters | None, entry: EarlyEntry | None = None
+    ) -> None:
+        self.entry = entry
         self.owner = secrets.token_hex(16)
         """Identifies this process's claim on the lease."""
         self.waiters = waiters
@@ -130,6 +147,9 @@ class SingleFlight:
         self._clock = clock
         self._lease_s = lease_s
         self._flights: dict[_FlightKey, _LocalFlight] = {}
+        self._leases: dict[str, _Lease] = {}
+        """By owner."""
+        self._keeper: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -154,16 +174,16 @@ class SingleFlight:
         it counts as absent. `fresh`: any value stored now counts as absent. `run_to_completion`:
         the fetch continues without waiting requests. `waiters`: a new object per request, in which
         `fetch` sees the waiting callers. `attempts`: the attempts of `fetch`; one that was sent is
-        not cancelled. `then` receives the result, also without waiting requests. Raises what
-        `fetch` raises, shared by all that waited for it, and DeadlineExceeded.
+        not cancelled, and the claim may make their entry into the queue. `then` receives the
+        result, also without waiting requests. Raises what `fetch` raises, shared by all that
+        waited for it, and DeadlineExceeded.
         """
         name = _FlightKey(key, unusable, fresh)
         while True:
             flight = self._flights.get(name)
             is_shared = flight is not None
             if flight is None:
-                flight = self._start(name, fetch, deadline, waiters)
-                flight.attempts = attempts
+                flight = self._start(name, fetch, deadline, waiters, attempts)
                 if then is not None:
                     _deliver_to(flight.task, then)
             flight.run_to_completion |= run_to_completion
@@ -199,7 +219,9 @@ class SingleFlight:
 
     async def close(self) -> None:
         """Cancel all fetches and wait until their leases are released."""
-        tasks = [flight.task for flight in self._flights.values()]
+        tasks: list[asyncio.Task[Any]] = [flight.task for flight in self._flights.values()]
+        if self._keeper is not None:
+            tasks.append(self._keeper)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -232,11 +254,17 @@ class SingleFlight:
         flight.task.cancel()
 
     def _start(
-        self, name: _FlightKey, fetch: Fetch, deadline: float, waiters: Waiters | None = None
+        self,
+        name: _FlightKey,
+        fetch: Fetch,
+        deadline: float,
+        waiters: Waiters | None = None,
+        attempts: Attempts | None = None,
     ) -> _LocalFlight:
-        work = self._run(name, _LazyFetch(fetch, waiters), deadline)
+        entry = None if attempts is None else attempts.entry
+        work = self._run(name, _LazyFetch(fetch, waiters, entry), deadline)
         task = asyncio.create_task(work, name="single-flight fetch")  # noqa: TID251
-        flight = _LocalFlight(task, deadline, waiters)
+        flight = _LocalFlight(task, deadline, waiters, attempts)
         self._flights[name] = flight
 
         def finish(task: "asyncio.Task[FlightResult]") -> None:
@@ -262,6 +290,8 @@ class SingleFlight:
             raise
         finally:
             fetch.cancel()
+            if fetch.entry is not None:
+                fetch.entry.release()
 
     async def _find_or_fetch(  # noqa: C901 - one case per result of a claim
         self, name: _FlightKey, fetch: _LazyFetch, deadline: float, changed: asyncio.Event
@@ -271,7 +301,7 @@ class SingleFlight:
         while True:
             changed.clear()
             claimed_at = self._clock.monotonic()
-            match await self._claim(key, owner=fetch.owner, skip=skip, awaited=awaited):
+            match await self._claim(key, fetch, skip=skip, awaited=awaited):
                 case None:
                     # If Redis recovers before the fetch has a slot, claim again.
                     if await _ends_before(fetch.start(), changed):
@@ -298,15 +328,24 @@ class SingleFlight:
                             await self._report_waiters_until(changed, key, fetch)
 
     async def _claim(
-        self, key: str, *, owner: str, skip: bytes, awaited: str
+        self, key: str, fetch: _LazyFetch, *, skip: bytes, awaited: str
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed | None:
         """Claim the lease; return None if the store is unavailable."""
         try:
             return await self._store.claim(
-                key, owner=owner, lease_s=self._lease_s, skip=skip, awaited=awaited
+                key,
+                owner=fetch.owner,
+                lease_s=self._lease_s,
+                skip=skip,
+                awaited=awaited,
+                entry=fetch.entry,
             )
         except StoreUnavailable:
             return None
+        except asyncio.CancelledError:
+            with suppress(StoreUnavailable):  # it may have taken the lease
+                await self._store.abandon(key, owner=fetch.owner)
+            raise
 
     async def _report_waiters_until(
         self, changed: asyncio.Event, key: str, fetch: _LazyFetch
@@ -333,7 +372,9 @@ class SingleFlight:
         self, key: str, fetch: _LazyFetch, deadline: float, store_ahead_s: float
     ) -> FlightResult:
         owner, began = fetch.owner, self._clock.monotonic()
-        extending = asyncio.create_task(self._keep_lease(key, owner))  # noqa: TID251
+        self._leases[owner] = _Lease(key, began)
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_leases())  # noqa: TID251
         try:
             fetched = await fetch()
             await self._publish(key, owner, fetched, store_ahead_s)
@@ -348,7 +389,7 @@ class SingleFlight:
                 await self._store.abandon(key, owner=owner)
             raise
         finally:
-            extending.cancel()
+            del self._leases[owner]
 
     async def _publish(self, key: str, owner: str, fetched: Fetched, store_ahead_s: float) -> None:
         ttl_s = fetched.good_until - self._clock.monotonic()
@@ -364,12 +405,24 @@ class SingleFlight:
             else:
                 await self._store.abandon(key, owner=owner)
 
-    async def _keep_lease(self, key: str, owner: str) -> None:
-        is_held = True
-        while is_held:
-            await self._clock.sleep(self._lease_s / 3)
-            with suppress(StoreUnavailable):  # it may recover before the lease ends
-                is_held = await self._store.extend(key, owner=owner, lease_s=self._lease_s)
+    async def _keep_leases(self) -> None:
+        """Extend the leases of this process, until it has none."""
+        try:
+            while self._leases:
+                await self._clock.sleep(self._lease_s / _LOOKS_PER_LEASE)
+                latest = self._clock.monotonic() - _EXTENDED_AFTER * self._lease_s
+                due = [one for one in self._leases.items() if one[1].extended_at <= latest]
+                await asyncio.gather(*(self._extend(owner, lease) for owner, lease in due))
+        finally:
+            self._keeper = None
+
+    async def _extend(self, owner: str, lease: _Lease) -> None:
+        began = self._clock.monotonic()
+        with suppress(StoreUnavailable):  # it may recover before the lease ends
+            if await self._store.extend(lease.key, owner=owner, lease_s=self._lease_s):
+                lease.extended_at = began
+            else:  # lost: the result will not be stored
+                lease.extended_at = math.inf
 
 
 def _deliver_to(

@@ -4,6 +4,7 @@ from tests.benchmarks import (
     audit_cost,
     budget_cost,
     hit_path,
+    miss_path,
     policy_decision,
     proxy_path,
     relay_path,
@@ -15,6 +16,7 @@ if __name__ == "__main__":
     policy_decision.main()
     hit_path.main()
     audit_cost.main()
+    miss_path.main()
     proxy_path.main()
     relay_path.main()
     budget_cost.main()

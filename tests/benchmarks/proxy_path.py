@@ -99,7 +99,7 @@ def _peer(port: int, stack: Stack) -> subprocess.Popen[bytes]:
     environ = {
         **os.environ,
         "PEER_UPSTREAM": stack.cloud.upstream,
-        "PEER_TOKEN": _service_token(stack.cloud),
+        "PEER_TOKEN": service_token(stack.cloud),
     }
     arguments = [sys.executable, "-m", "tests.benchmarks.peers", "forward", str(port)]
     peer = subprocess.Popen(arguments, env=environ, stdout=subprocess.DEVNULL)
@@ -115,7 +115,7 @@ def _peer(port: int, stack: Stack) -> subprocess.Popen[bytes]:
     return peer
 
 
-def _service_token(cloud: CloudProcess) -> str:
+def service_token(cloud: CloudProcess) -> str:
     user = {"name": iam.USER, "password": iam.PASSWORD, "domain": {"name": iam.DOMAIN}}
     identity = {"methods": ["password"], "password": {"user": user}}
     body = {"auth": {"identity": identity, "scope": {"project": {"id": cloud.project}}}}

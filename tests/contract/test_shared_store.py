@@ -203,6 +203,7 @@ async def test_abandoned_lease_is_free_at_once(subject: Subject) -> None:
 async def test_any_end_of_a_fetch_wakes_waiters(subject: Subject, end: str) -> None:
     await subject.store.claim("k", owner="a", lease_s=5)
     with subject.store.watch("k") as changed, subject.store.watch("other") as unrelated:
+        assert isinstance(await subject.store.claim("k", owner="b", lease_s=5), LeaseHeld)
         match end:
             case "publish":
                 await subject.store.publish("k", owner="a", value=b"link", ttl_s=60, until=FAR)

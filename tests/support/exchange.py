@@ -24,6 +24,9 @@ class FakeExchange:
         """An event that delays every response until it is set."""
         self.streams_max = 8
 
+    def early_entry(self, *_: Any, **__: Any) -> None:
+        """Return no entry: a fake store would not make it."""
+
     async def call(
         self,
         request: UpstreamRequest,

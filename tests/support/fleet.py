@@ -32,8 +32,10 @@ from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.flow.attempts import Attempts
+from gateway.flow.budgets import FairBudget
 from gateway.flow.exchange import Exchange
-from gateway.flow.fair_budget import BudgetQueue, FairBudget
+from gateway.flow.fair_budget import BudgetQueue
 from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.lua_redis import LuaRedis
@@ -199,6 +201,10 @@ class Credential:
     async def renew(self, refused: tuple[Any, ...], *, is_certain: bool, deadline: float) -> bool:
         return False
 
+    @property
+    def is_ready(self) -> bool:
+        return loop_time() >= self.logged_in_at
+
     def report(self, sent: tuple[Any, ...], *, accepted: bool) -> None:
         pass
 
@@ -284,7 +290,14 @@ class Replica:
         self, what: str, queue_request: QueueRequest, *, within_s: float, life_s: float
     ) -> FlightResult:
         deadline = self.clock.monotonic() + within_s
-        waiters = Waiters(queue_request)
+        waiters, attempts = Waiters(queue_request), Attempts()
+        attempts.entry = self.exchange.early_entry(
+            queue_request,
+            project="p",
+            budget=BudgetClass.CONSOLE,
+            deadline=deadline,
+            waiters=waiters,
+        )
 
         async def fetch() -> Fetched:
             answer = await self.exchange.call(
@@ -293,11 +306,14 @@ class Replica:
                 queue_request=queue_request,
                 budget=BudgetClass.CONSOLE,
                 deadline=deadline,
+                attempts=attempts,
                 waiters=waiters,
             )
             return Fetched(answer.body, self.clock.monotonic() + life_s)
 
-        return await self.flight.obtain(what, fetch, deadline=deadline, waiters=waiters)
+        return await self.flight.obtain(
+            f"{{a}}{what}", fetch, deadline=deadline, waiters=waiters, attempts=attempts
+        )
 
     async def kill(self) -> None:
         """Stop without releasing anything."""

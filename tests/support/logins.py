@@ -21,6 +21,7 @@ from gateway.drivers.cloud.iam_login import IamLogin
 from gateway.drivers.cloud.login_endpoint import LoginEndpoint
 from gateway.drivers.cloud.login_gate import LoginGates
 from gateway.flow.exchange import Upstream
+from gateway.flow.shared_queue import EarlyEntry
 from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock
@@ -130,6 +131,9 @@ class NoLimit:
             await self.clock.sleep(0.1)
         self.slots.append((account, budget, request.caller))
         return float("inf")
+
+    def early_entry(self, *_: object, **__: object) -> EarlyEntry:
+        raise NotImplementedError  # logins share no fetch that makes entries
 
     def throttled(
         self, account: str, budget: BudgetClass, *, pause_s: float | None, named_rate: float | None

@@ -234,7 +234,10 @@ class LuaServer:
     def on_availability_change(self, call: Any) -> None:
         pass
 
-    async def run_script(self, script: LuaScript, keys: list[str], args: list[Any]) -> Any:
+    async def run_script(
+        self, script: LuaScript, keys: list[str], args: list[Any], *, is_short: bool = False
+    ) -> Any:
+        del is_short
         return self.redis.run(script.text, keys, args)
 
     def _publish(self, channel: bytes, message: bytes) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.flow.clock import Clock
+from gateway.flow.shared_queue import EarlyEntry
 from gateway.flow.shared_store import (
     ANY_VERSION,
     HolderFailed,
@@ -30,7 +31,14 @@ class FakeSharedStore:
         self.publishes_after_s = 0.0
 
     async def claim(
-        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease_s: float,
+        skip: bytes = b"",
+        awaited: str = "",
+        entry: EarlyEntry | None = None,
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         now = self._present()
         value = self._values.get(key)

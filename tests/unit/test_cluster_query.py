@@ -6,8 +6,8 @@ from gateway.domain.model import Principal
 from gateway.domain.policy.policy import Policy
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.messages import ProcessPolicy, SessionsRequest
+from gateway.flow.budgets import FairBudget
 from gateway.flow.console_links import CachedLink
-from gateway.flow.fair_budget import FairBudget
 from tests.support.replicas import FakeReplicas
 from tests.unit.test_policy import a_policy
 

@@ -39,6 +39,7 @@ from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.flow.admit import Admit
 from gateway.flow.attempts import Attempts
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
+from gateway.flow.shared_queue import EarlyEntry
 from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
@@ -68,6 +69,9 @@ class FakeExchange:
     queue_requests: list[QueueRequest] = field(default_factory=list)
     waiters: list[Waiters | None] = field(default_factory=list)
     refuses: GatewayError | None = None
+
+    def early_entry(self, *_: object, **__: object) -> None:
+        """Return no entry: a fake store would not make it."""
 
     async def call(
         self,
@@ -121,7 +125,14 @@ class SlowStore(FakeSharedStore):
         self.answers_after_s = 0.0
 
     async def claim(
-        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease_s: float,
+        skip: bytes = b"",
+        awaited: str = "",
+        entry: EarlyEntry | None = None,
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         reported = await super().claim(
             key, owner=owner, lease_s=lease_s, skip=skip, awaited=awaited

@@ -11,7 +11,8 @@ from gateway.domain.model import BudgetClass, Priority, QueueRequest
 from gateway.domain.queue.fair_queue import BatchResult, BudgetLimit, QueueBatch, QueueState
 from gateway.domain.queue.pacing import Pace
 from gateway.flow import fair_budget
-from gateway.flow.fair_budget import BudgetQueue, QueueUpdate
+from gateway.flow.fair_budget import BudgetQueue
+from gateway.flow.shared_queue import QueueUpdate
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.telemetry import RecordingTelemetry
@@ -206,7 +207,7 @@ async def test_waiting_calls_move_to_memory_and_back(subject: Subject) -> None:
     await settle()
     assert subject.line.is_local
     subject.queue.unavailable = False
-    subject.line._wake.set()
+    subject.line._submit_soon()
     await settle()
     assert not subject.line.is_local
     assert subject.queue.rejoined == [2]

@@ -23,7 +23,7 @@ from gateway.domain.queue.fair_queue import (
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.valkey import fair_queue
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.flow.fair_budget import QueueUpdate
+from gateway.flow.shared_queue import QueueUpdate
 from tests.support.clock import FakeClock
 from tests.support.lua_redis import LuaServer
 

@@ -75,6 +75,9 @@ class CredentialCheck:
     def is_doubted(self, credential: str) -> bool:
         return self._rejected == credential
 
+    def is_accepted(self, credential: str) -> bool:
+        return self._accepted == credential and not self.is_doubted(credential)
+
     async def require(
         self, credential: str, authenticate: Authenticate, *, deadline: float
     ) -> bool:
@@ -84,7 +87,7 @@ class CredentialCheck:
         ServiceLoginFailed while the credential is rejected or the cloud is unavailable, and
         DeadlineExceeded.
         """
-        if self._accepted == credential and not self.is_doubted(credential):
+        if self.is_accepted(credential):
             return False
         subject = LoginSubject(credential, self._account.project)
         if (pause := self._gate.pause(subject)) is not None:

@@ -45,6 +45,10 @@ class KeyPairCredential:
         del refused, is_certain, deadline
         return False
 
+    @property
+    def is_ready(self) -> bool:
+        return self._check.is_accepted(self._fingerprint)
+
     def report(self, sent: Headers, *, accepted: bool) -> None:
         del sent
         if not accepted:

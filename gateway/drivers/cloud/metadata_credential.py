@@ -45,9 +45,13 @@ class MetadataKeys:
     async def current(self) -> TemporaryKeys:
         """Return valid keys. Raises ServiceLoginFailed."""
         keys = self._keys
-        if keys is None or self._remaining_s(keys) < expiry_margin_s(keys.lifetime_s):
+        if keys is None or self._expire_too_soon(keys):
             keys = await self.replace(keys)
         return keys
+
+    @property
+    def are_current(self) -> bool:
+        return self._keys is not None and not self._expire_too_soon(self._keys)
 
     async def replace(self, old: TemporaryKeys | None) -> TemporaryKeys:
         """Fetch keys unless another request has replaced `old` meanwhile."""
@@ -92,6 +96,9 @@ class MetadataKeys:
         access, secret, security = map(Secret, texts)
         return TemporaryKeys(access, secret, security, now + lifetime_s, lifetime_s)
 
+    def _expire_too_soon(self, keys: TemporaryKeys) -> bool:
+        return self._remaining_s(keys) < expiry_margin_s(keys.lifetime_s)
+
     def _remaining_s(self, keys: TemporaryKeys) -> float:
         return keys.expires_at - self._clock.now()
 
@@ -118,6 +125,10 @@ class MetadataCredential:
         del is_certain, deadline
         keys = await self._keys.replace(self._sent)
         return dict(refused).get("X-Security-Token") != keys.security_token.reveal()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._keys.are_current
 
     def report(self, sent: Headers, *, accepted: bool) -> None:
         pass

@@ -68,7 +68,7 @@ class PasswordCredential:
     async def headers(self, request: UpstreamRequest, *, deadline: float) -> Headers:
         del request  # a token is the same for every request
         token = self._token
-        if token is None or self._remaining_s(token) < expiry_margin_s(self._lifetime_s):
+        if token is None or self._expires_too_soon(token):
             token, _ = await self._obtain(deadline, unusable=token)
         elif token is self._rejected:
             token = await self._replacement(token, deadline)
@@ -85,6 +85,11 @@ class PasswordCredential:
         self._is_dead |= is_certain
         await self._obtain(deadline, unusable=token)
         return True
+
+    @property
+    def is_ready(self) -> bool:
+        token = self._token
+        return not (token is None or token is self._rejected or self._expires_too_soon(token))
 
     def report(self, sent: Headers, *, accepted: bool) -> None:
         token = self._token
@@ -154,6 +159,9 @@ class PasswordCredential:
             self._renewed_at = self._clock.monotonic()
             self._rejected, self._is_dead = None, False
         self._token, self._lifetime_s = token, self._remaining_s(token)
+
+    def _expires_too_soon(self, token: ServiceToken) -> bool:
+        return self._remaining_s(token) < expiry_margin_s(self._lifetime_s)
 
     def _remaining_s(self, token: ServiceToken) -> float:
         return token.expires_at - self._clock.now()

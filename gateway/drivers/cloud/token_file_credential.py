@@ -63,6 +63,12 @@ class TokenFileCredential:
         await self._read()
         return self._token is not None and refused != _headers(self._token)
 
+    @property
+    def is_ready(self) -> bool:
+        # Reading the file again takes less time than a slot lasts.
+        token = self._token
+        return token is not None and not self._check.is_doubted(fingerprint(token.reveal()))
+
     def report(self, sent: Headers, *, accepted: bool) -> None:
         if not accepted:
             self._check.report_rejection(fingerprint(dict(sent)["X-Auth-Token"]))

@@ -21,6 +21,7 @@ from gateway.config.store import (
 )
 from gateway.config.values import parse_host_port
 from gateway.domain.model import Secret
+from gateway.drivers.valkey.pipelined_client import PipelinedClient
 from gateway.drivers.valkey.redis_connections import (
     ClusterClient,
     ConnectionPool,
@@ -90,7 +91,7 @@ def _server_client(url: str, options: dict[str, Any]) -> Redis:
     if "path" in address:
         options["connection_class"] = UnixConnection
         options.pop("tls", None)
-    return Redis.from_pool(_pool(options))
+    return PipelinedClient.from_pool(_pool(options))
 
 
 def _sentinel_factory(config: RedisSentinel, options: dict[str, Any]) -> ClientFactory:
@@ -116,7 +117,10 @@ def _sentinel_client(
         Redis.from_pool(_pool({**access, "host": host, "port": port})) for host, port in addresses
     ]
     primary: Redis = sentinels.master_for(
-        service, connection_pool_class=PrimaryPool, connection_class=PrimaryConnection
+        service,
+        redis_class=PipelinedClient,
+        connection_pool_class=PrimaryPool,
+        connection_class=PrimaryConnection,
     )
     return primary
 

@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -18,6 +19,7 @@ from gateway.config.store import StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.call_timeout import CallTimeout
 from gateway.drivers.valkey.client import ClientFactory, RedisClient
+from gateway.drivers.valkey.pipelined_client import PipelinedClient
 from gateway.drivers.valkey.rights import KINDS, TRY_COMMANDS, require_all
 from gateway.drivers.valkey.script import LuaScript
 from gateway.drivers.valkey.store_errors import STORE_ERRORS, describe_store_error
@@ -35,6 +37,9 @@ _STABLE_AFTER_S = 10.0
 _HEARTBEAT_INTERVAL_S = 0.5
 _PROCESS_TTL_MS = 3_000
 _POLL_INTERVAL_S = 0.02
+
+SHORT_BYTES = 16_384
+"""Calls with larger arguments do not share a connection."""
 
 _HEARTBEAT = LuaScript("heartbeat")
 
@@ -122,15 +127,19 @@ class Valkey:
         keys: Sequence[str],
         args: _Arguments,
         *,
+        is_short: bool = False,
         even_if_unavailable: bool = False,
     ) -> Any:
         """Run a script in one round trip. Raises StoreUnavailable.
 
+        `is_short`: arguments and reply are small, so the call may share a connection with others.
         While the server is unavailable the call fails at once. With `even_if_unavailable` it is
         sent all the same and may take up to `store.timeout_s`, and `store.connect_timeout_s` more.
         """
         if not (self._available or even_if_unavailable):
             raise StoreUnavailable("unavailable since an earlier call")
+        if is_short:
+            return await self._run_short(script, keys, args)
         return await self._attempt(lambda client: _evaluate(client, script, keys, args))
 
     async def ping(self) -> None:
@@ -145,7 +154,7 @@ class Valkey:
             channel, number = subscription.own_channel, subscription.next_number()
         key = self.key("processes", tag="fleet")
         args = (self._counted_as, _PROCESS_TTL_MS, channel, number)
-        count = await self._attempt(lambda client: _evaluate(client, _HEARTBEAT, [key], args))
+        count = await self._run_short(_HEARTBEAT, [key], args)
         self._processes = int(count)
         self._set_available()
         if subscription is not None and number:
@@ -215,6 +224,22 @@ class Valkey:
 
         await self._attempt(run)
 
+    async def _run_short(self, script: LuaScript, keys: Sequence[str], args: _Arguments) -> Any:
+        client, timeout_s = self._client, self._store.timeout_s
+        if not isinstance(client, PipelinedClient):
+            return await self._attempt(lambda client: _evaluate(client, script, keys, args))
+        call = partial(_evaluate_pipelined, script=script, keys=keys, args=args)
+        if not client.is_open:
+            return await self._attempt(lambda _: call(client, timeout_s=timeout_s))
+        # The connection itself limits the time of each call.
+        began = self._clock.monotonic()
+        try:
+            reply = await call(client, timeout_s=timeout_s)
+        except STORE_ERRORS as error:
+            raise self._failed(client, error, began) from None
+        self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
+        return reply
+
     async def _attempt(self, run: Callable[[RedisClient], Awaitable[_T]]) -> _T:
         began, client = self._clock.monotonic(), self._client
         timeout = CallTimeout(self._store.timeout_s, connect_s=self._store.connect_timeout_s)
@@ -224,17 +249,20 @@ class Valkey:
                 reply = await run(client)
         except STORE_ERRORS as error:
             _raise_if_cancelled()
-            self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
-            reason = describe_store_error(error, self._store.namespace)
-            if client is self._client:  # else the process has continued with another since
-                self._replace_client()
-                self._set_unavailable(type(error).__name__, reason)
-            raise StoreUnavailable(reason) from None
+            raise self._failed(client, error, began) from None
         finally:
             self._calls.discard(timeout)
         _raise_if_cancelled()
         self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
         return reply
+
+    def _failed(self, client: RedisClient, error: BaseException, began: float) -> StoreUnavailable:
+        self._telemetry.store_called(self._clock.monotonic() - began, ok=False)
+        reason = describe_store_error(error, self._store.namespace)
+        if client is self._client:  # else the process has continued with another since
+            self._replace_client()
+            self._set_unavailable(type(error).__name__, reason)
+        return StoreUnavailable(reason)
 
     def _replace_client(self) -> None:
         self._replaced.append(self._client)
@@ -362,6 +390,21 @@ async def _evaluate(
         return await client.evalsha(script.digest, len(keys), *keys, *args)
     except NoScriptError:  # a new server, a flush or a failover: EVAL loads the script
         return await client.eval(script.text, len(keys), *keys, *args)
+
+
+async def _evaluate_pipelined(
+    client: PipelinedClient,
+    *,
+    script: LuaScript,
+    keys: Sequence[str],
+    args: _Arguments,
+    timeout_s: float,
+) -> Any:
+    words = (len(keys), *keys, *args)
+    try:
+        return await client.call_pipelined("EVALSHA", script.digest, *words, timeout_s=timeout_s)
+    except NoScriptError:
+        return await client.call_pipelined("EVAL", script.text, *words, timeout_s=timeout_s)
 
 
 async def _close(client: RedisClient) -> None:

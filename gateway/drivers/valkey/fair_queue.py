@@ -3,6 +3,7 @@
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -15,10 +16,10 @@ from gateway.domain.queue.fair_queue import (
     QueueState,
     tolerance_s,
 )
-from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.connection import SHORT_BYTES, Valkey
 from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.clock import Clock
-from gateway.flow.fair_budget import QueueUpdate
+from gateway.flow.shared_queue import QueueUpdate
 
 _SCRIPT = LuaScript("fair_queue")
 _LOOK_AHEAD_S = 0.02
@@ -59,6 +60,15 @@ class _ServerClock:
         return int(monotonic * 1e6 + self._offset_us)
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A batch as the script reads it."""
+
+    words: str
+    batch: QueueBatch
+    began: float
+
+
 class ValkeyFairQueue:
     def __init__(
         self, valkey: Valkey, name: str, *, account: str, limit: BudgetLimit, clock: Clock
@@ -67,7 +77,7 @@ class ValkeyFairQueue:
         self._valkey = valkey
         self._name = name.encode()
         self._clock = clock
-        self._keys = [
+        self.keys = [
             valkey.key("budget", name, kind, tag=account)
             for kind in ("state", "interactive", "bulk", "finish", "replicas")
         ]
@@ -114,18 +124,31 @@ class ValkeyFairQueue:
         self._returned = processes
 
     async def apply(self, batch: QueueBatch, state: QueueState) -> BatchResult:
+        submitted = self.submission(batch, state)
+        return self.result(
+            await self._valkey.run_script(
+                _SCRIPT, self.keys, [submitted.words], is_short=len(submitted.words) < SHORT_BYTES
+            ),
+            submitted,
+        )
+
+    def submission(self, batch: QueueBatch, state: QueueState) -> Submission:
+        """Return a batch for a script that calls fair_queue.lua with `keys` and the words."""
         began = self._clock.monotonic()
         words = " ".join((self._state_words(began, state), *_batch_words(batch)))
-        reply = await self._valkey.run_script(_SCRIPT, self._keys, [words])
-        ended = self._clock.monotonic()
+        return Submission(words, batch, began)
+
+    def result(self, reply: bytes, submitted: Submission) -> BatchResult:
+        """Return the result of a batch that has just arrived; raises StoreUnavailable."""
+        began, ended = submitted.began, self._clock.monotonic()
         self._former, self._returned = "-", 0
-        fields = iter(reply.split())
         try:
+            fields = iter(reply.split())
             server_us = int(next(fields))
             self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
             self._server_clock.compare(server_us, began=began, ended=ended)
-            return self._outcome(fields, batch)
-        except (ValueError, StopIteration, TypeError, LookupError):
+            return self._outcome(fields, submitted.batch)
+        except (ValueError, StopIteration, TypeError, LookupError, AttributeError):
             raise StoreUnavailable("fair_queue: unexpected response") from None
 
     def _state_words(self, now: float, state: QueueState) -> str:

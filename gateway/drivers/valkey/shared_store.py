@@ -4,18 +4,23 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha256
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.crypto.sealer import Sealer
-from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.connection import SHORT_BYTES, Valkey
+from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.drivers.valkey.script import LuaScript
+from gateway.flow.shared_queue import EarlyEntry, EntryBatch
 from gateway.flow.shared_store import HolderFailed, LeaseAcquired, LeaseHeld, StoredValue
 
 _CLAIM, _SETTLE, _EXTEND = LuaScript("claim"), LuaScript("settle"), LuaScript("extend")
+_CLAIM_AND_ENTER = LuaScript("claim_and_enter", "claim", "fair_queue")
 _NOTIFY_HOLDER = LuaScript("notify_holder")
 _NOTIFICATION = b"notify "
 _VERSION_BYTES = 16
+_KINDS = ("value", "lease", "failure", "awaited")
 _FAILURE_TTL_MS = 2_000
 """Long enough for a waiter that missed the message, shorter than most faults."""
 
@@ -33,17 +38,30 @@ class ValkeySharedStore:
         valkey.on_availability_change(self._wake_all)
 
     async def claim(
-        self, key: str, *, owner: str, lease_s: float, skip: bytes = b"", awaited: str = ""
+        self,
+        key: str,
+        *,
+        owner: str,
+        lease_s: float,
+        skip: bytes = b"",
+        awaited: str = "",
+        entry: EarlyEntry | None = None,
     ) -> StoredValue | LeaseAcquired | LeaseHeld | HolderFailed:
         names = self._names(key)
-        reply = await self._valkey.run_script(_CLAIM, names, [owner, _ms(lease_s), skip, awaited])
+        args: list[str | bytes | int] = [owner, _ms(lease_s), skip, awaited]
+        if entry is not None and (begun := entry.begin()) is not None:
+            reply = await self._claim_and_enter(names, args, entry, begun)
+        else:
+            reply = await self._valkey.run_script(_CLAIM, names, args)
         match reply:
             case [b"found", bytes(version), bytes(sealed), int(pttl)]:
                 value = self._open(names[0], sealed)
                 if value is None:  # encrypted with an unknown key: treated as absent
-                    return await self.claim(key, owner=owner, lease_s=lease_s, skip=version)
+                    return await self.claim(
+                        key, owner=owner, lease_s=lease_s, skip=version, entry=entry
+                    )
                 return StoredValue(value, pttl / 1000, version)
-            case [b"claimed", int(store_time_ms)]:
+            case [b"claimed", int(store_time_ms), *_]:
                 return LeaseAcquired(store_time_ms / 1000)
             case [b"busy", bytes(holder), int(pttl), bytes(version)]:
                 return LeaseHeld(holder.decode(), max(pttl, 0) / 1000, version)
@@ -52,9 +70,34 @@ class ValkeySharedStore:
             case _:
                 raise StoreUnavailable("claim: unexpected response")
 
+    async def _claim_and_enter(
+        self,
+        names: list[str],
+        args: list[str | bytes | int],
+        entry: EarlyEntry,
+        begun: EntryBatch,
+    ) -> object:
+        queue = begun.queue
+        assert isinstance(queue, ValkeyFairQueue)
+        submitted = queue.submission(begun.batch, begun.state)
+        keys, words = [*names, *queue.keys], [*args, submitted.words]
+        try:
+            reply = await self._valkey.run_script(_CLAIM_AND_ENTER, keys, words, is_short=True)
+            match reply:
+                case [b"claimed", int(), bytes(result)]:
+                    entry.made(queue.result(result, submitted))
+                case _:
+                    entry.not_made()
+        except StoreUnavailable:
+            entry.lost()
+            raise
+        return reply
+
     async def extend(self, key: str, *, owner: str, lease_s: float) -> bool:
         lease = self._names(key)[1]
-        return bool(await self._valkey.run_script(_EXTEND, [lease], [owner, _ms(lease_s)]))
+        return bool(
+            await self._valkey.run_script(_EXTEND, [lease], [owner, _ms(lease_s)], is_short=True)
+        )
 
     async def publish(
         self, key: str, *, owner: str, value: bytes, ttl_s: float, until: float
@@ -74,7 +117,9 @@ class ValkeySharedStore:
 
     async def notify_holder(self, key: str, *, sender: str, text: bytes) -> None:
         lease = self._names(key)[1]
-        message = _NOTIFICATION + f"{_digest(key)} {sender} ".encode() + self._seal(lease, text)
+        digest = _digest(key)
+        sealed = self._seal(self._message_name(digest), text)
+        message = _NOTIFICATION + f"{digest} {sender} ".encode() + sealed
         await self._valkey.run_script(_NOTIFY_HOLDER, [lease], [self._valkey.channel, message])
 
     @contextmanager
@@ -104,12 +149,20 @@ class ValkeySharedStore:
     ) -> bool:
         args: list[str | bytes | int] = [owner, outcome, payload, ttl_ms, version, until_ms]
         args += [self._valkey.channel, _digest(key)]
-        return bool(await self._valkey.run_script(_SETTLE, self._names(key), args))
+        is_short = len(payload) < SHORT_BYTES
+        names = self._names(key)
+        return bool(await self._valkey.run_script(_SETTLE, names, args, is_short=is_short))
 
     def _names(self, key: str) -> list[str]:
         # Hashed: a list of keys must not disclose callers and servers.
-        tag = _digest(key)
-        return [self._valkey.key(kind, tag=tag) for kind in ("value", "lease", "failure")]
+        digest = _digest(key)
+        if key[0] != "{":
+            return [self._valkey.key(kind, tag=digest) for kind in _KINDS]
+        group = key[1 : key.index("}")]
+        return [self._valkey.key(kind, digest, tag=group) for kind in _KINDS]
+
+    def _message_name(self, digest: str) -> str:
+        return self._valkey.key("lease", tag=digest)
 
     def _seal(self, name: str, plain: bytes) -> bytes:
         return self._sealer.seal(plain, bound_to=name.encode())
@@ -133,7 +186,7 @@ class ValkeySharedStore:
         ]
         if not callbacks:
             return
-        text = self._open(self._valkey.key("lease", tag=digest.decode()), sealed)
+        text = self._open(self._message_name(digest.decode()), sealed)
         if text is not None:
             for on_message in callbacks:
                 on_message(sender.decode("ascii", "replace"), text)
@@ -144,6 +197,7 @@ class ValkeySharedStore:
                 event.set()
 
 
+@lru_cache(maxsize=1_024)
 def _digest(key: str) -> str:
     return sha256(key.encode()).hexdigest()[:32]
 

@@ -12,9 +12,9 @@ from gateway.drivers.cloud.credentials import Credential
 from gateway.drivers.cloud.login_gate import LoginGates
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from gateway.drivers.network.egress import EgressRoute
+from gateway.flow.budgets import FairBudget
 from gateway.flow.console_links import ConsoleAccount
 from gateway.flow.exchange import Exchange
-from gateway.flow.fair_budget import FairBudget
 from gateway.flow.federation import FederationProject
 from gateway.flow.single_flight import SingleFlight
 from gateway.process.runtime import Runtime

@@ -6,7 +6,8 @@ from gateway.domain.queue.fair_queue import BudgetLimit
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
-from gateway.flow.fair_budget import BudgetQueue, FairBudget
+from gateway.flow.budgets import FairBudget
+from gateway.flow.fair_budget import BudgetQueue
 from gateway.process.runtime import Runtime
 
 

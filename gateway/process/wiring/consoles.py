@@ -41,6 +41,7 @@ from gateway.edge.consoles.page_assets import PageAssets
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
 from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.budgets import FairBudget
 from gateway.flow.console_links import ConsoleAccount
 from gateway.flow.consoles.console_audit import ConsoleAudit
 from gateway.flow.consoles.console_rights import ConsoleCalls, ConsoleRights
@@ -55,7 +56,6 @@ from gateway.flow.consoles.session_drain import SessionDrain
 from gateway.flow.consoles.session_leases import SessionLeases
 from gateway.flow.consoles.session_watch import SessionWatch
 from gateway.flow.decide import Decide
-from gateway.flow.fair_budget import FairBudget
 from gateway.flow.recordings.recording_writer import RecordingWriter
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.administration import process_name

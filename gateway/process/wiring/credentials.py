@@ -26,8 +26,8 @@ from gateway.drivers.cloud.login_gate import LoginGate, LoginGates
 from gateway.drivers.cloud.metadata_credential import MetadataKeys
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
 from gateway.drivers.network.egress import EgressRoute
+from gateway.flow.budgets import FairBudget
 from gateway.flow.exchange import Upstream
-from gateway.flow.fair_budget import FairBudget
 from gateway.flow.single_flight import SingleFlight
 from gateway.process.runtime import Runtime
 

@@ -13,8 +13,8 @@ from gateway.drivers.telemetry import log as logs
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.override_store import ValkeyOverrideStore
 from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.budgets import FairBudget
 from gateway.flow.console_links import ConsoleLinks
-from gateway.flow.fair_budget import FairBudget
 from gateway.process.runtime import Runtime
 
 log = logging.getLogger("gateway.overrides")

@@ -1,5 +1,6 @@
 -- Return a shared value, or acquire the lease to fetch it, in one round trip.
--- KEYS: value, lease, failure. ARGV: owner, lease in ms, version to skip ('' none, '*' any),
+-- KEYS: value, lease, failure, a mark that the holder's end is awaited.
+-- ARGV: owner, lease in ms, version to skip ('' none, '*' any),
 -- owner whose failure is awaited ('' none). Times are milliseconds of this server's clock.
 -- A value is its version (16 bytes), the time when it was stored (13 digits), and the payload.
 local time = redis.call('TIME')
@@ -26,4 +27,5 @@ if remaining > tonumber(ARGV[2]) then  -- the clock was set back: the holder may
   remaining = tonumber(ARGV[2])
   redis.call('PEXPIRE', KEYS[2], remaining)
 end
+redis.call('SET', KEYS[4], '1', 'PX', ARGV[2])
 return {'busy', redis.call('GET', KEYS[2]), remaining, version}

@@ -1,6 +1,7 @@
--- End a fetch: store its value or its failure, or only release the lease; then wake the waiters.
+-- End a fetch: store its value or its failure, or only release the lease; then wake the waiters,
+-- if a claim has found the lease held.
 -- Returns 0 without effect if another owner has the lease: a late holder overwrites nothing.
--- KEYS: value, lease, failure. ARGV: owner, 'value' | 'failure' | 'abandoned', payload,
+-- KEYS: value, lease, failure, mark of a waiter. ARGV: owner, 'value' | 'failure' | 'abandoned', payload,
 -- TTL in ms, a value's version, its expiry in ms of this server's clock, channel, message.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0
@@ -18,5 +19,7 @@ elseif ARGV[2] == 'failure' then
   redis.call('SET', KEYS[3], ARGV[1] .. ARGV[3], 'PX', ARGV[4])
 end
 redis.call('DEL', KEYS[2])
-redis.call('PUBLISH', ARGV[7], ARGV[8])
+if redis.call('DEL', KEYS[4]) == 1 then
+  redis.call('PUBLISH', ARGV[7], ARGV[8])
+end
 return 1

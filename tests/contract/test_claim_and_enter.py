@@ -1,0 +1,118 @@
+"""A fetch whose claim takes the lease and a slot of the budget in one call of a real server."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.domain.model import BudgetClass, LinkSource, QueueRequest
+from gateway.domain.queue.pacing import Pace
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.shared_store import ValkeySharedStore
+from gateway.flow.attempts import Attempts
+from gateway.flow.budgets import FairBudget
+from gateway.flow.fair_budget import BudgetQueue
+from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from tests.support.budget_queues import CLOCK, SEAL_KEY, connect, open_line
+from tests.support.valkey import RealValkey
+
+PACE = Pace(requests=1_000, per_s=1, burst=100)
+
+
+class Process:
+    def __init__(self, valkey: Valkey, line: BudgetQueue) -> None:
+        self.line = line
+        self.messages: list[bytes] = []
+        valkey.on_message(self.messages.append)
+        self._valkey = valkey
+        self._budget = FairBudget([line])
+        self._flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
+        self.fetch_s = 0.0
+
+    async def until_ready(self) -> None:
+        """Wait until it listens, and the batches of its start have returned."""
+        async with asyncio.timeout(10):
+            while not ((found := self._valkey._subscription) and found.confirmed):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+
+    async def obtain(self, link: str) -> FlightResult:
+        attempts, deadline = Attempts(), CLOCK.monotonic() + 10
+        request = QueueRequest("ann")
+        attempts.entry = self._budget.early_entry(
+            "prod", BudgetClass.CONSOLE, request, deadline=deadline, waiters=None,
+            may_enter=lambda: True,
+        )  # fmt: skip
+
+        async def fetch() -> Fetched:
+            assert attempts.entry is not None
+            if await attempts.entry.wait() is None:
+                await self.line.admit(request, deadline=deadline, requeued=False)
+            await asyncio.sleep(self.fetch_s)
+            return Fetched(link.encode(), CLOCK.monotonic() + 60)
+
+        return await self._flight.obtain(
+            f"{{prod}}{link}", fetch, deadline=deadline, attempts=attempts
+        )
+
+
+@pytest.fixture
+async def pair(own_valkey: RealValkey) -> AsyncIterator[tuple[Process, Process]]:
+    namespace = f"t-{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(2):
+            valkey = await stack.enter_async_context(connect(own_valkey, namespace))
+            line = await stack.enter_async_context(open_line(valkey, PACE))
+            made.append(Process(valkey, line))
+        for one in made:
+            await one.until_ready()
+        yield made[0], made[1]
+
+
+async def test_slot_comes_with_the_lease(pair: tuple[Process, Process]) -> None:
+    process, _ = pair
+    await process.obtain("first")
+    version = process.line._state.version
+    results = [await process.obtain(f"link-{i}") for i in range(20)]
+    assert {one.source for one in results} == {LinkSource.UPSTREAM}
+    assert process.line._state.version == version + 20, "one batch per claim, and no other"
+    assert process.line.waiting == []
+
+
+async def test_stored_link_takes_no_slot(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    await one.obtain("link")
+    version = one.line._state.version
+    assert (await two.obtain("link")).source is LinkSource.REDIS
+    assert (await one.obtain("other")).source is LinkSource.UPSTREAM
+    assert one.line._state.version == version + 1
+
+
+async def test_end_is_published_only_for_waiters(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    one.messages.clear()
+    two.messages.clear()
+    await one.obtain("alone")
+    await asyncio.sleep(0.1)
+    assert (one.messages, two.messages) == ([], [])
+    one.fetch_s = 0.3
+    fetching = asyncio.create_task(one.obtain("shared"))
+    await asyncio.sleep(0.1)
+    began = CLOCK.monotonic()
+    assert (await two.obtain("shared")).source is LinkSource.COALESCED
+    assert CLOCK.monotonic() - began < 1.0, "it was woken: the lease would have lasted longer"
+    assert (await fetching).source is LinkSource.UPSTREAM
+    assert len(two.messages) == 1
+
+
+async def test_more_claims_than_slots_wait_in_the_queue(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    began = CLOCK.monotonic()
+    await asyncio.gather(*(pair[i % 2].obtain(f"link-{i}") for i in range(400)))
+    # The burst is smaller by the slots that may be used late, and was not full at the beginning.
+    assert CLOCK.monotonic() - began > (400 - PACE.burst) / 1_000 * 0.9
+    assert (one.line.waiting, two.line.waiting) == ([], [])

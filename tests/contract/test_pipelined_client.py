@@ -1,0 +1,103 @@
+"""Short script calls over one connection: each caller gets its own reply, or an error."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.config.store import RedisServer, StoreSettings
+from gateway.domain.errors import StoreUnavailable
+from gateway.drivers.valkey.client import client_factory
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.script import LuaScript
+from tests.support.budget_queues import CLOCK, SEAL_KEY
+from tests.support.telemetry import RecordingTelemetry
+from tests.support.valkey import RealValkey
+
+EXTEND, CLAIM = LuaScript("extend"), LuaScript("claim")
+TIMEOUT_S = 0.3
+
+
+@pytest.fixture
+async def valkey(own_valkey: RealValkey) -> AsyncIterator[Valkey]:
+    store = StoreSettings(
+        redis=RedisServer(url=own_valkey.url), seal_keys=(SEAL_KEY,), timeout_s=TIMEOUT_S
+    )
+    made = Valkey(
+        store,
+        client_factory(store),
+        process_id=secrets.token_hex(4),
+        clock=CLOCK,
+        telemetry=RecordingTelemetry(),
+    )
+    assert await made.probe()
+    yield made
+    await made.close()
+
+
+async def claim(valkey: Valkey, name: str) -> str:
+    """Claim a lease as `name`; the reply to a second claim names the holder."""
+    keys = [f"{name}:{kind}" for kind in ("value", "lease", "failure", "awaited")]
+    reply = await valkey.run_script(CLAIM, keys, [name, 60_000, "", ""], is_short=True)
+    return reply[1].decode() if reply[0] == b"busy" else ""
+
+
+async def test_each_call_gets_its_own_reply(valkey: Valkey) -> None:
+    names = [f"caller-{i}" for i in range(200)]
+    await asyncio.gather(*(claim(valkey, name) for name in names))
+    assert await asyncio.gather(*(claim(valkey, name) for name in names)) == names
+
+
+async def test_calls_share_one_connection(valkey: Valkey, own_valkey: RealValkey) -> None:
+    before = own_valkey.command("INFO", "clients")["connected_clients"]
+    await asyncio.gather(*(claim(valkey, f"caller-{i}") for i in range(50)))
+    assert own_valkey.command("INFO", "clients")["connected_clients"] == before
+
+
+async def test_cancelled_call_does_not_answer_the_next(valkey: Valkey) -> None:
+    for name in ("ann", "bob"):
+        await claim(valkey, name)
+    for steps in range(60):
+        asking = asyncio.create_task(claim(valkey, "ann"))
+        for _ in range(steps % 12):
+            await asyncio.sleep(0)
+        asking.cancel()
+        assert await claim(valkey, "bob") == "bob"
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_server_without_scripts_gets_them(valkey: Valkey, own_valkey: RealValkey) -> None:
+    await claim(valkey, "ann")
+    own_valkey.command("SCRIPT", "FLUSH")
+    assert await asyncio.gather(*(claim(valkey, "ann") for _ in range(5))) == ["ann"] * 5
+
+
+async def test_failed_command_fails_alone(valkey: Valkey, own_valkey: RealValkey) -> None:
+    await claim(valkey, "ann")
+    own_valkey.command("LPUSH", "list", "wrong type")
+    wrong = valkey.run_script(EXTEND, ["list"], ["ann", 1], is_short=True)
+    failed, found = await asyncio.gather(wrong, claim(valkey, "ann"), return_exceptions=True)
+    assert isinstance(failed, StoreUnavailable)
+    assert found == "ann"
+
+
+async def test_hung_server_fails_all_calls_in_time(valkey: Valkey, own_valkey: RealValkey) -> None:
+    await claim(valkey, "ann")
+    own_valkey.hang()
+    began = CLOCK.monotonic()
+    calls = await asyncio.gather(*(claim(valkey, "ann") for _ in range(20)), return_exceptions=True)
+    own_valkey.resume()
+    assert all(isinstance(one, StoreUnavailable) for one in calls)
+    assert CLOCK.monotonic() - began < TIMEOUT_S + 1.0
+    assert not valkey.available
+    assert await valkey.probe()
+    assert await claim(valkey, "ann") == "ann"
+
+
+async def test_closed_connection_is_opened_again(valkey: Valkey, own_valkey: RealValkey) -> None:
+    await claim(valkey, "ann")
+    own_valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await asyncio.sleep(0.05)
+    assert await claim(valkey, "ann") == "ann"
+    assert valkey.available
