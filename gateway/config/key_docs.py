@@ -7,12 +7,14 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import pairwise
 from typing import Final
 
 _LIBRARIES: Final = ("builtins", "pydantic")
 
 
+@cache
 def key_docs(section: type) -> Mapping[str, str]:
     """Return the docstring of each key, also of those that the section inherits."""
     bases = reversed(section.__mro__)
