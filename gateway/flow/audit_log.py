@@ -1,5 +1,7 @@
 """Port of the audit log, and its use where requests go on without it."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from gateway.domain.audit.record import AuditRecord
@@ -19,10 +21,28 @@ class AuditLog(Protocol):
         """
 
 
+class BatchAuditLog(AuditLog, Protocol):
+    """An audit log that also takes encoded records, without a task that waits for each."""
+
+    @property
+    def takes_bodies(self) -> bool:
+        """Whether `submit` may be called now; otherwise `record` must be used."""
+
+    def submit(self, event: str, at: float, body: bytes, settled: "Settled") -> None:
+        """Write a record of which `body` is the encoded form.
+
+        `settled` is called once, later, within AUDIT_TIMEOUT_S.
+        """
+
+
+Settled = Callable[[AuditLogUnavailable | None], None]
+"""Receives None when a record is durable, or why it is not."""
+
+
 class BestEffortAuditLog:
     """Never raises: counts missing records, and records their number with the next record."""
 
-    def __init__(self, audit_log: AuditLog, telemetry: Telemetry) -> None:
+    def __init__(self, audit_log: BatchAuditLog, telemetry: Telemetry) -> None:
         self._audit_log = audit_log
         self._telemetry = telemetry
         self._missing = 0
@@ -32,15 +52,28 @@ class BestEffortAuditLog:
         try:
             await self._audit_log.record(record)
         except AuditLogUnavailable:
-            self._telemetry.audit_record_missing()
-            self._missing += 1
-            self._missing_from = (
-                min(record.at, self._missing_from) if self._missing > 1 else record.at
-            )
-            self._missing_until = record.at
+            self._count_missing(record.at)
             return
         if self._missing:
             await self._record_missing(record.at)
+
+    @property
+    def takes_bodies(self) -> bool:
+        return not self._missing and self._audit_log.takes_bodies
+
+    def submit(self, event: str, at: float, body: bytes, settled: Settled) -> None:
+        self._audit_log.submit(event, at, body, partial(self._settle, at, settled))
+
+    def _settle(self, at: float, settled: Settled, failure: AuditLogUnavailable | None) -> None:
+        if failure is not None:
+            self._count_missing(at)
+        settled(None)
+
+    def _count_missing(self, at: float) -> None:
+        self._telemetry.audit_record_missing()
+        self._missing += 1
+        self._missing_from = min(at, self._missing_from) if self._missing > 1 else at
+        self._missing_until = at
 
     async def _record_missing(self, at: float) -> None:
         count, self._missing = self._missing, 0

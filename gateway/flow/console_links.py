@@ -131,6 +131,17 @@ class ConsoleLinks:
             self._renew(permit, account, key, cached, now)
         return cached.link
 
+    def settled_link(self, permit: Permit) -> ConsoleLink | None:
+        """Return what `cached_link` would, if that did nothing else; never waits.
+
+        None also if a renewal of the link may be due.
+        """
+        account = self._accounts.get(permit.call.project)
+        cached = None if account is None else self._links.get(self._key(permit, account))
+        if cached is None or self._clock.monotonic() >= min(cached.usable_until, cached.renew_from):
+            return None
+        return cached.link
+
     async def obtain(
         self,
         permit: Permit,

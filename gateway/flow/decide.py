@@ -104,6 +104,17 @@ class Decide:
             raise NotPermitted("no grant applies")
         return Lookup(principal, call, scope.allows)
 
+    def still_holds(self, principal: Principal, version: tuple[Policy, int]) -> bool:
+        """Return whether a decision made at `version` holds after a wait; if not, `recheck`."""
+        return self.version == version and not self._identify.is_expired(principal)
+
+    def preview(self, principal: Principal, call: ResolvedCall) -> Permit | None:
+        """Decide on a call with known servers without counting the decision; None: not allowed."""
+        try:
+            return self._permit(principal, call)
+        except NotPermitted:
+            return None
+
     def recheck(self, principal: Principal, call: ResolvedCall) -> Permit:
         """Decide again after a wait; raise NotAuthenticated or NotPermitted."""
         self._identify.check(principal)

@@ -124,6 +124,23 @@ class Identify:
         except TimeoutError:
             raise DeadlineExceeded("verifying the token") from None
 
+    def cached_principal(self, digest: bytes) -> Principal | None:
+        """Return the principal of a cached token that is valid now; None: it must be verified.
+
+        `digest` is the result of `digest_of`. Unlike `identify`, this counts nothing.
+        """
+        token = self._cached.get(digest)
+        if token is None or self._clock.now() >= token.valid_until:
+            return None
+        principal = token.principal
+        if not principal.has_groups_claim and self._groups_required(principal.issuer):
+            return None  # the verification rejects it
+        return principal
+
+    def is_expired(self, principal: Principal) -> bool:
+        """Return whether the token is no longer accepted because of its age."""
+        return self._clock.now() >= self.valid_until(principal)
+
     def expiry(self, principal: Principal) -> float:
         """Return when the principal's token expires, in seconds since the epoch."""
         return expiry(principal, self._rules[principal.issuer])
@@ -173,11 +190,18 @@ class Identify:
         for digest in stale:
             del self._cached[digest]
 
+    def digest_of(self, token: str) -> bytes:
+        """Return the keyed hash of a token, as this process caches it."""
+        keyed = self._keyed_hash.copy()
+        # A header may contain bytes that are not UTF-8; they arrive as lone surrogates.
+        keyed.update(token.encode("utf-8", "surrogatepass"))
+        return keyed.digest()
+
     def _checked_digest(self, token: str) -> bytes:
         if len(token) > CALLER_JWT_CHARS_MAX:
             self._telemetry.identified(_UNKNOWN, Rejection.TOO_LARGE.value)
             raise NotAuthenticated(Rejection.TOO_LARGE)
-        return self._digest(token)
+        return self.digest_of(token)
 
     async def _verify(self, token: Secret, digest: bytes) -> Principal:
         try:
@@ -249,26 +273,17 @@ class Identify:
             raise NotAuthenticated(Rejection.GROUPS_MISSING, issuer=issuer, principal=principal)
 
     def _find_cached(self, digest: bytes) -> Principal | None:
+        principal = self.cached_principal(digest)
+        if principal is not None:
+            self._telemetry.identified(principal.issuer, "cached")
+            return principal
         token = self._cached.get(digest)
-        if token is None:
-            return None
-        if self._clock.now() >= token.valid_until:
+        if token is not None and self._clock.now() >= token.valid_until:
             del self._cached[digest]
-            return None
-        principal = token.principal
-        if not principal.has_groups_claim and self._groups_required(principal.issuer):
-            return None  # the verification rejects it
-        self._telemetry.identified(principal.issuer, "cached")
-        return principal
+        return None
 
     def _cache(self, digest: bytes, token: _CachedToken) -> None:
         self._cached[digest] = token
         if len(self._cached) > self._tokens_max:
             self._cached.popitem(last=False)
             self._telemetry.evicted("token")
-
-    def _digest(self, token: str) -> bytes:
-        keyed = self._keyed_hash.copy()
-        # A header may contain bytes that are not UTF-8; they arrive as lone surrogates.
-        keyed.update(token.encode("utf-8", "surrogatepass"))
-        return keyed.digest()

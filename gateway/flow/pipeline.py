@@ -8,8 +8,10 @@ consoles in their place (flow/consoles/issue_ticket.py). `ForwardPipeline` forwa
 operation: reads have no record, and the record of a write precedes its call (flow/writes.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.catalogue.headers import request_headers
@@ -33,9 +35,10 @@ from gateway.domain.model import (
     ResponseKind,
     StageTimes,
 )
-from gateway.domain.policy.policy import Permit
+from gateway.domain.policy.policy import Permit, Policy
 from gateway.flow.admit import Admit
 from gateway.flow.attempts import Attempts
+from gateway.flow.audit_log import BatchAuditLog
 from gateway.flow.authenticate import Authenticate
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
@@ -53,6 +56,8 @@ from gateway.flow.resolve import Resolve
 from gateway.flow.telemetry import Telemetry
 from gateway.flow.writes import Writes
 
+_T = TypeVar("_T")
+
 _NO_EFFECT = (
     AuditLogUnavailable,
     BudgetExhausted,
@@ -64,51 +69,94 @@ _NO_EFFECT = (
 """Errors after which a permitted write certainly had no effect, so the caller may send it again."""
 
 
+@dataclass(frozen=True, slots=True)
+class LinkStages:
+    """The stages of console links. The edge's hit path takes the same ones, in the same order."""
+
+    identify: Identify
+    decide: Decide
+    limits: CallerLimits
+    admit: Admit
+    links: ConsoleLinks
+    request_audit: RequestAudit
+    audit_log: BatchAuditLog | None
+    """The one of `request_audit`; None: there is no hit path."""
+    clock: Clock
+    telemetry: Telemetry
+
+
+Recorded = Awaitable[AuditLogUnavailable | None]
+"""Returns when a record is durable, or why it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingLink:
+    """A link that is obtained, and whose record is being written."""
+
+    permit: Permit
+    version: tuple[Policy, int]
+    """`Decide.version` before the decision."""
+    decided_at: float
+    """Monotonic, as `obtained_at`."""
+    link: ConsoleLink
+    source: LinkSource
+    obtained_at: float
+
+
 class LinkPipeline:
     """Console links: decide, admit, obtain, record."""
 
-    def __init__(
-        self,
-        *,
-        decide: Decide,
-        admit: Admit,
-        links: ConsoleLinks,
-        request_audit: RequestAudit,
-        clock: Clock,
-        telemetry: Telemetry,
-    ) -> None:
-        self._decide = decide
-        self._admit = admit
-        self._links = links
-        self._request_audit = request_audit
-        self._clock = clock
-        self._telemetry = telemetry
+    def __init__(self, stages: LinkStages) -> None:
+        self.stages = stages
+        self._decide = stages.decide
+        self._admit = stages.admit
+        self._links = stages.links
+        self._request_audit = stages.request_audit
+        self._clock = stages.clock
+        self._telemetry = stages.telemetry
 
     async def issue(
         self, principal: Principal, call: ResolvedCall, request: ApiRequest
     ) -> IssuedLink:
         version = self._decide.version
         permit = self._decide(principal, call)
-        decided = self._clock.monotonic()
+        decided_at = self._clock.monotonic()
         self._admit(request)
         if request.signed is not None:
             await self._admit.use_signature(request)
-        link, source, obtained = await self._obtain_and_record(permit, request)
+        obtained = await self._obtain_and_record(permit, request)
+        return await self._conclude(PendingLink(permit, version, decided_at, *obtained), request)
+
+    async def resume(
+        self, pending: PendingLink, recorded: Recorded, request: ApiRequest
+    ) -> IssuedLink:
+        """Issue a link that the hit path obtained, when its record is durable."""
+        request.enter("record")
+        failure = await recorded
+        if failure is not None:
+            raise failure
+        return await self._conclude(pending, request)
+
+    async def _conclude(self, pending: PendingLink, request: ApiRequest) -> IssuedLink:
+        """Check again what may have changed while the record was written, then issue the link."""
+        permit, link, source = pending.permit, pending.link, pending.source
+        obtained_at = pending.obtained_at
         if not self._links.is_usable(permit, link):  # it aged while its record was written
-            link, source, obtained = await self._obtain_and_record(permit, request, replaces=link)
+            again = await self._obtain_and_record(permit, request, replaces=link)
+            link, source, obtained_at = again
             if not self._links.is_usable(permit, link):
                 raise DeadlineExceeded("the link became too old while its record was written")
-        if self._decide.version != version:
-            self._decide.recheck(principal, call)
+        if not self._decide.still_holds(permit.principal, pending.version):
+            self._decide.recheck(permit.principal, permit.call)
         recorded = self._clock.monotonic()
         times = StageTimes(
             request.identify_s,
-            decided - request.identified_at,
-            obtained - decided,
-            recorded - obtained,
+            pending.decided_at - request.identified_at,
+            obtained_at - pending.decided_at,
+            recorded - obtained_at,
         )
         account = self._links.account_of(permit)
-        self._telemetry.link_served(account, principal.groups, source, times)
+        self._telemetry.link_served(account, permit.principal.groups, source, times)
         return IssuedLink(link, link.good_until - recorded, source)
 
     async def _obtain_and_record(
@@ -236,6 +284,7 @@ class Gateway:
         request_audit: RequestAudit,
         clock: Clock,
     ) -> None:
+        self.link_stages = links.stages
         self._authenticate = authenticate
         self._resolve = resolve
         self._links = links
@@ -246,25 +295,40 @@ class Gateway:
 
     async def handle(self, request: ApiRequest) -> IssuedLink | ForwardedResponse:
         """Take one request through all stages; raise the GatewayError of the one that rejects."""
+        return await self._audit_rejections(self._handle(request), request)
+
+    async def resume(
+        self, pending: PendingLink, recorded: Recorded, request: ApiRequest
+    ) -> IssuedLink:
+        """Take a request on from its record; raise as `handle` does.
+
+        `request` has what the stages before that found.
+        """
+        return await self._audit_rejections(self._links.resume(pending, recorded, request), request)
+
+    async def _handle(self, request: ApiRequest) -> IssuedLink | ForwardedResponse:
         began = self._clock.monotonic()
+        request.enter("identify")
+        principal = await self._authenticate(request)
+        request.identified_at = self._clock.monotonic()
+        request.identify_s = request.identified_at - began
+        request.enter("decide")
+        call = self._resolve(request)
+        if request.has_body and not call.operation.body_bytes_max:
+            await self._resolve.require_no_body(request)
+        match call.operation.response:
+            case ResponseKind.CONSOLE_LINK:
+                if self._tickets is not None and self._tickets.serves(call.project):
+                    return await self._tickets.issue(principal, call, request)
+                return await self._links.issue(principal, call, request)
+            case ResponseKind.PERMISSIONS:
+                return self._forwards.show_permissions(principal, call, request)
+            case _:
+                return await self._forwards.forward(principal, call, request)
+
+    async def _audit_rejections(self, stages: Awaitable[_T], request: ApiRequest) -> _T:
         try:
-            request.enter("identify")
-            principal = await self._authenticate(request)
-            request.identified_at = self._clock.monotonic()
-            request.identify_s = request.identified_at - began
-            request.enter("decide")
-            call = self._resolve(request)
-            if request.has_body and not call.operation.body_bytes_max:
-                await self._resolve.require_no_body(request)
-            match call.operation.response:
-                case ResponseKind.CONSOLE_LINK:
-                    if self._tickets is not None and self._tickets.serves(call.project):
-                        return await self._tickets.issue(principal, call, request)
-                    return await self._links.issue(principal, call, request)
-                case ResponseKind.PERMISSIONS:
-                    return self._forwards.show_permissions(principal, call, request)
-                case _:
-                    return await self._forwards.forward(principal, call, request)
+            return await stages
         except NotPermitted as rejection:
             await self._request_audit.not_permitted(request, rejection)
             raise
@@ -292,8 +356,12 @@ def build_gateway(  # noqa: PLR0913 - what the stages need
     clock: Clock,
     telemetry: Telemetry,
     tickets: TicketPipeline | None = None,
+    audit_log: BatchAuditLog | None = None,
 ) -> Gateway:
-    """Build the stages and the pipelines of them; `tickets` issues live consoles, if any do."""
+    """Build the stages and the pipelines of them; `tickets` issues live consoles, if any do.
+
+    `audit_log` is the one of `request_audit`, for the hit path.
+    """
     resolve = Resolve(catalogue)
     decide = Decide(
         policies=policies,
@@ -307,12 +375,17 @@ def build_gateway(  # noqa: PLR0913 - what the stages need
         authenticate=Authenticate(credentials, identify, body_bytes_max=catalogue.body_bytes_max),
         resolve=resolve,
         links=LinkPipeline(
-            decide=decide,
-            admit=admit,
-            links=links,
-            request_audit=request_audit,
-            clock=clock,
-            telemetry=telemetry,
+            LinkStages(
+                identify,
+                decide,
+                limits,
+                admit,
+                links,
+                request_audit,
+                audit_log,
+                clock,
+                telemetry,
+            )
         ),
         tickets=tickets,
         forwards=ForwardPipeline(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
@@ -18,11 +18,25 @@ from gateway.domain.policy.policy import Permit
 from gateway.flow.audit_log import AUDIT_TIMEOUT_S, AuditLog
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
+from gateway.flow.context import RequestTrace
 from gateway.flow.decide import Policies
 from gateway.flow.request import RequestContext
 
 _TIMEOUT_MIN_S: Final = 0.25
 """Time that a record has even if the link was obtained just before the deadline."""
+
+
+class RecordedRequest(Protocol):
+    """What a record has of the request itself; a RequestContext has it."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def client_address(self) -> str: ...
+    @property
+    def trace(self) -> RequestTrace | None: ...
+    @property
+    def access_key(self) -> str: ...
 
 
 class RequestAudit:
@@ -34,7 +48,7 @@ class RequestAudit:
         self._limits = limits
         self._clock = clock
 
-    def allowed(self, event: str, permit: Permit, context: RequestContext) -> AuditRecord:
+    def allowed(self, event: str, permit: Permit, context: RecordedRequest) -> AuditRecord:
         """Return the record of an allowed request, which `record` writes."""
         record = self.about(event, permit.principal, permit.call, context)
         record.decision, record.rule = "allowed", permit.rule.place
@@ -44,7 +58,7 @@ class RequestAudit:
         return record
 
     def about(
-        self, event: str, principal: Principal, call: ResolvedCall, context: RequestContext
+        self, event: str, principal: Principal, call: ResolvedCall, context: RecordedRequest
     ) -> AuditRecord:
         """Return a record of the caller and the operation, without a decision or result."""
         return AuditRecord(

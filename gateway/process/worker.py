@@ -171,6 +171,7 @@ class Worker:
             idle_timeout_s=self._config.listen.idle_timeout_s,
             # A disconnected caller must leave the queue at once (invariant 8).
             cancels_on_disconnect=True,
+            exact_requests=components.handler.hit_path,
         )
         if self._config.listen.proxy_protocol:
             self._proxied = self._proxy_protocol_listener(server)

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import jwt
@@ -32,6 +34,49 @@ def _plain() -> web.Application:
         return web.json_response({"url": _URL if link is None else link.decode()})
 
     app = web.Application()
+    app.router.add_get(_PATH, handler)
+    return app
+
+
+def _misses(*, remembers: bool) -> web.Application:
+    """Fetch each link from the cloud; Redis is asked before, and gets the link.
+
+    `remembers`: a verified token is not verified again, and Redis has one connection.
+    """
+    key, project = os.environ["PEER_PUBLIC_KEY"], os.environ["PEER_PROJECT"]
+    redis = Redis.from_url(os.environ["PEER_REDIS"], single_connection_client=remembers)
+    verified: dict[str, dict[str, Any]] = {}
+
+    def claims_of(token: str) -> dict[str, Any]:
+        claims = verified.get(token)
+        if claims is None or claims["exp"] <= time.time():
+            claims = jwt.decode(token, key, algorithms=["RS256"], audience="console-gateway")
+            if remembers:
+                verified[token] = claims
+        return claims
+
+    async def session(app: web.Application) -> AsyncIterator[None]:
+        async with aiohttp.ClientSession(os.environ["PEER_UPSTREAM"]) as opened:
+            app[_SESSION] = opened
+            yield
+
+    async def handler(request: web.Request) -> web.Response:
+        try:
+            claims = claims_of(request.headers["Authorization"].removeprefix("Bearer "))
+        except (KeyError, jwt.InvalidTokenError):
+            return web.json_response({"error": "unauthorized"}, status=401)
+        if request.match_info["project"] != project:
+            return web.json_response({"error": "forbidden"}, status=403)
+        name = f"never:{claims['sub']}:{request.match_info['id']}"
+        await redis.get(name)
+        headers = {"X-Auth-Token": "0123456789abcdef"}
+        async with request.app[_SESSION].get(request.raw_path, headers=headers) as answer:
+            url = (await answer.json())["url"]
+        await redis.set(name + ":stored", url, ex=270)
+        return web.json_response({"url": url})
+
+    app = web.Application()
+    app.cleanup_ctx.append(session)
     app.router.add_get(_PATH, handler)
     return app
 
@@ -65,6 +110,8 @@ def main() -> None:
         app.router.add_get(_PATH, _bare)
     elif kind == "forward":
         app = _forward()
+    elif kind in {"plain-misses", "lean-misses"}:
+        app = _misses(remembers=kind == "lean-misses")
     else:
         app = _plain()
     print(json.dumps({"kind": kind}), flush=True)

@@ -205,11 +205,14 @@ async def test_concurrent_callers_share_commits(subject: Subject) -> None:
 
 
 async def test_single_caller_does_not_wait_for_others(subject: Subject) -> None:
-    for i in range(20):  # larger batches, which the next commits stop expecting
-        await subject.outcomes(*(f"p{i}" for i in range(8)))
-    for i in range(100):
-        await subject.record(f"alone {i}")
-    assert subject.audit_log._batch_expected == 1
+    """A record is committed at once if no commit is in progress, also after larger batches."""
+    await subject.outcomes(*(f"p{i}" for i in range(8)))
+    for i in range(20):
+        alone = asyncio.create_task(subject.record(f"alone {i}"))
+        for _ in range(4):  # no timer runs meanwhile
+            await asyncio.sleep(0)
+        assert subject.audit_log._committing is not None
+        await alone
 
 
 async def test_event_loop_is_never_blocked(tmp_path: Path, clock: FakeClock) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.stack import Stack, console_path, fetch, send_raw
 
+HIT_PATH = "gateway_hit_path_requests_total"
 DOCS = "GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -36,27 +38,27 @@ def parse(raw: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), {name.lower(): value for name, _, value in fields}, rest
 
 
-@pytest.mark.parametrize(
-    ("raw", "status", "code"),
-    [
-        (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", 400, "CGW.4000"),
-        (b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "CGW.4000"),
-        (b"GET / HTTP/1.1\r\nHost: x@evil.invalid\r\n\r\n", 400, "CGW.4000"),
-        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "CGW.4000"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "CGW.4000"),
-        (b"GET http://evil.invalid/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "CGW.4000"),
-        (b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "CGW.4000"),
-        (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400, "CGW.4000"),
-        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "CGW.5050"),
-        (b"GET / HTTP/0.9\r\nHost: x\r\n\r\n", 505, "CGW.5050"),
-        (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505, "CGW.5050"),
-        (b"GET /\r\n\r\n", 505, "CGW.5050"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "CGW.4000"),
-        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 413, "CGW.4130"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 66_000 + b"\r\n\r\n", 413, "CGW.4130"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: 1\r\n" * 128 + b"\r\n", 431, "CGW.4310"),
-    ],
-)
+INVALID_HEADS = [
+    (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", 400, "CGW.4000"),
+    (b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "CGW.4000"),
+    (b"GET / HTTP/1.1\r\nHost: x@evil.invalid\r\n\r\n", 400, "CGW.4000"),
+    (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "CGW.4000"),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "CGW.4000"),
+    (b"GET http://evil.invalid/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "CGW.4000"),
+    (b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "CGW.4000"),
+    (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400, "CGW.4000"),
+    (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "CGW.5050"),
+    (b"GET / HTTP/0.9\r\nHost: x\r\n\r\n", 505, "CGW.5050"),
+    (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 505, "CGW.5050"),
+    (b"GET /\r\n\r\n", 505, "CGW.5050"),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "CGW.4000"),
+    (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 413, "CGW.4130"),
+    (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 66_000 + b"\r\n\r\n", 413, "CGW.4130"),
+    (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: 1\r\n" * 128 + b"\r\n", 431, "CGW.4310"),
+]
+
+
+@pytest.mark.parametrize(("raw", "status", "code"), INVALID_HEADS)
 def test_invalid_head_is_answered_in_the_error_schema(
     listener: str, raw: bytes, status: int, code: str
 ) -> None:
@@ -69,6 +71,46 @@ def test_invalid_head_is_answered_in_the_error_schema(
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
     assert headers["x-request-id"]
+
+
+def test_invalid_head_after_cache_hits_is_answered_alike(stack: Stack, bearer: str) -> None:
+    """On a connection whose last requests were not parsed, because their bytes were known."""
+    path = console_path(stack.cloud.project, stack.cloud.servers[0])
+    hit = f"GET {path} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n"
+    before = stack.gateway.metric(HIT_PATH)
+    for raw, status, code in INVALID_HEADS:
+        with Connection(stack.gateway.url) as connection:
+            for _ in range(4):
+                connection.send(hit)
+                assert connection.response().status == 200
+            connection.send(raw.decode())
+            response = http.client.HTTPResponse(connection.socket)
+            response.begin()
+            assert (response.status, json.loads(response.read())["error_code"]) == (status, code)
+            assert connection.is_closed
+    assert stack.gateway.metric(HIT_PATH) - before >= 3 * (len(INVALID_HEADS) - 1)
+
+
+def test_cache_hits_in_pieces_or_together_are_answered_in_order(stack: Stack, bearer: str) -> None:
+    path = console_path(stack.cloud.project, stack.cloud.servers[0])
+    hit = f"GET {path} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n"
+    forbidden = hit.replace(stack.cloud.servers[0], stack.cloud.servers[-1])
+    with Connection(stack.gateway.url) as connection:
+        for _ in range(4):
+            connection.send(hit)
+            assert connection.response().status == 200
+        for cut in (1, 30, len(hit) - 2):
+            connection.send(hit[:cut])
+            time.sleep(0.02)
+            connection.send(hit[cut:])
+            assert connection.response().status == 200
+        connection.send(hit + forbidden + hit)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 3 or not received.endswith(b"}"):
+            received += connection.socket.recv(65_536)
+        statuses = [int(one[:3]) for one in received.split(b"HTTP/1.1 ")[1:]]
+        assert statuses == [200, 403, 200]
+    assert not stack.gateway.log_lines("request_failed")
 
 
 def test_rejected_head_is_logged_with_the_client_and_without_its_text(stack: Stack) -> None:
@@ -142,26 +184,26 @@ class Connection:
 
     def __init__(self, base: str) -> None:
         parts = urlsplit(base)
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=10)
+        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=10)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self.socket.close()
 
     def send(self, text: str) -> None:
-        self._socket.sendall(text.encode())
+        self.socket.sendall(text.encode())
 
     def response(self) -> http.client.HTTPResponse:
-        response = http.client.HTTPResponse(self._socket)
+        response = http.client.HTTPResponse(self.socket)
         response.begin()
         response.read()
         return response
 
     @property
     def is_closed(self) -> bool:
-        return self._socket.recv(1) == b""
+        return self.socket.recv(1) == b""
 
 
 @pytest.fixture

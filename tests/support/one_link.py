@@ -136,6 +136,9 @@ class OneLink:
         self.check(ANN)
         return ANN
 
+    def is_expired(self, principal: Principal) -> bool:
+        return False
+
     def check(self, principal: Principal) -> None:
         if self.is_revoked:
             raise NotAuthenticated(Rejection.REVOKED, principal=principal)

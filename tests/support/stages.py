@@ -25,7 +25,7 @@ READ = Operation("ShowServer", "GET", "/physicalservers/{server_id}", "server:re
 
 def cached_principal(identify: Identify, token: str) -> Principal | None:
     """Return the principal of a cached token, without verifying a token."""
-    return identify._find_cached(identify._digest(token))
+    return identify._find_cached(identify.digest_of(token))
 
 
 def a_grant(*servers: ServerId, permission: str = "server:read") -> Policy:
@@ -90,11 +90,15 @@ class FakeIdentify:
     def __init__(self) -> None:
         self.revocations_version = 0
         self.is_revoked = False
+        self.is_token_expired = False
         self.tokens: list[str] = []
 
     async def identify_by_deadline(self, token: str, deadline: float) -> Principal:
         self.tokens.append(token)
         return ANN
+
+    def is_expired(self, principal: Principal) -> bool:
+        return self.is_token_expired
 
     def check(self, principal: Principal) -> None:
         if self.is_revoked:

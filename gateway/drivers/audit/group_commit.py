@@ -1,7 +1,8 @@
 """The audit log with group commit.
 
-`record` returns when the record is durable. While one batch is committed, the next one gathers:
-the slower a commit is, the more records share it. A failure rejects its whole batch.
+`record` returns when the record is durable. A record is committed at once if no commit is in
+progress. While one batch is committed, the next one gathers: the slower a commit is, the more
+records share it. A failure rejects its whole batch.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from gateway.domain.audit.record import AuditRecord, encode_record
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit.store import AuditStore, Committed, unavailable
-from gateway.flow.audit_log import AUDIT_TIMEOUT_S
+from gateway.flow.audit_log import AUDIT_TIMEOUT_S, Settled
 from gateway.flow.clock import Clock
 from gateway.flow.telemetry import Telemetry
 
@@ -22,9 +23,6 @@ log = logging.getLogger("gateway.audit")
 _TIMEOUT_S = AUDIT_TIMEOUT_S
 """A disk that hangs must not hold every caller until its deadline."""
 _WAITING_MAX = 20_000
-_GATHER_S = 0.005
-"""Minimum time between two commits, unless all expected records have arrived."""
-_EXPECTATION_DECAY = 0.95
 _RETENTION_EVERY_S = 3_600.0
 _PROBE_EVERY_S = 5.0
 
@@ -36,7 +34,23 @@ class _Batch:
     bodies: list[bytes] = field(default_factory=list)
     events: dict[str, int] = field(default_factory=dict)
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
+    """Called when the batch is durable or has failed, instead of a future in `waiting`."""
     outcome: dict[str, str] = field(default_factory=dict)
+
+    def report(self, failure: AuditLogUnavailable | None) -> None:
+        """Report the outcome to all callers; those that have it already keep it."""
+        waiting, self.waiting = self.waiting, []
+        for durable in waiting:
+            if durable.done():  # its caller has disconnected
+                continue
+            if failure is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(failure)
+        settled, self.settled = self.settled, []
+        for call in settled:
+            call(failure)
 
     def settle(self, outcome: str) -> bool:
         """Return whether this is the batch's outcome; the first call decides.
@@ -71,10 +85,6 @@ class GroupCommitAuditLog:
         self._commit_lock = asyncio.Lock()
         self._durable = True
         self._stalled = False
-        self._last_commit_at = 0.0
-        self._batch_expected = 0.0
-        """Number of records that recently waited at the same time, decaying."""
-        self._batch_ready: asyncio.Future[None] | None = None
         self._overrunning: set[asyncio.Task[None]] = set()
         """An opening or closing that exceeded its time limit."""
 
@@ -92,20 +102,33 @@ class GroupCommitAuditLog:
         return self._clock.monotonic() - oldest.began_at if oldest.bodies else 0.0
 
     async def record(self, record: AuditRecord) -> None:
-        batch = self._gathering
-        if self._stalled or len(batch.bodies) >= _WAITING_MAX:
+        if self._is_overloaded:
             raise unavailable("the audit log does not keep up")
+        durable: asyncio.Future[None] = self._loop.create_future()
+        self._add(record.event, encode_record(record)).waiting.append(durable)
+        await durable
+
+    @property
+    def takes_bodies(self) -> bool:
+        return self._durable and not self._is_overloaded
+
+    def submit(self, event: str, at: float, body: bytes, settled: Settled) -> None:
+        del at
+        self._add(event, body).settled.append(settled)
+
+    @property
+    def _is_overloaded(self) -> bool:
+        return self._stalled or len(self._gathering.bodies) >= _WAITING_MAX
+
+    def _add(self, event: str, body: bytes) -> _Batch:
+        batch = self._gathering
         if not batch.bodies:
             batch.began_at = self._clock.monotonic()
         if self._task is None:  # it starts after this turn of the loop, with all its records
             self._task = asyncio.create_task(self._commit_all())  # noqa: TID251 - close() awaits it
-        durable: asyncio.Future[None] = self._loop.create_future()
-        batch.bodies.append(encode_record(record))
-        batch.events[record.event] = batch.events.get(record.event, 0) + 1
-        batch.waiting.append(durable)
-        if self._batch_ready is not None and len(batch.bodies) >= self._batch_expected:
-            _resolve(self._batch_ready)
-        await durable
+        batch.bodies.append(body)
+        batch.events[event] = batch.events.get(event, 0) + 1
+        return batch
 
     async def open(self) -> None:
         """Open the store before the first record needs it; a failure is tried again later."""
@@ -176,7 +199,6 @@ class GroupCommitAuditLog:
     async def _commit_all(self) -> None:
         try:
             while self._gathering.bodies:
-                await self._gather()
                 batch, self._gathering = self._gathering, _Batch()
                 await self._commit(batch)
         finally:
@@ -188,45 +210,26 @@ class GroupCommitAuditLog:
         try:
             await self._commit_once(batch)
         except AuditLogUnavailable as failure:
-            _fail_all(batch, failure)
+            batch.report(failure)
         else:
             self._telemetry.audit_committed(self._clock.monotonic() - batch.began_at)
             for event, count in batch.events.items():
                 self._telemetry.audit_recorded(event, count)
-            for waiting in batch.waiting:
-                if not waiting.done():  # done: its caller has disconnected
-                    waiting.set_result(None)
+            batch.report(None)
         finally:
             timeout.cancel()
-            together = len(batch.bodies) + len(self._gathering.bodies)
-            self._batch_expected = max(together, self._batch_expected * _EXPECTATION_DECAY)
-            _fail_all(batch, unavailable("the commit failed"))  # no caller waits forever
+            batch.report(unavailable("the commit failed"))  # no caller waits forever
             self._committing = None
             self._stalled = bool(self._overrunning)
-
-    async def _gather(self) -> None:
-        """Wait until all expected records have arrived, for at most `_GATHER_S`.
-
-        A commit costs as much as several requests, so many records should share it. Where each
-        caller waits for its response, no more arrive than recently waited at the same time.
-        """
-        left_s = self._last_commit_at + _GATHER_S - self._loop.time()
-        if left_s > 0 and len(self._gathering.bodies) < self._batch_expected:
-            self._batch_ready = ready = self._loop.create_future()
-            timer = self._loop.call_later(left_s, _resolve, ready)
-            await ready
-            timer.cancel()
-            self._batch_ready = None
-        self._last_commit_at = self._loop.time()
 
     def _give_up(self, batch: _Batch) -> None:
         if not batch.settle("given up"):
             return  # it is durable, and its callers are about to be notified
         self._mark_stalled()
         failure = unavailable("the audit log does not keep up")
-        _fail_all(batch, failure)
+        batch.report(failure)
         gathering, self._gathering = self._gathering, _Batch()
-        _fail_all(gathering, failure)
+        gathering.report(failure)
 
     async def _commit_once(self, batch: _Batch, *, with_checkpoint: bool = False) -> None:
         async with self._commit_lock:
@@ -256,14 +259,3 @@ class GroupCommitAuditLog:
         if committed.lines:
             for follow in self._follow:
                 follow(committed.lines)
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _fail_all(batch: _Batch, failure: AuditLogUnavailable) -> None:
-    for waiting in batch.waiting:
-        if not waiting.done():
-            waiting.set_exception(failure)

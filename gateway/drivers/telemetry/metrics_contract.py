@@ -127,6 +127,10 @@ METRIC_FAMILIES: Final = (
         "upstream",
     ),
     _counter(
+        "gateway_hit_path_requests_total",
+        "Requests that were served from their exact bytes, without parsing them again.",
+    ),
+    _counter(
         "gateway_team_links_total",
         "Links returned, by team.",
         team="teams of `metrics.teams`; `other`",

@@ -2,7 +2,7 @@
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine, HttpProcessingError, LineTooLong
@@ -32,6 +32,20 @@ _ABSOLUTE_TARGET = re.compile(r"(https?)://([^/?#]+)([^#]*)", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
+class BegunRequest(Protocol):
+    """A request that was begun from its exact bytes, without aiohttp."""
+
+    @property
+    def data(self) -> bytes:
+        """Its exact bytes."""
+
+    def handed_over(self) -> None:
+        """Note that aiohttp parses it, and that a handler serves the rest of it."""
+
+    def abandon(self) -> None:
+        """End it, because the client has disconnected."""
+
+
 class ListenerRequest(web.BaseRequest):
     """A request of either listener."""
 
@@ -41,6 +55,10 @@ class ListenerRequest(web.BaseRequest):
     """The client waits for `100 Continue` before it sends the body (RFC 9110, 10.1.1)."""
     peer = ""
     """The canonical address of the client, or of the last proxy."""
+    exact: "bytes | None" = None
+    """The key of the exact bytes, if they are known to be this one request and no more."""
+    begun: "BegunRequest | None" = None
+    """Set if the request was begun without aiohttp, which serves the rest of it."""
 
     @property
     def keep_alive(self) -> bool:

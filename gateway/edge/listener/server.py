@@ -6,17 +6,23 @@ Both listeners use this server, so neither has another error page, header or lim
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final, Protocol, cast
 from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from gateway.domain.errors import GatewayError
 from gateway.edge.listener.client_address import UNIX_PEER, canonical_address
-from gateway.edge.listener.request import CheckedMessage, ListenerRequest, parse_error
+from gateway.edge.listener.request import (
+    BegunRequest,
+    CheckedMessage,
+    ListenerRequest,
+    parse_error,
+)
 from gateway.flow.clock import Clock
 
 HEAD_TIMEOUT_S = 20.0
@@ -25,6 +31,7 @@ _LINE_BYTES_MAX: Final = 8_190
 _HEADER_BYTES_MAX: Final = 65_536
 """The JWT of a person in many groups is long."""
 _HEADERS_MAX: Final = 128
+END_OF_HEAD: Final = b"\r\n\r\n"
 _DRAIN_POLL_S = 0.05
 _IDLE_GRACE_S = 5.0
 """How long a draining process waits for one more request on an idle connection."""
@@ -53,11 +60,26 @@ class ListenerHandler(Protocol):
         """Respond to a request without a valid head; `error` is None for an internal error."""
 
 
+class ExactRequests(Protocol):
+    """Serves requests whose exact bytes are known (gateway/edge/public/hit_path.py)."""
+
+    def begin(self, connection: "ListenerConnection", data: bytes) -> BegunRequest | None:
+        """Begin the request of `data`; None: nothing was done, and aiohttp serves it.
+
+        The request ends with `connection.finish` or `connection.hand_over`, or is abandoned.
+        """
+
+
 class ListenerServer(web.Server):
     """aiohttp's low-level server, without its router and with errors in the gateway's schema."""
 
     def __init__(
-        self, handler: ListenerHandler, *, idle_timeout_s: float, cancels_on_disconnect: bool
+        self,
+        handler: ListenerHandler,
+        *,
+        idle_timeout_s: float,
+        cancels_on_disconnect: bool,
+        exact_requests: ExactRequests | None = None,
     ) -> None:
         super().__init__(
             cast("Any", handler),
@@ -70,11 +92,13 @@ class ListenerServer(web.Server):
             auto_decompress=False,
         )
         self._handler = handler
+        self._exact_requests = exact_requests
         self._handshakes: WeakSet[web.RequestHandler] = WeakSet()
 
     def begin_drain(self) -> None:
         """From now on each response carries `Connection: close`."""
         self.request_factory = self._make_final_request
+        self._exact_requests = None
         for connection in (*self.connections, *self._handshakes):
             cast("ListenerConnection", connection).close_after_response(self._make_final_request)
 
@@ -106,7 +130,9 @@ class ListenerServer(web.Server):
         request = ListenerRequest(checked.message, payload, protocol, writer, task, self._loop)
         request.rejection = checked.rejection
         request.awaits_continue = checked.awaits_continue and request.body_exists
-        request.peer = cast("ListenerConnection", protocol).peer
+        connection = cast("ListenerConnection", protocol)
+        request.peer = connection.peer
+        request.exact, request.begun = connection.take_exact()
         return request
 
     def _make_final_request(self, message: RawRequestMessage, *rest: Any) -> ListenerRequest:
@@ -117,7 +143,9 @@ class ListenerServer(web.Server):
 
     def make_connection(self) -> "ListenerConnection":
         """Return the protocol of a connection whose transport does not exist yet."""
-        connection = ListenerConnection(self, self._handler, loop=self._loop, **self._kwargs)
+        connection = ListenerConnection(
+            self, self._handler, self._exact_requests, loop=self._loop, **self._kwargs
+        )
         self._handshakes.add(connection)
         return connection
 
@@ -127,12 +155,47 @@ class ListenerServer(web.Server):
 
 
 class ListenerConnection(web.RequestHandler):
-    __slots__ = ("__weakref__", "_handler", "_head_due", "peer")
+    """aiohttp's connection, and beside it the requests that are begun from their exact bytes.
 
-    def __init__(self, server: web.Server, handler: ListenerHandler, **options: Any) -> None:
+    Such a request begins only while aiohttp is at rest: it has parsed every earlier byte, each to
+    the end of a request, and has answered all of them. Until the request ends, aiohttp gets no
+    byte of the connection.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_ends_at_request",
+        "_exact",
+        "_exact_requests",
+        "_handed_over",
+        "_handler",
+        "_head_due",
+        "_unread",
+        "peer",
+    )
+
+    def __init__(
+        self,
+        server: web.Server,
+        handler: ListenerHandler,
+        exact_requests: ExactRequests | None,
+        **options: Any,
+    ) -> None:
         super().__init__(server, **options)
         self._handler = handler
+        self._exact_requests = exact_requests
         self._head_due: asyncio.TimerHandle | None = None
+        self._ends_at_request = True
+        """The parser's last byte was the last one of a request, or there was none yet."""
+        self._exact: bytes | None = None
+        """The key of the bytes of the request that aiohttp begins next."""
+        self._begun: BegunRequest | None = None
+        """In progress here, not in aiohttp."""
+        self._handed_over: BegunRequest | None = None
+        """Given to aiohttp, which has not begun it yet."""
+        self._unread = b""
+        """Received while a request was in progress here."""
         self.peer = ""
         """The canonical address of the client or the last proxy; a PROXY header may set it."""
 
@@ -146,23 +209,123 @@ class ListenerConnection(web.RequestHandler):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._begun is not None:
+            self._keep_unread(data)
+            return
+        if self._exact_requests is not None and self._is_at_rest:
+            self._begun = self._exact_requests.begin(self, data)
+            if self._begun is not None:
+                self._stop_awaiting_head()
+                self._defer_idle_timeout()
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         requests = self._request_count
         super().data_received(data)
+        if self._exact_requests is not None:
+            self._follow_parser(data, self._request_count - requests)
         if self._request_count != requests:
-            if self._head_due is not None:
-                self._head_due.cancel()
-                self._head_due = None
+            self._stop_awaiting_head()
         elif self._head_due is None and self._is_idle:
             self._await_head()
 
+    def _follow_parser(self, data: bytes, added: int) -> None:
+        """Note whether the parser, which reported `added` requests in `data`, is between two.
+
+        Only heads can be followed from outside: after a body, an error or an upgrade, and if
+        the parser left requests for later, no request of this connection begins here any more.
+        Otherwise the parser has read all of `data`. If it reported one request, it saw one end of
+        a head. With the only one of `data` at its end, no byte can belong to a next request.
+        """
+        if added and not self._are_heads(added):
+            self._exact_requests = self._exact = None
+            return
+        at_end = data.find(END_OF_HEAD) == len(data) - len(END_OF_HEAD)
+        self._ends_at_request = added == 1 and at_end
+        if not self._ends_at_request:
+            self._exact = None
+
+    def _are_heads(self, added: int) -> bool:
+        """Return whether the last requests of the queue have no body and are all there is."""
+        last = islice(reversed(self._messages), added)
+        return (
+            not self._upgraded
+            and len(self._messages) < self._max_msg_queue_size
+            and all(
+                payload is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage)
+                for message, payload in last
+            )
+        )
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether aiohttp has nothing of this connection to parse, to do or to send."""
+        waiter, transport = self._waiter, self.transport
+        return (
+            self._ends_at_request
+            and waiter is not None
+            and not waiter.done()
+            and not self._messages
+            and transport is not None
+            and not (self._close or self._force_close or self._paused)
+            and transport.get_write_buffer_size() == 0
+        )
+
+    def note_exact(self, key: bytes) -> None:
+        """Note the key of the bytes that are about to be parsed; kept if they are one request."""
+        self._exact = key
+
+    def take_exact(self) -> tuple[bytes | None, BegunRequest | None]:
+        """Return what is known here of the request that aiohttp begins now."""
+        exact, self._exact = self._exact, None
+        begun, self._handed_over = self._handed_over, None
+        return exact, begun
+
+    def finish(self, response: bytes) -> None:
+        """End the request in progress here with its response."""
+        self._begun = None
+        if self.transport is not None:
+            self.transport.write(response)
+            self._defer_idle_timeout()
+            self._read_again()
+
+    def hand_over(self) -> None:
+        """Let aiohttp parse the request in progress here, and serve the rest of it."""
+        begun, self._begun = self._begun, None
+        if begun is not None and self.transport is not None:
+            begun.handed_over()
+            self._handed_over = begun
+            self._parse(begun.data)
+            self._read_again()
+
+    def _keep_unread(self, data: bytes) -> None:
+        """Keep bytes that arrived too early, and read no more: responses stay in order.
+
+        Reading goes on until then, because otherwise a disconnect would not be seen.
+        """
+        self._unread += data
+        self._pause_transport_reading()
+
+    def _read_again(self) -> None:
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            self._resume_transport_reading()
+            self.data_received(unread)
+
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._head_due is not None:
-            self._head_due.cancel()
+        self._stop_awaiting_head()
         super().connection_lost(exc)
+        begun = self._begun or self._handed_over
+        self._begun = self._handed_over = None
+        if begun is not None:
+            begun.abandon()
 
     def close_after_response(self, make_final_request: RequestFactory) -> None:
         """Send `Connection: close` with the pending response, or with the next one."""
         self._request_factory = make_final_request
+        self._exact_requests = None
+        self.hand_over()
         request = self._current_request
         if request is not None:
             message = request._message  # noqa: SLF001 - `keep_alive` of a request reads it
@@ -174,7 +337,23 @@ class ListenerConnection(web.RequestHandler):
 
     @property
     def _is_idle(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
+        return self._begun is None and self._waiter is not None and not self._waiter.done()
+
+    def _process_keepalive(self) -> None:
+        if self._begun is None:
+            super()._process_keepalive()
+        else:  # its record may take longer than a short idle timeout
+            self._defer_idle_timeout()
+            due_at = self._next_keepalive_close_time
+            self._keepalive_handle = self._loop.call_at(due_at, self._process_keepalive)
+
+    def _defer_idle_timeout(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _stop_awaiting_head(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
 
     def _await_head(self) -> None:
         self._head_due = self._loop.call_later(HEAD_TIMEOUT_S, self._close_for_lack_of_head)

@@ -40,6 +40,7 @@ from gateway.edge.public import forwarded_response as forwarding
 from gateway.edge.public.cors import VARY_ORIGIN, Cors
 from gateway.edge.public.federation import PREFIX as FEDERATION
 from gateway.edge.public.federation import FederationHandler
+from gateway.edge.public.hit_path import BegunHit, HitPath
 from gateway.edge.public.outcome import RequestOutcome
 from gateway.edge.public.prepared_response import (
     PreparedResponse,
@@ -49,12 +50,13 @@ from gateway.edge.public.prepared_response import (
 from gateway.edge.public.request_log import RequestLog
 from gateway.edge.rate_limit_fields import rate_limit_field, rate_limit_policy_field
 from gateway.flow import context
+from gateway.flow.audit_log import AUDIT_TIMEOUT_S
 from gateway.flow.caller_limits import CallerLimits, Remaining
 from gateway.flow.clock import Clock
 from gateway.flow.console_links import IssuedLink
 from gateway.flow.context import RequestTrace, Tracing
 from gateway.flow.forwarding import ForwardedResponse
-from gateway.flow.pipeline import Gateway
+from gateway.flow.pipeline import Gateway, LinkStages
 from gateway.flow.request import ApiRequest
 
 log = logging.getLogger("gateway.request")
@@ -83,8 +85,12 @@ class PublicHandler:
         cors: Cors | None,
         compresses_lists: bool,
         consoles: ConsoleHandler | None = None,
+        link_stages: LinkStages | None = None,
     ) -> None:
-        """`consoles` serves live consoles, if an account delivers them."""
+        """`consoles` serves live consoles, if an account delivers them.
+
+        With `link_stages`, which are those of `gateway`, cache hits take the hit path.
+        """
         self._consoles = consoles
         self._gateway = gateway
         self._federation = federation
@@ -102,13 +108,31 @@ class PublicHandler:
         self._encoder = ResponseEncoder(self._policy, varies_by_origin=cors is not None)
         self._id_prefix = secrets.token_hex(6)
         self._id_counter = itertools.count(1)
+        self.hit_path: HitPath | None = None
+        """Serves repeated requests on connections; None: each request is a new one."""
+        # A traced request has a span per stage. A deadline below the time limit of a record ends
+        # the wait for it early.
+        audit_log = None if link_stages is None else link_stages.audit_log
+        records_in_time = deadline_s > AUDIT_TIMEOUT_S
+        if (
+            link_stages is not None
+            and audit_log is not None
+            and records_in_time
+            and not tracing.records
+        ):
+            self.hit_path = HitPath(
+                link_stages,
+                audit_log,
+                request_log=request_log,
+                encoder=self._encoder,
+                trusted_proxies=trusted_proxies,
+                new_id=self._new_id,
+                deadline_s=deadline_s,
+            )
 
     async def __call__(self, request: ListenerRequest) -> web.StreamResponse:
-        client = request.peer
-        if self._trusted_proxies:
-            forwarded_for = request.headers.getall("X-Forwarded-For", ())
-            client = client_address(client, forwarded_for, self._trusted_proxies)
-        outcome = RequestOutcome(self._request_id(request), client, self._clock.monotonic())
+        hit = cast("BegunHit | None", request.begun)
+        outcome = self._begin(request) if hit is None else hit.outcome()
         context.request_id.set(outcome.request_id)
         # Live consoles have a cookie, so pages of other origins get nothing from their paths.
         is_console = self._consoles is not None and self._consoles.owns(request.raw_path)
@@ -117,7 +141,10 @@ class PublicHandler:
         if self._records_traces or "traceparent" in request.headers:
             outcome.trace = self._begin_trace(request)
         try:
-            response = await self._route(request, outcome)
+            if hit is None:
+                response = await self._route(request, outcome)
+            else:
+                response = await self._resume(request, outcome, hit)
         except GatewayError as error:
             response = self._error_response(outcome, render_error(error), error)
         except asyncio.CancelledError:
@@ -129,6 +156,13 @@ class PublicHandler:
             response = self._error_response(outcome, INTERNAL_ERROR_RESPONSE, error)
         self._request_log.finish(outcome)
         return response
+
+    def _begin(self, request: ListenerRequest) -> RequestOutcome:
+        client = request.peer
+        if self._trusted_proxies:
+            forwarded_for = request.headers.getall("X-Forwarded-For", ())
+            client = client_address(client, forwarded_for, self._trusted_proxies)
+        return RequestOutcome(self._request_id(request), client, self._clock.monotonic())
 
     def reject(
         self, request: ListenerRequest, error: GatewayError | None, cause: BaseException | None
@@ -208,8 +242,22 @@ class PublicHandler:
         outcome.request = outcome.api_request = self._parse(request, outcome)
         outcome.result = result = await self._gateway.handle(outcome.api_request)
         if isinstance(result, IssuedLink):
+            if self.hit_path is not None and outcome.is_hit:
+                self.hit_path.learn(request, outcome.api_request)
             return self._link_response(request, result, outcome)
         return await self._forwarded_response(request, result, outcome)
+
+    async def _resume(
+        self, request: ListenerRequest, outcome: RequestOutcome, hit: BegunHit
+    ) -> web.StreamResponse:
+        """Serve the rest of a request that the hit path began."""
+        assert outcome.api_request is not None
+        assert hit.recorded is not None
+        outcome.api_request.headers = request.headers.items()
+        outcome.result = result = await self._gateway.resume(
+            hit.pending(), hit.recorded, outcome.api_request
+        )
+        return self._link_response(request, result, outcome)
 
     def _link_response(
         self, request: ListenerRequest, result: IssuedLink, outcome: RequestOutcome

@@ -10,6 +10,7 @@ from gateway.domain.errors import (
     TicketRejected,
     UpstreamRefused,
 )
+from gateway.domain.model import ConsoleLink, LinkSource, Principal, ResolvedCall
 from gateway.domain.queue.pacing import Pace, spend, wait_for
 from gateway.domain.sampling import EvenSampler
 from gateway.edge.public.outcome import RequestOutcome
@@ -56,6 +57,37 @@ class RequestLog:
             line["trace_id"] = trace.trace_id
             trace.end(line)
         if self._is_left_unlogged(outcome) or not self._write_line(self._clock.now(), line):
+            self._count_unlogged()
+
+    def finish_hit(
+        self,
+        request_id: str,
+        client: str,
+        began: float,
+        principal: Principal,
+        call: ResolvedCall,
+        link: ConsoleLink,
+    ) -> None:
+        """Do what `finish` does for a link from this process's cache, without a trace."""
+        seconds = self._clock.monotonic() - began
+        operation, share = call.operation.name, self._hit_log_share
+        self._count_request("link", operation, 200, "", seconds, "")
+        if (share is not None and not share.samples()) or not self._write_line(
+            self._clock.now(),
+            {
+                "request_id": request_id,
+                "status": 200,
+                "seconds": round(seconds, 6),
+                "client": client,
+                "issuer": principal.issuer,
+                "subject": principal.subject,
+                "operation": operation,
+                "project": call.project,
+                "servers": call.servers,
+                "source": LinkSource.LOCAL.value,
+                "link": link.fingerprint,
+            },
+        ):
             self._count_unlogged()
 
     def _count(self, outcome: RequestOutcome, seconds: float) -> None:

@@ -14,7 +14,7 @@ from gateway.drivers.audit.store import AuditStore
 from gateway.drivers.audit.stream_store import AuditStream, StreamFollower, StreamStore
 from gateway.drivers.telemetry.line_writer import LineWriter
 from gateway.drivers.valkey.connection import Valkey
-from gateway.flow.audit_log import AuditLog, BestEffortAuditLog
+from gateway.flow.audit_log import BatchAuditLog, BestEffortAuditLog
 from gateway.process.runtime import Runtime
 
 _SECONDS_PER_DAY = 86_400
@@ -27,7 +27,7 @@ Followers = list[Callable[[Sequence[bytes]], None]]
 class OpenAuditLog:
     durable: GroupCommitAuditLog
     best_effort: BestEffortAuditLog
-    for_requests: AuditLog
+    for_requests: BatchAuditLog
     """The one of the two that `audit.on_unavailable` selects."""
 
 

@@ -21,6 +21,7 @@ from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
 from gateway.flow.active_overrides import ActiveOverrides
+from gateway.flow.audit_log import BatchAuditLog
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console_links import ConsoleAccount, ConsoleLinks
@@ -54,6 +55,8 @@ class Stages:
     inventories: CachedInventories
     limits: CallerLimits
     request_audit: RequestAudit
+    audit_log: BatchAuditLog
+    """The one of `request_audit`."""
     writes: Writes
 
 
@@ -81,7 +84,15 @@ def open_stages(
     writes = Writes(request_audit, audit_log.best_effort, clock)
     runtime.stack.push_async_callback(writes.close)
     return Stages(
-        identify, issued_keys, credentials, policies, inventories, limits, request_audit, writes
+        identify,
+        issued_keys,
+        credentials,
+        policies,
+        inventories,
+        limits,
+        request_audit,
+        audit_log.for_requests,
+        writes,
     )
 
 
@@ -142,6 +153,7 @@ def open_gateway(
         clock=clock,
         telemetry=runtime.metrics,
         tickets=tickets,
+        audit_log=stages.audit_log,
     )
 
 
@@ -185,7 +197,7 @@ def open_handler(
         hit_log_share=EvenSampler(ratio) if ratio < 1 else None,
         count_unlogged=metrics.log_line_sampled_out,
     )
-    return PublicHandler(
+    handler = PublicHandler(
         gateway,
         runtime.clock,
         deadline_s=config.request.deadline_s,
@@ -198,4 +210,9 @@ def open_handler(
         cors=open_cors(config.listen.cors, config.catalogue),
         compresses_lists=config.lists.gzip,
         consoles=consoles,
+        link_stages=gateway.link_stages,
     )
+    hit_path = handler.hit_path
+    if hit_path is not None:
+        metrics.counter("gateway_hit_path_requests_total", lambda: hit_path.begun_count)
+    return handler
