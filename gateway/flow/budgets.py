@@ -52,6 +52,14 @@ class ClaimedEntry:
         if self._call is not None:
             self._queue.entry_lost(self._call)
 
+    def take(self) -> float | None:
+        if self._call is None:
+            return None
+        send_by = self._queue.take_slot(self._call)
+        if send_by is not None:
+            self._call = None
+        return send_by
+
     async def wait(self) -> float | None:
         call, self._call = self._call, None
         return None if call is None else await self._queue.wait(call)

@@ -299,6 +299,10 @@ class Exchange:
         requeued = isinstance(call.attempts.last, Throttled)
         while True:
             await call.authenticate()
+            entry = call.attempts.entry
+            if entry is not None and entry.take() is not None:
+                call.attempts.entry = None
+                return
             send_by = await self._admit(call, requeued=requeued)
             await call.authenticate()  # the token may have expired in the queue
             if self._clock.monotonic() <= send_by:

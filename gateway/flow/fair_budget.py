@@ -227,11 +227,10 @@ class BudgetQueue:
         while True:
             slot = await self._wait_for_slot(call)
             now = self._clock.monotonic()
-            comes_in_time = slot <= call.deadline  # false if a clock was set during the wait
-            if now < slot and comes_in_time:
+            if now < slot <= call.deadline:  # later if a clock was set during the wait
                 await self._clock.sleep(slot - now)
                 now = self._clock.monotonic()
-            if comes_in_time and now <= slot + LATE_MAX_S and now >= self._state.paused_until:
+            if self._is_usable(call, slot, now):
                 break
             if call.request.priority is Priority.SPARE:
                 raise BudgetExhausted("the spare slot was lost", retry_after_s=0.0)
@@ -239,6 +238,20 @@ class BudgetQueue:
             call.tag = _HEAD if call.tag is None else call.tag
         self._telemetry.budget_wait(self.account, self.budget, now - call.began)
         return slot + LATE_MAX_S
+
+    def take_slot(self, call: WaitingCall) -> float | None:
+        """Return as `wait` does, if the call has a slot that it can use now; otherwise None."""
+        if not call.slot.done() or call.slot.exception() is not None:
+            return None
+        slot, now = call.slot.result(), self._clock.monotonic()
+        if now < slot or not self._is_usable(call, slot, now):
+            return None
+        self._telemetry.budget_wait(self.account, self.budget, now - call.began)
+        return slot + LATE_MAX_S
+
+    def _is_usable(self, call: WaitingCall, slot: float, now: float) -> bool:
+        in_time = slot <= call.deadline and now <= slot + LATE_MAX_S
+        return in_time and now >= self._state.paused_until
 
     def throttled(self, *, pause_s: float | None, named_rate: float | None) -> None:
         now = self._clock.monotonic()

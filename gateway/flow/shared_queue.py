@@ -82,6 +82,9 @@ class EarlyEntry(Protocol):
     def lost(self) -> None:
         """Enter with the next batch: the store is unavailable, and this one may be lost."""
 
+    def take(self) -> float | None:
+        """Take the entry over if its slot can be used now, as `wait`; None: it cannot."""
+
     async def wait(self) -> float | None:
         """Take the entry over and wait for its slot, as `Budget.admit`; None: there is no entry."""
 

@@ -9,6 +9,7 @@ Without Redis, each process fetches for itself.
 """
 
 import asyncio
+import itertools
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -108,10 +109,10 @@ class _LazyFetch:
     """A fetch that can start before it is known whether this process is the holder."""
 
     def __init__(
-        self, fetch: Fetch, waiters: Waiters | None, entry: EarlyEntry | None = None
+        self, owner: str, fetch: Fetch, waiters: Waiters | None, entry: EarlyEntry | None = None
     ) -> None:
         self.entry = entry
-        self.owner = secrets.token_hex(16)
+        self.owner = owner
         """Identifies this process's claim on the lease."""
         self.waiters = waiters
         self.has_reported_waiters = False
@@ -146,6 +147,8 @@ class SingleFlight:
         self._store = store
         self._clock = clock
         self._lease_s = lease_s
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count()
         self._flights: dict[_FlightKey, _LocalFlight] = {}
         self._leases: dict[str, _Lease] = {}
         """By owner."""
@@ -262,7 +265,9 @@ class SingleFlight:
         attempts: Attempts | None = None,
     ) -> _LocalFlight:
         entry = None if attempts is None else attempts.entry
-        work = self._run(name, _LazyFetch(fetch, waiters, entry), deadline)
+        # All owners have one length: the store compares the beginnings of failures with them.
+        owner = f"{self._process}{next(self._numbers):016x}"
+        work = self._run(name, _LazyFetch(owner, fetch, waiters, entry), deadline)
         task = asyncio.create_task(work, name="single-flight fetch")  # noqa: TID251
         flight = _LocalFlight(task, deadline, waiters, attempts)
         self._flights[name] = flight

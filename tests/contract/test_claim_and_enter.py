@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from gateway.config.store import RedisCluster
 from gateway.domain.model import BudgetClass, LinkSource, QueueRequest
 from gateway.domain.queue.pacing import Pace
 from gateway.drivers.crypto.sealer import Sealer
@@ -17,7 +18,7 @@ from gateway.flow.budgets import FairBudget
 from gateway.flow.fair_budget import BudgetQueue
 from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
 from tests.support.budget_queues import CLOCK, SEAL_KEY, connect, open_line
-from tests.support.valkey import RealValkey
+from tests.support.valkey import RealValkey, free_port, is_cluster_ok, wait_until
 
 PACE = Pace(requests=1_000, per_s=1, burst=100)
 
@@ -116,3 +117,22 @@ async def test_more_claims_than_slots_wait_in_the_queue(pair: tuple[Process, Pro
     # The burst is smaller by the slots that may be used late, and was not full at the beginning.
     assert CLOCK.monotonic() - began > (400 - PACE.burst) / 1_000 * 0.9
     assert (one.line.waiting, two.line.waiting) == ([], [])
+
+
+async def test_cluster_has_all_keys_of_a_claim_on_one_shard() -> None:
+    port, bus = free_port(), free_port()
+    node = RealValkey("--cluster-enabled", "yes", "--cluster-port", str(bus), port=port).start()
+    try:
+        node.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await asyncio.to_thread(wait_until, lambda: is_cluster_ok(node))
+        redis = RedisCluster(cluster=(f"127.0.0.1:{port}",))
+        async with connect(redis, "c") as valkey, open_line(valkey, PACE) as line:
+            process = Process(valkey, line)
+            await process.until_ready()
+            await process.obtain("first")
+            version = line._state.version
+            assert (await process.obtain("link")).source is LinkSource.UPSTREAM
+            assert line._state.version == version + 1, "the claim has entered the queue"
+            assert (await process.obtain("link")).source is LinkSource.REDIS
+    finally:
+        node.close()

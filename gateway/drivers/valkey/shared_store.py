@@ -33,6 +33,7 @@ class ValkeySharedStore:
         self._valkey = valkey
         self._sealer = sealer
         self._listeners: dict[bytes, set[_Listener]] = {}
+        self._names = lru_cache(maxsize=1_024)(self._make_names)
         valkey.on_message(self._wake)
         valkey.on_message(self._receive)
         valkey.on_availability_change(self._wake_all)
@@ -72,7 +73,7 @@ class ValkeySharedStore:
 
     async def _claim_and_enter(
         self,
-        names: list[str],
+        names: tuple[str, ...],
         args: list[str | bytes | int],
         entry: EarlyEntry,
         begun: EntryBatch,
@@ -153,13 +154,13 @@ class ValkeySharedStore:
         names = self._names(key)
         return bool(await self._valkey.run_script(_SETTLE, names, args, is_short=is_short))
 
-    def _names(self, key: str) -> list[str]:
+    def _make_names(self, key: str) -> tuple[str, ...]:
         # Hashed: a list of keys must not disclose callers and servers.
         digest = _digest(key)
         if key[0] != "{":
-            return [self._valkey.key(kind, tag=digest) for kind in _KINDS]
+            return tuple(self._valkey.key(kind, tag=digest) for kind in _KINDS)
         group = key[1 : key.index("}")]
-        return [self._valkey.key(kind, digest, tag=group) for kind in _KINDS]
+        return tuple(self._valkey.key(kind, digest, tag=group) for kind in _KINDS)
 
     def _message_name(self, digest: str) -> str:
         return self._valkey.key("lease", tag=digest)
