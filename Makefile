@@ -101,7 +101,19 @@ all-tests: $(VENV)/.dev
 	$(PYTEST) -n $(WORKERS) tests
 
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
+	@-$(ENVOY)
 	$(BIN)/python -m tests.benchmarks
+
+bench-hits: $(VENV)/.dev ## the cache-hit path beside Envoy, HAProxy and aiohttp, 4 minutes
+	@-$(ENVOY)
+	$(BIN)/python -m tests.benchmarks.side_by_side hits
+
+bench-misses: $(VENV)/.dev ## the forward path beside the same, 3 minutes
+	@-$(ENVOY)
+	$(BIN)/python -m tests.benchmarks.side_by_side misses
+
+# Without it, the benchmarks name what they do not measure.
+ENVOY := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[bench]"
 
 soak: $(VENV)/.dev ## 20 minutes of mixed load with faults, and a report of what grew
 	$(BIN)/python -m tests.soak
@@ -122,4 +134,4 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help page demo format lint unit fast-tests e2e test all-tests bench soak docs release lock
+.PHONY: help page demo format lint unit fast-tests e2e test all-tests bench bench-hits bench-misses soak docs release lock

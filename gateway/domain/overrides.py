@@ -316,6 +316,8 @@ class OverrideSet:
 
     def dropped_by(self, project: str, server: str, person: str) -> tuple[str, ...]:
         """Return the IDs of the overrides that drop such a link; `person` is "" if it is shared."""
+        if not self._dropped:
+            return ()
         return tuple(
             override_id
             for override_id, effect in self._dropped

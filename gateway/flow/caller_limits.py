@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from gateway.domain.errors import CallerLimited, StoreUnavailable
-from gateway.domain.queue.pacing import Pace, spend, wait_for
+from gateway.domain.queue.pacing import Pace
 from gateway.flow.clock import Clock
 from gateway.flow.request import RequestContext
 
@@ -42,6 +42,7 @@ class Remaining(NamedTuple):
 class CallerLimits:
     def __init__(self, pace: Pace, usage: CallerUsage, clock: Clock) -> None:
         self.pace = pace
+        self._interval_s, self._tolerance_s = pace.interval_s, pace.tolerance_s
         self._usage = usage
         self._clock = clock
         self._tat: OrderedDict[str, float] = OrderedDict()
@@ -50,11 +51,12 @@ class CallerLimits:
     def admit(self, caller: str) -> None:
         """Count one request; above the limit, raise CallerLimited without counting it."""
         now = self._clock.monotonic()
+        # `wait_for` and `spend` of domain/queue/pacing.py, without the calls.
         tat = self._tat.get(caller, now)
-        wait_s = wait_for(tat, now, self.pace)
+        wait_s = tat - self._tolerance_s - now
         if wait_s > _ROUNDING_S:
             raise CallerLimited("the caller's rate limit is exceeded", retry_after_s=wait_s)
-        self._tat[caller] = spend(tat, now, self.pace)
+        self._tat[caller] = (tat if tat > now else now) + self._interval_s  # noqa: FURB136
         self._unsynced[caller] = self._unsynced.get(caller, 0) + 1
         if len(self._tat) > _CALLERS_MAX:
             self._tat.popitem(last=False)
@@ -71,7 +73,7 @@ class CallerLimits:
         ahead_s = self._tat.get(caller, now) - now - _ROUNDING_S
         if ahead_s <= 0:
             return Remaining(self.pace.burst, 0)
-        requests = int(self.pace.burst - ahead_s / self.pace.interval_s)
+        requests = int(self.pace.burst - ahead_s / self._interval_s)
         return Remaining(max(0, requests), math.ceil(ahead_s))
 
     async def run(self) -> None:

@@ -106,12 +106,21 @@ class Decide:
 
     def still_holds(self, principal: Principal, version: tuple[Policy, int]) -> bool:
         """Return whether a decision made at `version` holds after a wait; if not, `recheck`."""
-        return self.version == version and not self._identify.is_expired(principal)
+        policy, revocations = version
+        return (
+            self._policies.current() is policy
+            and self._identify.revocations_version == revocations
+            and not self._identify.is_expired(principal)
+        )
 
-    def preview(self, principal: Principal, call: ResolvedCall) -> Permit | None:
-        """Decide on a call with known servers without counting the decision; None: not allowed."""
+    def preview(self, policy: Policy, principal: Principal, call: ResolvedCall) -> Permit | None:
+        """Decide on a call with known servers, and count nothing; None: not allowed.
+
+        `policy` is that of `version` at this moment.
+        """
+        inventory = self._inventories.current(call.project)
         try:
-            return self._permit(principal, call)
+            return policy.permit(principal, call, self._clock.now(), inventory)
         except NotPermitted:
             return None
 

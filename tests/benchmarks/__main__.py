@@ -9,11 +9,13 @@ from tests.benchmarks import (
     proxy_path,
     relay_path,
     scrape_lag,
+    side_by_side,
     storm,
 )
 
 if __name__ == "__main__":
     policy_decision.main()
+    side_by_side.main()
     hit_path.main()
     audit_cost.main()
     miss_path.main()

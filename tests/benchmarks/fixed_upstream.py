@@ -5,6 +5,7 @@ The simulated cloud is slower than the proxies that are compared.
 
 import asyncio
 import sys
+from typing import cast
 
 import uvloop
 
@@ -16,8 +17,7 @@ _RESPONSE = (
 
 class _Fixed(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._head = b""
 
     def data_received(self, data: bytes) -> None:

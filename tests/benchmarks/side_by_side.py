@@ -354,6 +354,7 @@ def _sync_ms(directory: Path) -> float:
 
 
 def main() -> None:
+    """Print the tables that the command line names, or all."""
     chosen = sys.argv[1:] or ["hits", "misses"]
     for name in chosen:
         {"hits": hits, "misses": misses}[name]()

@@ -84,6 +84,19 @@ class LabeledHistogram(Collector):
         if trace_id:
             self._exemplars[values][bucket] = Exemplar({"trace_id": trace_id}, seconds)
 
+    def observer(self, values: tuple[str, ...]) -> Callable[[float], None]:
+        """Return a function that counts one observation of these label values."""
+        buckets, sums = self._buckets, self._sums
+
+        def observe(seconds: float) -> None:
+            counts = self._counts.get(values)
+            if counts is None:
+                counts = self.begin(values)
+            counts[bisect_left(buckets, seconds)] += 1
+            sums[values] += seconds
+
+        return observe
+
     def describe(self) -> Iterable[Metric]:
         yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
 

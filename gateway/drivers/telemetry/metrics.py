@@ -22,7 +22,6 @@ from gateway.drivers.telemetry.metrics_contract import (
     MetricKind,
 )
 
-_STAGES = tuple((stage,) for stage in StageTimes._fields)
 _OTHER_TEAM = "other"
 
 
@@ -54,7 +53,8 @@ class Metrics:
         self._counters = counters
         self._requests = counters["gateway_requests_total"]
         self._request_seconds = histograms["gateway_request_duration_seconds"]
-        self._stages = histograms["gateway_stage_duration_seconds"]
+        stages = histograms["gateway_stage_duration_seconds"]
+        self._observe_stages = tuple(stages.observer((stage,)) for stage in StageTimes._fields)
         self._identifications = counters["gateway_identifications_total"]
         self._decisions = counters["gateway_decisions_total"]
         self._links = counters["gateway_links_total"]
@@ -87,8 +87,8 @@ class Metrics:
         self, account: str, groups: Collection[str], source: LinkSource, times: StageTimes
     ) -> None:
         self._links.inc((account, source.value))
-        for stage, seconds in zip(_STAGES, times, strict=True):
-            self._stages.observe(stage, seconds)
+        for stage, observe in enumerate(self._observe_stages):
+            observe(times[stage])
         if self._teams:
             team = next((team for group, team in self._teams if group in groups), _OTHER_TEAM)
             self._team_links.inc((team,))

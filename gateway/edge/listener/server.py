@@ -216,7 +216,6 @@ class ListenerConnection(web.RequestHandler):
             self._begun = self._exact_requests.begin(self, data)
             if self._begun is not None:
                 self._stop_awaiting_head()
-                self._defer_idle_timeout()
                 return
         self._parse(data)
 

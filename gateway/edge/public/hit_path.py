@@ -46,6 +46,7 @@ _HEADERS: Final = frozenset(
 )
 """A request with any other header is left to aiohttp, because the header may have a meaning."""
 _EVENT: Final = "console_link_issued"
+_LOCAL: Final = LinkSource.LOCAL.value
 
 
 class HitPath:
@@ -116,7 +117,7 @@ class HitPath:
         identified_at = self._clock.monotonic()
 
         version, call = self._decide.version, remembered.call
-        permit = self._decide.preview(principal, call)
+        permit = self._decide.preview(version[0], principal, call)
         if permit is None:
             return None
         decided_at = self._clock.monotonic()
@@ -140,7 +141,7 @@ class HitPath:
         hit.obtained_at = self._clock.monotonic()
 
         record = self._request_audit.allowed(_EVENT, permit, hit)
-        record.source, record.link_fingerprint = LinkSource.LOCAL.value, link.fingerprint
+        record.source, record.link_fingerprint = _LOCAL, link.fingerprint
         self._audit_log.submit(_EVENT, record.at, encode_record(record), hit.settle)
         return hit
 

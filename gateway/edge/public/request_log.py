@@ -18,6 +18,7 @@ from gateway.flow.clock import Clock
 from gateway.flow.console_links import IssuedLink
 
 _CLOUD_CODE = "cloud"
+_LOCAL = LinkSource.LOCAL.value
 _LIMITED_LOG_PACE = Pace(requests=10, per_s=1, burst=10)
 """The rate limit of log lines for requests above the caller's own rate limit, and for tickets that
 are none."""
@@ -84,7 +85,7 @@ class RequestLog:
                 "operation": operation,
                 "project": call.project,
                 "servers": call.servers,
-                "source": LinkSource.LOCAL.value,
+                "source": _LOCAL,
                 "link": link.fingerprint,
             },
         ):
