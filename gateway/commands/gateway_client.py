@@ -5,7 +5,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,6 +28,7 @@ from gateway.commands.terminal import show_progress
 
 _IDS_PER_REQUEST: Final = 100
 _READ_GRACE_S: Final = 5
+_PART_BYTES: Final = 65_536
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _RETRIED: Final = (429, 503)
 _EXIT_CODES: Final = {
@@ -134,6 +135,31 @@ class GatewayClient:
                 raise self._rejected(response)
             with show_progress("waiting to retry"):
                 time.sleep(delay_s)
+
+    def download(self, path: str, body: Mapping[str, Any], sink: Callable[[bytes], object]) -> None:
+        """Send a POST, and pass the response's body to `sink` as it arrives.
+
+        Raises CommandFailed, also for a body that ends too early.
+        """
+        connection = self._connection(self._remaining_s() + _READ_GRACE_S)
+        sent = {**self._token.headers, "Content-Type": "application/json"}
+        try:
+            connection.request("POST", f"{self._prefix}{path}", json.dumps(body), sent)
+            response = connection.getresponse()
+            if response.status != 200:
+                named = {name.lower(): value for name, value in response.getheaders()}
+                data = _json_object(response.read())
+                raise self._rejected(GatewayResponse(response.status, named, data))
+            while part := response.read(_PART_BYTES):
+                sink(part)
+        except http.client.IncompleteRead:
+            message = "The gateway ended the download: the right to it may have ended."
+            raise CommandFailed(REJECTED, message) from None
+        except (OSError, http.client.HTTPException) as error:
+            message = f"The download failed: {_describe_connection_error(error)}"
+            raise CommandFailed(UNREACHABLE, message) from None
+        finally:
+            connection.close()
 
     def _send(
         self,

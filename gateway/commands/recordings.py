@@ -11,6 +11,9 @@ from gateway.drivers.recordings.recording_directory import RecordingDirectory
 from gateway.drivers.recordings.recording_keys import RecordingKeys
 
 COMMANDS: Final = {
+    "list": "list the recordings that you may view",
+    "play": "open a recording in the browser",
+    "export": "save a recording as one HTML file that plays offline, not encrypted",
     "verify": "report recordings that were changed, removed or cut short by a crash",
     "rewrap": "encrypt the data keys of all recordings with the first of recordings.keys",
     "hold": "keep a recording beyond its retention, or lift that",

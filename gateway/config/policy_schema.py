@@ -6,9 +6,9 @@ The parser takes the keys from here, so that file, schema and reference agree.
 from typing import Any, Final
 
 from gateway.config.policy_names import NAME_CHARS_MAX, NAME_PATTERN
-from gateway.domain.model import PERMISSIONS, RESERVED_PERMISSIONS
+from gateway.domain.model import PERMISSIONS
 
-POLICY_PERMISSIONS: Final = PERMISSIONS | RESERVED_PERMISSIONS
+POLICY_PERMISSIONS: Final = PERMISSIONS
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = NAME_CHARS_MAX
 """Limits of the cloud: upstream-api.md#1.5."""

@@ -14,7 +14,8 @@ from gateway.domain.model import (
     CONSOLE_TAKEOVER,
     CONSOLE_VIEW,
     PERMISSIONS,
-    RESERVED_PERMISSIONS,
+    RECORDING_KEYS,
+    RECORDING_VIEW,
     SERVER_TAG,
     SERVER_TAG_POLICY,
 )
@@ -108,9 +109,8 @@ everything. The operations are described in [operations](operations.md).
 `server:tag_policy` is required besides `server:tag` to write a tag whose key a rule of the policy
 uses, because such a tag changes permissions. This applies to grants and denials, to tags under
 `not`, and to rules that have not begun yet.
-
-These names are reserved: {reserved}.
-A policy may contain them already; they have no effect in this version.
+`recording:view` covers the recordings of a server, one's own included; `recording:keys` shows the
+recorded keystrokes besides.
 """
 
 
@@ -174,7 +174,6 @@ def policy_page() -> str:
             f"| `{permission}` | {', '.join(sorted(_operations(permission)))} |"
             for permission in sorted(PERMISSIONS)
         ),
-        reserved=", ".join(f"`{name}`" for name in sorted(RESERVED_PERMISSIONS)),
     )
 
 
@@ -182,6 +181,8 @@ _AS: Final = {
     SERVER_TAG_POLICY: SERVER_TAG,
     CONSOLE_VIEW: CONSOLE_OPEN,
     CONSOLE_TAKEOVER: CONSOLE_OPEN,
+    RECORDING_VIEW: CONSOLE_OPEN,
+    RECORDING_KEYS: CONSOLE_OPEN,
 }
 """Permissions that concern the operations of another one."""
 

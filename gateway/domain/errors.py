@@ -287,6 +287,17 @@ class ConsoleUnavailable(GatewayError):
         self.was_silent = was_silent
 
 
+class RecordingNotFound(GatewayError):
+    """Also where the right is missing: the caller cannot tell."""
+
+
+class RecordingUnavailable(GatewayError):
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the caller, who may view the recording."""
+        super().__init__(detail)
+        self.detail = detail
+
+
 class ConsoleStoreUnavailable(RetryLater):
     pass
 

@@ -24,6 +24,10 @@ CONSOLE_VIEW: Final = "console:view"
 """View-only; only where live consoles run through the gateway: a cloud's URL is a keyboard."""
 CONSOLE_TAKEOVER: Final = "console:takeover"
 """End another person's live console in order to open it."""
+RECORDING_VIEW: Final = "recording:view"
+"""View and export the recordings of a server's live consoles, one's own included."""
+RECORDING_KEYS: Final = "recording:keys"
+"""See the recorded keystrokes, besides `recording:view`."""
 SERVER_POWER: Final = "server:power"
 SERVER_READ: Final = "server:read"
 SERVER_TAG: Final = "server:tag"
@@ -48,11 +52,11 @@ PERMISSIONS: Final = frozenset(
         "instance:network",
         "site:read",
         "site:write",
+        RECORDING_VIEW,
+        RECORDING_KEYS,
     }
 )
-RESERVED_PERMISSIONS: Final = frozenset({"recording:view", "recording:keys"})
-"""Names that a policy may contain already. They have no effect in this version."""
-EXPLICIT_PERMISSIONS: Final = frozenset({SERVER_TAG_POLICY, "recording:view", "recording:keys"})
+EXPLICIT_PERMISSIONS: Final = frozenset({SERVER_TAG_POLICY, RECORDING_VIEW, RECORDING_KEYS})
 """A role has them only if it names them: `all` in a role does not include them."""
 
 

@@ -57,7 +57,7 @@ def _message(error: GatewayError, message: str) -> str:
             return f"{message} Denied servers that you may see: {', '.join(visible)}."
         case errors.NotAdmin():
             return f"Missing admin permission: {error.required}. {message}"
-        case errors.BadRequest():
+        case errors.BadRequest() | errors.RecordingUnavailable():
             return error.detail or message
         case _:
             return message

@@ -339,6 +339,26 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         operator_action="List the sessions. Raise the limit in section `console` of the config if"
         " it is too low.",
     ),
+    errors.RecordingNotFound: ErrorSpec(
+        404,
+        "CGW.4048",
+        "No recording with this ID that you may view. You may lack `recording:view` on its server,"
+        " it may be older than the gateway keeps recordings, or another host has it.",
+        cause="The recording does not exist here, was removed by retention, or the caller lacks"
+        " `recording:view` on its server (`recording:keys` for keystrokes).",
+        caller_action="Check the ID. Request access to the recordings of this server.",
+        operator_action="Look in `recordings.directory` of each host; read the audit records"
+        " `refused` with this request ID.",
+    ),
+    errors.RecordingUnavailable: ErrorSpec(
+        409,
+        "CGW.4092",
+        "This recording cannot be played now.",
+        cause="The session is still under way, a key of `recordings.keys` is missing, or the"
+        " recording was changed or cannot be read; `error_msg` says which.",
+        caller_action="Do what `error_msg` says.",
+        operator_action="Run `gateway recordings verify`.",
+    ),
     errors.TicketRejected: ErrorSpec(
         410,
         "CGW.4100",

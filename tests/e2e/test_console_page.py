@@ -3,15 +3,14 @@
 import json
 import re
 import struct
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, expect
 
 from gateway.domain.consoles import ends
 from tests.support.browser import needs_chromium, open_browser
+from tests.support.page_pictures import PageVisitor
 from tests.support.page_site import (
     OFFER,
     PERSON,
@@ -26,30 +25,10 @@ from tests.support.page_site import (
 from tests.support.small_rfb import SmallScreen
 
 pytestmark = needs_chromium
-PICTURES = Path(__file__).parent / "pictures"
-SIZES = {"phone": (390, 844), "laptop": (1280, 800), "wide": (1920, 1080)}
 TICKET = "#t0"
 
 
-class Visitor:
-    """One person's browser tab, and everything that went wrong in it."""
-
-    def __init__(self, page: Page, site: PageSite) -> None:
-        self.page = page
-        self.site = site
-        self.problems: list[str] = []
-        self.allowed = re.compile(r"(?!)")
-        page.on("console", self._log)
-        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
-
-    def _log(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.problems.append(f"{message.type}: {message.text}")
-
-    def unexpected(self) -> list[str]:
-        return [one for one in self.problems if not self.allowed.search(one)]
-
+class Visitor(PageVisitor[PageSite]):
     def open(self, ticket: str = TICKET) -> None:
         self.page.goto(f"{self.site.address}{ticket}")
 
@@ -64,51 +43,6 @@ class Visitor:
         self.connect()
         self.expect_state("live")
         return self.site.screens[-1]
-
-    def expect_state(self, state: str) -> None:
-        expect(self.page.locator("body")).to_have_attribute("data-state", state)
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait for what the server received."""
-        for _ in range(500):
-            if condition():
-                return
-            self.page.wait_for_timeout(20)
-        raise AssertionError("the server did not receive it")
-
-    def button(self, name: str) -> Locator:
-        return self.page.get_by_role("button", name=name, exact=True)
-
-    def buttons(self) -> list[str]:
-        return [
-            one.inner_text().strip() or str(one.get_attribute("aria-label"))
-            for one in self.page.get_by_role("button").all()
-        ]
-
-    def title(self) -> Locator:
-        return self.page.get_by_role("heading", level=1)
-
-    def facts(self, where: str = "#card-facts") -> dict[str, str]:
-        names = self.page.locator(f"{where} dt").all_inner_texts()
-        return dict(zip(names, self.page.locator(f"{where} dd").all_inner_texts(), strict=True))
-
-    def show(self, name: str, *, checks_accessibility: bool = True) -> None:
-        """Save the screen in each size and colour scheme, and check its accessibility."""
-        PICTURES.mkdir(exist_ok=True)
-        for scheme in ("light", "dark"):
-            self.page.emulate_media(color_scheme=scheme)
-            for size, (width, height) in SIZES.items():
-                self.page.set_viewport_size({"width": width, "height": height})
-                assert self.page.evaluate("() => document.documentElement.scrollWidth") <= width
-                self.page.screenshot(path=PICTURES / f"{name}-{size}-{scheme}.png")
-            if checks_accessibility:
-                self._check_accessibility()
-        self.page.emulate_media(color_scheme="light")
-
-    def _check_accessibility(self) -> None:
-        found = Axe().run(self.page).response["violations"]
-        grave = [one for one in found if one["impact"] in ("serious", "critical")]
-        assert not grave, json.dumps(grave, indent=1)[:2_000]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from multidict import CIMultiDict
 from gateway.config.errors import InvalidConfig
 from gateway.domain.consoles.ends import SESSION_ENDS
 from gateway.edge.consoles.page_assets import PageAsset, PageAssets, PageNotBuilt, page_problem
+from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.process import startup_checks
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +26,11 @@ EXAMPLES = ROOT / "config"
 SOURCE = ROOT / "gateway" / "edge" / "consoles" / "page" / "src"
 FILES = {
     "index.html": (SOURCE / "index.html").read_bytes(),
+    "player.html": (SOURCE / "player.html").read_bytes(),
     "icon.svg": b"<svg/>",
     "licenses.txt": b"MPL-2.0",
     "page.js": b"export {};",
+    "player.js": b"export {};</script>",
     "style.css": b"body{}",
 }
 
@@ -77,7 +81,11 @@ def test_page_names_its_versioned_assets() -> None:
     parser = Addresses()
     parser.feed(text(page.find("/gw/console")))
     addresses = {one for one in parser.found if not one.startswith("#")}
-    assert {one.rpartition("/")[2] for one in addresses} == FILES.keys() - {"index.html"}
+    assert {one.rpartition("/")[2] for one in addresses} == FILES.keys() - {
+        "index.html",
+        "player.html",
+        "player.js",
+    }
     for address in addresses:
         assert address.startswith(f"console/assets/{page.version}/")
         assert page.find(f"/gw/{address}") is not None
@@ -112,7 +120,37 @@ def test_asset_of_another_release_is_served_uncached() -> None:
         assert page.find(f"/console/assets/{page.version}/{name}") is None
 
 
-@pytest.mark.parametrize("path", ["/console", "/console/assets/0123456789abcdef/page.js"])
+def test_player_names_its_assets_from_its_own_path() -> None:
+    page = PageAssets(FILES, "/gw")
+    html = text(page.find("/gw/console/player"))
+    found = Addresses()
+    found.feed(html)
+    assert not found.inline
+    names = {"icon.svg", "style.css", "player.js", "licenses.txt"}
+    addresses = {one for one in found.found if not one.startswith("#")}
+    assert addresses == {f"assets/{page.version}/{name}" for name in names}
+
+
+def test_exported_file_runs_only_its_own_script() -> None:
+    """Text of the recorded server cannot end a script element, and the policy names the hash."""
+    file = RecordingFile(FILES)
+    evil = "</script><script>alert(1)</script>"
+    whole = file.head({"recording": {"person": evil}, "parts": []})
+    whole += file.chunk(1, 0, b"records") + file.tail()
+    assert b"<script>alert" not in whole
+    assert b"{{" not in whole
+    script = re.search(rb'<script type="module">(.*?)</script>', whole, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(sha256(script[1]).digest()).decode()
+    assert f"script-src 'sha256-{digest}';".encode() in whole
+    packed = re.search(rb'id="chunk-1-0">([^<]*)</script>', whole)
+    assert packed is not None
+    assert gzip.decompress(base64.b64decode(packed[1])) == b"records"
+
+
+@pytest.mark.parametrize(
+    "path", ["/console", "/console/player", "/console/assets/0123456789abcdef/page.js"]
+)
 def test_responses_have_security_headers(path: str) -> None:
     headers = response(PageAssets(FILES, "").find(path)).headers
     policy = headers["Content-Security-Policy"]

@@ -11,8 +11,8 @@ from gateway.config.policy_names import KnownNames, name_problem
 from gateway.config.policy_parser import make_policy, parse_policy, read_policy
 from gateway.domain.model import (
     CONSOLE_OPEN,
+    EXPLICIT_PERMISSIONS,
     PERMISSIONS,
-    RESERVED_PERMISSIONS,
     SERVER_TAG_POLICY,
     Principal,
     ProjectId,
@@ -294,16 +294,16 @@ def test_all_in_a_role_excludes_explicit_permissions() -> None:
     (grant,) = read(text).rules
     assert SERVER_TAG_POLICY not in grant.permissions
     assert not {one for one in grant.permissions if one.startswith("recording:")}
-    assert grant.permissions >= PERMISSIONS - {SERVER_TAG_POLICY}
+    assert grant.permissions >= PERMISSIONS - EXPLICIT_PERMISSIONS
     for denial in ("permissions: all", "role: admin"):
         more = f"denials: [{{{denial}, to: {{users: [ann]}}, on: everything}}]\n"
-        assert read(text + more).rules[-1].permissions == PERMISSIONS | RESERVED_PERMISSIONS
+        assert read(text + more).rules[-1].permissions == PERMISSIONS
 
 
-def test_reserved_permissions_are_accepted_by_name() -> None:
-    names = ", ".join(sorted(RESERVED_PERMISSIONS | {SERVER_TAG_POLICY}))
+def test_explicit_permissions_are_accepted_by_name() -> None:
+    names = ", ".join(sorted(EXPLICIT_PERMISSIONS))
     text = f"roles: {{r: [{names}]}}\ngrants: [{{role: r, to: everyone, on: everything}}]\n"
-    assert read(text).rules[0].permissions == RESERVED_PERMISSIONS | {SERVER_TAG_POLICY}
+    assert read(text).rules[0].permissions == EXPLICIT_PERMISSIONS
 
 
 def test_parse_policy_takes_names_of_accounts_and_regions() -> None:

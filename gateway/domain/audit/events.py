@@ -205,6 +205,17 @@ RECORDS: Final = (
         (*_PERSON, "target", *_SESSION, "end", "detail"),
     ),
     AuditEvent(
+        "recording_viewed",
+        "before the first byte of each view of a recording, also after a reload; `session` is the"
+        " recording, `target` the person who was recorded",
+        (*_CALLER, *_DECISION, "target", "session", "mode", "started_at", "detail"),
+    ),
+    AuditEvent(
+        "recording_exported",
+        "before the first byte of a recording that is exported as a file, as above",
+        (*_CALLER, *_DECISION, "target", "session", "mode", "started_at", "detail"),
+    ),
+    AuditEvent(
         "write_permitted",
         "before a request that changes something is sent to the cloud",
         (*_CALLER, *_DECISION),

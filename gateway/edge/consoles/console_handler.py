@@ -15,8 +15,7 @@ P is the path of `listen.public_url`.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -40,75 +39,39 @@ from gateway.domain.errors import (
     StoreUnavailable,
     UnsupportedMediaType,
 )
-from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
+from gateway.domain.model import Headers, Operation
 from gateway.domain.timestamps import rfc3339
+from gateway.edge.consoles.console_endpoint import (
+    AcceptBrowser,
+    Bearer,
+    ConsoleEndpoint,
+    ConsoleOrigin,
+    ConsoleReply,
+    Paths,
+    require_own_origin,
+)
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
+from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
-from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import ListedSession
-from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.redemption import Redemption
-from gateway.flow.identify import Identify
 from gateway.flow.request import RequestContext
 
 _SESSIONS_PATH: Final = f"{PAGE_PATH}/sessions"
+_API_PATHS: Final = (_SESSIONS_PATH, f"{PAGE_PATH}/recordings")
 _BODY_BYTES_MAX: Final = 4_096
 _TICKET_CHARS_MAX: Final = 128
 _SESSION_ID: Final = r"([0-9a-f]{32})"
 _RETRY_AFTER_S: Final = 1.0
 _TICKET_REQUIRED: Final = 'The body must be {"ticket": "TICKET"}.'
 
-AcceptBrowser = Callable[
-    [web.BaseRequest, str, Mapping[str, str]], Awaitable[tuple[web.StreamResponse, FrameChannel]]
-]
-"""Upgrades a request with a subprotocol and headers; returns the response and its channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConsoleOrigin:
-    """Where browsers reach the gateway: `listen.public_url`."""
-
-    origin: str
-    """Scheme, host and port, as browsers send it in `Origin`."""
-    prefix: str
-    """Path, without a final slash."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConsoleReply:
-    """A JSON response."""
-
-    status: int
-    body: bytes = field(repr=False)
-    headers: Headers = field(default=(), repr=False)
-
-
 _T = TypeVar("_T")
-_Perform = Callable[[ListenerRequest, RequestContext, str], Awaitable[ConsoleReply]]
-
-
-@dataclass(frozen=True, slots=True)
-class ConsoleEndpoint:
-    """One path and method; `session_id` is "" where the path has none."""
-
-    operation: Operation
-    perform: _Perform | None
-    """None: the WebSocket."""
-    session_id: str = ""
-
-    def context(self, request_id: str, client_address: str, deadline: float) -> RequestContext:
-        return RequestContext(
-            request_id=request_id,
-            client_address=client_address,
-            deadline=deadline,
-            call=ResolvedCall(self.operation, ProjectId(""), ()),
-        )
 
 
 class ConsoleHandler:
@@ -121,23 +84,24 @@ class ConsoleHandler:
         redemption: Redemption,
         sessions: LiveSessions,
         limits: CallerLimits,
-        credentials: CallerCredentials,
-        identify: Identify,
+        bearer: Bearer,
         accept_browser: AcceptBrowser,
+        recordings: RecordingsHandler | None,
         clock: Clock,
     ) -> None:
+        """Take `recordings` as None without a directory for recordings."""
         self._origin = origin
         self._assets = assets
         self._cookies = cookies
         self._redemption = redemption
         self._sessions = sessions
         self._limits = limits
-        self._credentials = credentials
-        self._identify = identify
+        self._identify_bearer = bearer
         self._accept_browser = accept_browser
+        self._recordings = recordings
         self._clock = clock
         self._serving: set[asyncio.Task[None]] = set()
-        self._paths: tuple[tuple[re.Pattern[str], dict[str, tuple[str, _Perform | None]]], ...] = (
+        self._paths: Paths = (
             (re.compile("/ticket"), {"POST": ("DescribeConsoleTicket", self._describe)}),
             (re.compile("/redeem"), {"POST": ("RedeemConsoleTicket", self._redeem)}),
             (
@@ -153,11 +117,12 @@ class ConsoleHandler:
                 re.compile(f"/sessions/{_SESSION_ID}/renew"),
                 {"POST": ("RenewConsoleSession", self._renew)},
             ),
+            *(() if recordings is None else (*recordings.paths, *recordings.streams)),
         )
 
     def owns(self, path: str) -> bool:
         """Return whether a request's path is one of live consoles."""
-        return path.startswith((self._origin.prefix + PAGE_PATH, _SESSIONS_PATH))
+        return path.startswith((self._origin.prefix + PAGE_PATH, *_API_PATHS))
 
     def find_asset(self, request: ListenerRequest) -> PageAsset | None:
         """Return the page or one of its files; raise MethodNotAllowed."""
@@ -169,7 +134,7 @@ class ConsoleHandler:
     def find_endpoint(self, request: ListenerRequest) -> ConsoleEndpoint:
         """Return the endpoint of a request; raise OperationUnknown, MethodNotAllowed."""
         path = request.raw_path.partition("?")[0]
-        base = PAGE_PATH if path.startswith(_SESSIONS_PATH) else self._origin.prefix + PAGE_PATH
+        base = PAGE_PATH if path.startswith(_API_PATHS) else self._origin.prefix + PAGE_PATH
         path = path.removeprefix(base)
         for pattern, methods in self._paths:
             found = pattern.fullmatch(path)
@@ -181,7 +146,24 @@ class ConsoleHandler:
                 return ConsoleEndpoint(operation, perform, found[1] if found.groups() else "")
         raise OperationUnknown
 
-    async def open_socket(
+    async def serve(
+        self,
+        endpoint: ConsoleEndpoint,
+        request: ListenerRequest,
+        context: RequestContext,
+        headers: CIMultiDict[str],
+    ) -> web.StreamResponse:
+        """Serve an endpoint that is a WebSocket or a stream."""
+        recordings = self._recordings
+        match endpoint.operation.name:
+            case "OpenPlayerSocket" if recordings is not None:
+                return await recordings.open_socket(request, context)
+            case "ExportRecording" if recordings is not None:
+                return await recordings.export(request, context, endpoint.session_id, headers)
+            case _:
+                return await self._open_socket(request, context, endpoint.session_id)
+
+    async def _open_socket(
         self, request: ListenerRequest, context: RequestContext, session_id: str
     ) -> web.StreamResponse:
         """Serve a page's WebSocket to its end.
@@ -189,7 +171,7 @@ class ConsoleHandler:
         Raises CrossSiteRequest and SessionCookieMissing before the upgrade; a browser hides the
         status of a refused upgrade from the page, so all else is said on the open WebSocket.
         """
-        self._require_own_origin(request)
+        require_own_origin(self._origin, request)
         cookie = self._cookies.find(request, session_id)
         if cookie is None:
             raise SessionCookieMissing
@@ -278,22 +260,10 @@ class ConsoleHandler:
     async def _renew(
         self, request: ListenerRequest, context: RequestContext, session_id: str
     ) -> ConsoleReply:
-        person = await self._bearer(request, context)
+        person = await self._identify_bearer(request, context)
         if not await self._stored(self._sessions.renew(session_id, person)):
             raise NotPermitted("no connected session of this person")
         return _json({"id": session_id})
-
-    async def _bearer(self, request: ListenerRequest, context: RequestContext) -> Principal:
-        """Return the caller by the JWT."""
-        headers = request.headers
-        found = self._credentials.unsigned_jwt(
-            headers.getall("Authorization", ()), headers.getall("X-Auth-Token", ()), ()
-        )
-        if found is None:
-            raise BadRequest("Signed requests are not supported here; send the JWT.")
-        context.principal = await self._identify.identify_by_deadline(found, context.deadline)
-        self._limits.admit_once(context)
-        return context.principal
 
     async def _person(
         self, request: ListenerRequest, context: RequestContext, session_id: str = ""
@@ -301,9 +271,9 @@ class ConsoleHandler:
         """Return `Principal.key` of the caller, by JWT or by the cookie of a session."""
         headers = request.headers
         if "Authorization" in headers or "X-Auth-Token" in headers:
-            return (await self._bearer(request, context)).key
+            return (await self._identify_bearer(request, context)).key
         if request.method not in ("GET", "HEAD"):
-            self._require_own_origin(request)
+            require_own_origin(self._origin, request)
         self._limits.admit(f"console {context.client_address}")
         for one in [session_id] if session_id else self._cookies.session_ids(request):
             cookie = self._cookies.find(request, one)
@@ -328,7 +298,7 @@ class ConsoleHandler:
         within_s = context.deadline - self._clock.monotonic()
         body = parse_json_object(await read_body(request, _BODY_BYTES_MAX, within_s=within_s))
         try:
-            self._require_own_origin(request)
+            require_own_origin(self._origin, request)
         except CrossSiteRequest:
             if isinstance(body.get("ticket"), str):
                 await self._redemption.reject(
@@ -336,10 +306,6 @@ class ConsoleHandler:
                 )
             raise
         return body
-
-    def _require_own_origin(self, request: ListenerRequest) -> None:
-        if request.headers.getall("Origin", ()) != [self._origin.origin]:
-            raise CrossSiteRequest("the Origin is not `listen.public_url`")
 
     async def _stored(self, reading: Awaitable[_T]) -> _T:
         try:

@@ -1,6 +1,6 @@
-"""The page of live consoles and its assets, from the files that `make page` builds.
+"""The page of live consoles, the player of recordings, and their assets: files of `make page`.
 
-The page has no inline script or style. Its configuration is a JSON block, which browsers never
+The pages have no inline script or style. Their configuration is a JSON block, which browsers never
 execute: the texts of the ends are in one table, `gateway/domain/consoles/ends.py`.
 """
 
@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import orjson
 from aiohttp import web
@@ -19,17 +19,20 @@ from gateway.domain.consoles.ends import SESSION_ENDS
 from gateway.domain.consoles.model import RESUME_WITHIN_S, TICKET_LIFETIME_S
 
 PAGE_PATH: Final = "/console"
+PLAYER_PATH: Final = f"{PAGE_PATH}/player"
 _ASSETS_PATH: Final = f"{PAGE_PATH}/assets"
 _ASSET: Final = re.compile(rf"{_ASSETS_PATH}/([0-9a-f]{{16}})/([a-z]+\.[a-z]+)")
 _BUILT: Final = Path(__file__).parent / "page" / "dist"
 _INDEX: Final = "index.html"
+_PLAYER: Final = "player.html"
 _CONTENT_TYPES: Final = {
     "icon.svg": "image/svg+xml",
     "licenses.txt": "text/plain; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
+    "player.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
 }
-_FILES: Final = (_INDEX, *_CONTENT_TYPES)
+_FILES: Final = (_INDEX, _PLAYER, *_CONTENT_TYPES)
 _YEAR: Final = "public, max-age=31536000, immutable"
 _NO_STORE: Final = "no-store"
 _HEADERS: Final = {
@@ -95,9 +98,12 @@ class PageAssets:
         digest = hashlib.sha256(b"".join(files[name] for name in sorted(files)))
         self._prefix = prefix
         self.version = digest.hexdigest()[:16]
-        self._page = PageAsset(
-            "console_page", "text/html; charset=utf-8", self._html(files[_INDEX]), _NO_STORE
-        )
+        self.files = files
+        # The addresses are relative to the page's own: they are right below any prefix.
+        self._pages = {
+            PAGE_PATH: self._page("console_page", files[_INDEX], f"console/assets/{self.version}"),
+            PLAYER_PATH: self._page("player_page", files[_PLAYER], f"assets/{self.version}"),
+        }
         self._current = self._assets(files, _YEAR)
         self._fallback = self._assets(files, _NO_STORE)
 
@@ -113,8 +119,8 @@ class PageAssets:
         if not path.startswith(self._prefix):
             return None
         below, _, _ = path.removeprefix(self._prefix).partition("?")
-        if below == PAGE_PATH:
-            return self._page
+        if below in self._pages:
+            return self._pages[below]
         found = _ASSET.fullmatch(below)
         if found is None:
             return None
@@ -130,13 +136,16 @@ class PageAssets:
             for name, content_type in _CONTENT_TYPES.items()
         }
 
-    def _html(self, template: bytes) -> bytes:
-        # The address is relative to the page's own: it is right below any prefix.
-        assets = f"{_ASSETS_PATH[1:]}/{self.version}".encode()
-        return template.replace(b"{{assets}}", assets).replace(b"{{config}}", _config())
+    @staticmethod
+    def _page(name: str, template: bytes, assets: str) -> PageAsset:
+        html = template.replace(b"{{assets}}", assets.encode()).replace(
+            b"{{config}}", page_config()
+        )
+        return PageAsset(name, "text/html; charset=utf-8", html, _NO_STORE)
 
 
-def _config() -> bytes:
+def page_config() -> bytes:
+    """Return what the pages know of the gateway, as JSON that is safe in a script element."""
     ends = [
         {"name": end.name, "code": end.code, "title": end.title, "advice": end.advice}
         for end in SESSION_ENDS
@@ -146,4 +155,9 @@ def _config() -> bytes:
         "resume_within_s": RESUME_WITHIN_S,
         "ticket_lifetime_s": TICKET_LIFETIME_S,
     }
-    return orjson.dumps(config).replace(b"<", b"\\u003c")
+    return script_json(config)
+
+
+def script_json(value: Any) -> bytes:
+    """Return a value as JSON that is safe in a script element."""
+    return orjson.dumps(value).replace(b"<", b"\\u003c")

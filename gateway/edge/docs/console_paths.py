@@ -34,6 +34,97 @@ _SESSION_ID: Final[Json] = {
 }
 
 
+_RECORDING_ID: Final[Json] = {**_SESSION_ID, "name": "recording_id"}
+_RECORDED: Final = (
+    " Requires `recording:view` on the server of the recording. Exists if the config has"
+    " `recordings.directory`."
+)
+
+
+_FILTERS: Final[list[Json]] = [
+    *(
+        {"name": name, "in": "query", "schema": {"type": "string"}}
+        for name in ("project", "server", "subject", "since", "until")
+    ),
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100}},
+]
+_ADDRESS: Final[Json] = {
+    "type": "object",
+    "required": ["url", "expires_in"],
+    "properties": {"url": {"type": "string"}, "expires_in": {"type": "integer"}},
+}
+
+
+def _recording_operation(
+    name: str, summary: str, description: str, content: Json, errors: Json
+) -> Json:
+    headers = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "description": f"{description}{_RECORDED}",
+        "tags": [TAG],
+        "responses": {
+            "200": {"description": summary, "headers": headers, "content": content},
+            **errors,
+        },
+    }
+
+
+def recording_paths(statuses: Iterable[int]) -> dict[str, Json]:
+    """Return the paths of recordings."""
+    errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+
+    def operation(name: str, summary: str, description: str, content: Json) -> Json:
+        return _recording_operation(name, summary, description, content, errors)
+
+    json_object = {"application/json": {"schema": {"type": "object"}}}
+    keys = {"type": "object", "properties": {"keys": {"type": "boolean", "default": False}}}
+    return {
+        "/console/recordings": {
+            "get": {
+                **operation(
+                    "ListRecordings",
+                    "List recordings",
+                    "Returns the recordings on this host that the caller may view, the newest"
+                    " first.",
+                    json_object,
+                ),
+                "parameters": _FILTERS,
+            }
+        },
+        "/console/recordings/{recording_id}": {
+            "parameters": [_RECORDING_ID],
+            "get": operation("ShowRecording", "Show recording", "Returns one.", json_object),
+        },
+        "/console/recordings/{recording_id}/views": {
+            "parameters": [_RECORDING_ID],
+            "post": {
+                **operation(
+                    "ViewRecording",
+                    "View recording",
+                    "Returns a one-time address of the player. `keys` adds the keystrokes and"
+                    " requires `recording:keys`.",
+                    {"application/json": {"schema": _ADDRESS}},
+                ),
+                "requestBody": {"content": {"application/json": {"schema": keys}}},
+            },
+        },
+        "/console/recordings/{recording_id}/export": {
+            "parameters": [_RECORDING_ID],
+            "post": {
+                **operation(
+                    "ExportRecording",
+                    "Export recording",
+                    "Returns one HTML file that plays offline. It is not encrypted.",
+                    {"application/octet-stream": {}},
+                ),
+                "requestBody": {"content": json_object},
+            },
+        },
+    }
+
+
 def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
     """Return the paths; `statuses` are those of errors, which the document describes."""
     errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}

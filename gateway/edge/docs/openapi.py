@@ -9,7 +9,7 @@ from gateway.domain.catalogue.catalogue import allows_head, query_parameters
 from gateway.domain.errors import UpstreamRefused
 from gateway.domain.model import Operation, Paging, ResponseKind
 from gateway.domain.upstream.verdicts import REFUSALS
-from gateway.edge.docs.console_paths import TAG, console_paths
+from gateway.edge.docs.console_paths import TAG, console_paths, recording_paths
 from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
 Json = dict[str, Any]
@@ -49,7 +49,7 @@ def openapi(operations: Sequence[Operation]) -> Json:
         item[row.method.lower()] = _operation(row)
         if row.method == "GET" and allows_head(row):
             item["head"] = _head(item["get"])
-    paths |= _FEDERATION | console_paths(_statuses())
+    paths |= _FEDERATION | console_paths(_statuses()) | recording_paths(_statuses())
     return {
         "openapi": "3.1.0",
         "info": {

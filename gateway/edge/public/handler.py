@@ -216,8 +216,10 @@ class PublicHandler:
         console_request = endpoint.context(outcome.request_id, outcome.client, deadline)
         outcome.request = console_request
         if endpoint.perform is None:
-            outcome.status = HTTPStatus.SWITCHING_PROTOCOLS
-            return await consoles.open_socket(request, console_request, endpoint.session_id)
+            if endpoint.is_socket:
+                outcome.status = HTTPStatus.SWITCHING_PROTOCOLS
+            own = self._headers(outcome, ())
+            return await consoles.serve(endpoint, request, console_request, own)
         reply = await endpoint.perform(request, console_request, endpoint.session_id)
         outcome.status = reply.status
         headers = add_headers(self._headers(outcome, ()), reply.headers)

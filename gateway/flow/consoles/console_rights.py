@@ -18,6 +18,7 @@ from gateway.domain.model import (
     CONSOLE_OPEN,
     CONSOLE_TAKEOVER,
     CONSOLE_VIEW,
+    RECORDING_VIEW,
     SERVER_POWER,
     Operation,
     Principal,
@@ -148,13 +149,32 @@ class ConsoleRights:
         self._identify.check(person)
 
     def has(self, person: Principal, target: ConsoleTarget, permission: str) -> bool:
-        """Return whether the person has `console:view`, `console:takeover` or `server:power`."""
-        assert permission in (CONSOLE_VIEW, CONSOLE_TAKEOVER, SERVER_POWER)
+        """Return whether the person has a permission that no call of the cloud requires."""
+        assert permission in (CONSOLE_VIEW, CONSOLE_TAKEOVER, SERVER_POWER, RECORDING_VIEW)
         inventory = self._inventories.current(target.project)
         decision = self._policies.current().decide(
             person, permission, target.project, target.server, self._clock.now(), inventory
         )
         return decision.allowed
+
+    def decide(self, person: Principal, call: ResolvedCall) -> Permit:
+        """Decide on a call of the gateway's own, such as a view; raise NotPermitted."""
+        return self._decide(person, call)
+
+    def view_end(self, person: Principal, call: ResolvedCall) -> SessionEnd | None:
+        """Return why the view of a recording ends now; None: it goes on."""
+        try:
+            self._identify.check(person, outlive_s=self._outlive_token_s)
+        except RevocationsUnavailable:
+            pass
+        except NotAuthenticated as refusal:
+            return ends.TOKEN if refusal.reason is Rejection.EXPIRED else ends.RIGHT_ENDED
+        inventory = self._inventories.last_known(call.project)
+        try:
+            self._policies.current().permit(person, call, self._clock.now(), inventory)
+        except NotPermitted:
+            return ends.RIGHT_ENDED
+        return None
 
     def token_ends_at(self, person: Principal) -> float:
         """Return when a session of this token ends, in seconds since the epoch."""

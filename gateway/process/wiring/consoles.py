@@ -36,8 +36,12 @@ from gateway.drivers.telemetry.console_metrics import ConsoleMetrics
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.console_shapes import ValkeyShapeMemory
 from gateway.drivers.valkey.console_store import ValkeyConsoleStore
-from gateway.edge.consoles.console_handler import ConsoleHandler, ConsoleOrigin
+from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
+from gateway.edge.consoles.console_endpoint import Bearer, ConsoleOrigin
+from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.consoles.page_assets import PageAssets
+from gateway.edge.consoles.recording_file import RecordingFile
+from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
 from gateway.flow.active_overrides import ActiveOverrides
@@ -57,6 +61,8 @@ from gateway.flow.consoles.session_leases import SessionLeases
 from gateway.flow.consoles.session_watch import SessionWatch
 from gateway.flow.decide import Decide
 from gateway.flow.recordings.recording_writer import RecordingWriter
+from gateway.flow.recordings.view_tickets import ViewTickets
+from gateway.flow.recordings.views import RecordingViews
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.administration import process_name
 from gateway.process.wiring.audit_log import OpenAuditLog
@@ -112,13 +118,14 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
         fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
         recordings=None if recordings is None else recordings.writer,
     )
+    views = None if recordings is None else _open_views(runtime, stages, shared, valkey, recordings)
     links = _open_links(runtime, stages, accounts, budget, calls, shared.rights)
     sessions = await _open_sessions(runtime, stages, shared, links, ValkeyShapeMemory(valkey))
     _start(runtime, sessions, shared, overrides)
     kind = console_operation(config).budget
     return OpenConsoles(
         _open_tickets(runtime, stages, shared),
-        _open_handler(runtime, stages, _open_redemption(runtime, shared), sessions),
+        _open_handler(runtime, stages, _open_redemption(runtime, shared), sessions, views),
         sessions,
         SessionDrain(sessions, lambda account: budget.spare_interval_s(account, kind), clock),
     )
@@ -319,13 +326,53 @@ def _open_links(
     )
 
 
+def _open_views(
+    runtime: Runtime,
+    stages: Stages,
+    shared: _SharedParts,
+    valkey: Valkey,
+    recordings: OpenRecordings,
+) -> RecordingViews:
+    views = RecordingViews(
+        store=recordings.stored,
+        tickets=ViewTickets(
+            Sealer(runtime.config.store.seal_keys), ValkeyReplayCache(valkey), runtime.clock
+        ),
+        rights=shared.rights,
+        limits=stages.limits,
+        audit=stages.request_audit,
+        clock=runtime.clock,
+        error_text=_error_text,
+        on_failure=_log_failure,
+    )
+    runtime.tasks["recording views"] = views.run
+    return views
+
+
 def _open_handler(
-    runtime: Runtime, stages: Stages, redemption: Redemption, sessions: LiveSessions
+    runtime: Runtime,
+    stages: Stages,
+    redemption: Redemption,
+    sessions: LiveSessions,
+    views: RecordingViews | None,
 ) -> ConsoleHandler:
     url = urlsplit(runtime.config.listen.public_url or "")
+    origin = ConsoleOrigin(f"{url.scheme}://{url.netloc}", url.path)
+    assets = PageAssets.load(url.path)
+    bearer = Bearer(stages.credentials, stages.identify, stages.limits)
+    recordings = None
+    if views is not None:
+        recordings = RecordingsHandler(
+            origin,
+            views=views,
+            file=RecordingFile(assets.files),
+            bearer=bearer,
+            accept_browser=accept_browser,
+            clock=runtime.clock,
+        )
     return ConsoleHandler(
-        ConsoleOrigin(f"{url.scheme}://{url.netloc}", url.path),
-        assets=PageAssets.load(url.path),
+        origin,
+        assets=assets,
         cookies=SessionCookies(
             url.path,
             is_secure=url.scheme == "https",
@@ -334,9 +381,9 @@ def _open_handler(
         redemption=redemption,
         sessions=sessions,
         limits=stages.limits,
-        credentials=stages.credentials,
-        identify=stages.identify,
+        bearer=bearer,
         accept_browser=accept_browser,
+        recordings=recordings,
         clock=runtime.clock,
     )
 

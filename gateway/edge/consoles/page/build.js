@@ -1,4 +1,4 @@
-// Builds dist/: the page, one script, one style sheet, the icon and the license texts.
+// Builds dist/: the pages with a script each, one style sheet, the icon and the license texts.
 import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
 
@@ -20,7 +20,7 @@ https://github.com/novnc/noVNC/tree/v${version}.\nThe page itself is part of Con
 await rm("dist", { recursive: true, force: true });
 await mkdir("dist");
 await build({
-  entryPoints: { page: "src/main.js", style: "src/style.css" },
+  entryPoints: { page: "src/main.js", player: "src/player/main.js", style: "src/style.css" },
   outdir: "dist",
   bundle: true,
   minify: true,
@@ -33,6 +33,7 @@ await build({
   logLevel: "warning",
 });
 await copyFile("src/icon.svg", "dist/icon.svg");
+await copyFile("src/player.html", "dist/player.html");
 await writeFile("dist/licenses.txt", await licenseTexts());
 // The last file: it exists only beside all others.
 await copyFile("src/index.html", "dist/index.html");

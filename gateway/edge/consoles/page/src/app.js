@@ -266,6 +266,11 @@ export class App {
       powerEnded: () => {
         this.#controls.mayPower = false;
       },
+      recording: (isRecorded) => {
+        this.#session = { ...this.#session, recorded: isRecorded };
+        this.#showRecorded();
+        this.#view.announce(isRecorded ? LABELS.recorded : LABELS.recordingFailed);
+      },
       watchers: (watchers) => this.#showWatchers(watchers ?? []),
       lost: (delay) => this.#lost(delay),
       ended: (end) => this.#ended(end),
@@ -290,6 +295,7 @@ export class App {
     this.#controls.mode = info.mode;
     this.#controls.clipboard = info.clipboard;
     this.#controls.mayPower = info.power;
+    this.#showRecorded();
   }
 
   #live(channel) {
@@ -383,6 +389,10 @@ export class App {
     this.#view.announce(LABELS.tokenSent);
   }
 
+  #showRecorded() {
+    element("bar-recorded").hidden = !this.#session.recorded;
+  }
+
   #showWatchers(watchers) {
     this.#watchers = watchers;
     element("bar-watchers").hidden = watchers.length === 0;
@@ -397,6 +407,7 @@ export class App {
       ...this.#serverFacts(session),
       [FACTS.mode, MODES[session.mode]],
       [FACTS.ends, ends],
+      [FACTS.recorded, this.#session.recorded ? LABELS.recorded : LABELS.notRecorded],
       ...this.#watchers.map((one) => personFact(FACTS.watchers, one)),
     ];
     if (this.#screenName) facts.push([FACTS.screen, this.#screenName]);

@@ -10,7 +10,8 @@ const OPEN_WITHIN_MS = 10000;
  * One session: its WebSocket, and those that follow after a lost network.
  *
  * `listener` has the methods attached(info), waiting(message), connecting(), live(channel),
- * warning(message), warningOver(reason), mode(mode), powerEnded(), watchers(list), lost(delayMs), ended(end).
+ * warning(message), warningOver(reason), mode(mode), powerEnded(),
+ * recording(isRecorded), watchers(list), lost(delayMs), ended(end).
  * `keys` stores the newest resume key: load() and save(key).
  */
 export class Connection {
@@ -112,6 +113,9 @@ export class Connection {
         break;
       case "power_ended":
         listener.powerEnded();
+        break;
+      case "recording":
+        listener.recording(message.recorded === true);
         break;
       case "watchers":
         listener.watchers(message.watchers);

@@ -14,7 +14,7 @@ RFB.messages.clientEncodings = (sock, list) =>
 export class ScreenTooLarge extends Error {}
 
 // The overridden methods are noVNC's own, not its API: the version is pinned, and tests use each.
-class BoundedRFB extends RFB {
+export class BoundedRFB extends RFB {
   _isSupportedSecurityType(type) {
     return type === SECURITY_NONE || type === SECURITY_VNC;
   }

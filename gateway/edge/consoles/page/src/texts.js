@@ -132,6 +132,8 @@ export const LABELS = {
     return "You may not take it over. Wait until it is free, then request a new address.";
   },
   recorded: "The screen of this session is recorded.",
+  notRecorded: "No",
+  recordingFailed: "Recording has failed. This session is not recorded any more.",
   newAddress: "Request a new address with:",
   anyServer: "gateway console PROJECT/SERVER",
   left: (seconds) => `${duration(seconds)} left`,

@@ -33,6 +33,12 @@ function actionButton({ label, act, isPrimary }) {
 
 export class View {
   #server = "";
+  #states;
+
+  /** `states`: the word of each state. */
+  constructor(states = STATES) {
+    this.#states = states;
+  }
 
   /** Set the server's name in the bar and in the tab's title. */
   set server(name) {
@@ -47,20 +53,21 @@ export class View {
   }
 
   #setTitle() {
-    const state = STATES[this.state];
+    const state = this.#states[this.state];
     document.title = [this.#server, state, "Console"].filter(Boolean).join(" · ");
   }
 
-  #enter(state) {
+  /** Show a state without its card. */
+  enter(state) {
     document.body.dataset.state = state;
-    element("state-word").textContent = STATES[state];
+    element("state-word").textContent = this.#states[state];
     this.#setTitle();
   }
 
   /** Show the card of a state; `actions` are {label, act, isPrimary}. */
   card(state, { title, lead, facts = [], actions = [], command = null, isBusy = false }) {
-    this.#enter(state);
-    element("card-state").textContent = STATES[state];
+    this.enter(state);
+    element("card-state").textContent = this.#states[state];
     element("card-title").textContent = title;
     element("card-lead").textContent = lead;
     element("card-progress").hidden = !isBusy;
@@ -79,7 +86,7 @@ export class View {
   }
 
   live() {
-    this.#enter("live");
+    this.enter("live");
     this.announce(STATES.live);
   }
 

@@ -1,0 +1,52 @@
+"""`gateway recordings list`: the recordings that the caller may view."""
+
+import argparse
+from datetime import datetime
+from urllib.parse import urlencode
+
+from gateway.commands.arguments import CommandParser, number
+from gateway.commands.client_options import add_client_options, run_client_command
+from gateway.commands.exit_codes import OK
+from gateway.commands.gateway_client import GatewayClient, require_member
+from gateway.commands.terminal import print_error, print_json, print_line
+
+_FILTERS = ("project", "server", "subject", "since", "until")
+
+
+def register(parser: CommandParser) -> None:
+    add_client_options(parser)
+    parser.add_argument("--project", metavar="ID", help="of servers of this project")
+    parser.add_argument("--server", metavar="ID", help="of this server")
+    parser.add_argument("--subject", metavar="PERSON", help="of sessions of this person")
+    parser.add_argument("--since", metavar="TIME", help="that began at this time or later")
+    parser.add_argument("--until", metavar="TIME", help="that began before this time")
+    parser.add_argument(
+        "--limit", type=number(1, 1_000), default=100, help="at most so many (default: 100)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return run_client_command(options, _list)
+
+
+def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
+    query = {name: getattr(options, name) for name in _FILTERS if getattr(options, name)}
+    query["limit"] = str(int(options.limit))
+    data = gateway.request(f"/console/recordings?{urlencode(query)}").data
+    recordings = require_member(data, "recordings", list)
+    if options.json:
+        print_json(data)
+        return OK
+    for one in recordings:
+        began = datetime.fromisoformat(one["started_at"]).astimezone().isoformat(" ", "seconds")
+        server, person = one["server"], one["person"]
+        place = f"{server['project_id']}/{server['id']}"
+        hosts = ", ".join(one["hosts"])
+        end = one["end"] or "-"
+        print_line(f"{one['id']}  {began}  {person['subject']}  {place}  {end}  {hosts}")
+    if not recordings:
+        print_error("No recording that you may view matches.")
+    if data.get("truncated"):
+        print_error(f"{data['truncated']} more; narrow the search, or raise --limit.")
+    return OK

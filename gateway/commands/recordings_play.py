@@ -1,0 +1,73 @@
+"""`gateway recordings play`: request a one-time address of the player, and open or print it."""
+
+import argparse
+import re
+import sys
+import webbrowser
+from datetime import UTC, datetime
+from typing import Final
+
+from gateway.commands.arguments import CommandParser
+from gateway.commands.client_options import add_client_options, run_client_command
+from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
+from gateway.commands.gateway_client import GatewayClient, require_member
+from gateway.commands.terminal import print_error, print_json, print_line
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_ADDRESS: Final = re.compile(r"https?://[!-~]+")
+
+
+def register(parser: CommandParser) -> None:
+    add_client_options(parser)
+    parser.add_argument("recording", metavar="ID", help="recording, as `list` prints it")
+    parser.add_argument("--at", metavar="TIME", help="begin at this time, such as that of an alert")
+    parser.add_argument(
+        "--keys", action="store_true", help="with the keystrokes (permission recording:keys)"
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--print", action="store_true", help="print the address (default without a terminal)"
+    )
+    output.add_argument(
+        "--open", action="store_true", help="open it in the browser (default on a terminal)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    return run_client_command(options, _play)
+
+
+def recording_path(recording: str) -> str:
+    """Return the path of a recording in the API; raise CommandFailed for another text."""
+    if not _ID.fullmatch(recording):
+        raise usage_error("A recording's ID has 32 hexadecimal digits; `gateway recordings list`.")
+    return f"/console/recordings/{recording}"
+
+
+def _play(options: argparse.Namespace, gateway: GatewayClient) -> int:
+    path = recording_path(options.recording)
+    at = "" if options.at is None else f"&at={_time(options.at)}"
+    data = gateway.request(f"{path}/views", body={"keys": options.keys}).data
+    url = require_member(data, "url", str) + at
+    if not _ADDRESS.fullmatch(url):
+        # A server in the gateway's place must not start a program other than the browser.
+        raise CommandFailed(REJECTED, "The response has no usable address. Check --gateway.")
+    left_s = data.get("expires_in")
+    if options.json:
+        print_json({"url": url, "expires_in_s": left_s})
+    elif options.open or (sys.stdout.isatty() and not options.print):
+        if not webbrowser.open(url):
+            raise CommandFailed(REJECTED, "It cannot be opened in a browser; use --print.")
+        print_error(f"Opened; the address expires in {left_s} s.")
+    else:
+        print_line(url)
+    return OK
+
+
+def _time(text: str) -> str:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise usage_error("--at must be a time such as 2026-11-30T08:12:44Z.") from None
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

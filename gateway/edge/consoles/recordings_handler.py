@@ -1,0 +1,205 @@
+"""The paths of recordings: list, tickets, the player's WebSocket, export.
+
+    GET  P/console/recordings            those on this host that the caller may view
+    GET  P/console/recordings/ID         one
+    POST P/console/recordings/ID/views   a one-time address of the player
+    POST P/console/recordings/ID/export  one HTML file that plays offline
+    GET  P/console/player/socket         the WebSocket of a view
+
+The first four need the JWT and also exist without P, for callers of the API.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE, parse_json_object, require_json
+from gateway.domain.errors import BadRequest, GatewayError, UnsupportedMediaType
+from gateway.domain.recordings.model import RecordingQuery
+from gateway.domain.recordings.view_messages import SUBPROTOCOL, opened_fields, recording_fields
+from gateway.edge.consoles.console_endpoint import (
+    AcceptBrowser,
+    Bearer,
+    ConsoleOrigin,
+    ConsoleReply,
+    Paths,
+    require_own_origin,
+)
+from gateway.edge.consoles.recording_file import RecordingFile
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.listener.request_body import read_body
+from gateway.flow.clock import Clock
+from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S
+from gateway.flow.recordings.views import RecordingViews
+from gateway.flow.request import RequestContext
+
+_ID: Final = r"([0-9a-f]{32})"
+_BODY_BYTES_MAX: Final = 1_024
+_LIMIT_MAX: Final = 1_000
+_NAMES: Final = ("project", "server", "subject", "since", "until", "limit")
+
+
+class RecordingsHandler:
+    def __init__(
+        self,
+        origin: ConsoleOrigin,
+        *,
+        views: RecordingViews,
+        file: RecordingFile,
+        bearer: Bearer,
+        accept_browser: AcceptBrowser,
+        clock: Clock,
+    ) -> None:
+        self._origin = origin
+        self._views = views
+        self._file = file
+        self._bearer = bearer
+        self._accept_browser = accept_browser
+        self._clock = clock
+        self._serving: set[asyncio.Task[None]] = set()
+        self.paths: Paths = (
+            (re.compile("/recordings"), {"GET": ("ListRecordings", self._list)}),
+            (re.compile(f"/recordings/{_ID}"), {"GET": ("ShowRecording", self._show)}),
+            (re.compile(f"/recordings/{_ID}/views"), {"POST": ("ViewRecording", self._issue)}),
+        )
+        self.streams: Paths = (
+            (re.compile(f"/recordings/{_ID}/export"), {"POST": ("ExportRecording", None)}),
+            (re.compile("/player/socket"), {"GET": ("OpenPlayerSocket", None)}),
+        )
+
+    async def open_socket(
+        self, request: ListenerRequest, context: RequestContext
+    ) -> web.StreamResponse:
+        """Serve a player's WebSocket to its end; raise CrossSiteRequest before the upgrade."""
+        require_own_origin(self._origin, request)
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        if SUBPROTOCOL not in (one.strip() for one in offered.split(",")):
+            raise BadRequest(f"The WebSocket must offer the subprotocol {SUBPROTOCOL}.")
+        try:
+            headers = {"X-Request-Id": context.request_id}
+            response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
+        except web.HTTPException:
+            raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
+        view = self._views.serve(channel, context)
+        serving = asyncio.create_task(view)  # noqa: TID251 - it outlives its request
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        await asyncio.shield(serving)
+        return response
+
+    async def export(
+        self,
+        request: ListenerRequest,
+        context: RequestContext,
+        recording: str,
+        headers: CIMultiDict[str],
+    ) -> web.StreamResponse:
+        """Stream a recording as one file. It ends early, without its end, if the right ends."""
+        await self._bearer(request, context)
+        await self._body(request, context)
+        export = await self._views.export(recording, context)
+        try:
+            # Not a page of this origin: it is to be saved.
+            headers["Content-Type"] = "application/octet-stream"
+            name = f"recording-{recording}.html"
+            headers["Content-Disposition"] = f'attachment; filename="{name}"'
+            response = web.StreamResponse(headers=headers)
+            response.enable_chunked_encoding()
+            opened = opened_fields(export.reader.info, export.reader.parts, export.marks)
+            await response.prepare(request)
+            await response.write(self._file.head(opened))
+            try:
+                for part in export.reader.parts:
+                    for index in range(len(part.chunks)):
+                        records = await export.chunk(part.info.number, index)
+                        packed = await asyncio.to_thread(
+                            self._file.chunk, part.info.number, index, records
+                        )
+                        await response.write(packed)
+                await response.write(self._file.tail())
+                await response.write_eof()
+            except (GatewayError, ConnectionError):
+                if request.transport is not None:
+                    request.transport.abort()  # the client sees that the file is not complete
+        finally:
+            await export.close()
+        return response
+
+    async def _list(
+        self, request: ListenerRequest, context: RequestContext, _: str
+    ) -> ConsoleReply:
+        await self._bearer(request, context)
+        query, limit = _query(request.raw_path.partition("?")[2])
+        found = await self._views.list(query, context)
+        return _json(
+            {
+                "recordings": [recording_fields(one) for one in found[:limit]],
+                "truncated": max(0, len(found) - limit),
+            }
+        )
+
+    async def _show(
+        self, request: ListenerRequest, context: RequestContext, recording: str
+    ) -> ConsoleReply:
+        await self._bearer(request, context)
+        return _json(recording_fields(await self._views.find(recording, context)))
+
+    async def _issue(
+        self, request: ListenerRequest, context: RequestContext, recording: str
+    ) -> ConsoleReply:
+        await self._bearer(request, context)
+        with_keystrokes = (await self._body(request, context)).get("keys", False)
+        if not isinstance(with_keystrokes, bool):
+            raise BadRequest("`keys` must be true or false.")
+        ticket = await self._views.issue(recording, context, with_keystrokes=with_keystrokes)
+        address = f"{self._origin.origin}{self._origin.prefix}/console/player#{ticket.reveal()}"
+        return _json({"url": address, "expires_in": int(VIEW_TICKET_LIFETIME_S)})
+
+    async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
+        content_types = request.headers.getall("Content-Type", ())
+        if not content_types:
+            raise UnsupportedMediaType
+        require_json(content_types)
+        within_s = context.deadline - self._clock.monotonic()
+        return parse_json_object(await read_body(request, _BODY_BYTES_MAX, within_s=within_s))
+
+
+def _query(text: str) -> tuple[RecordingQuery, int]:
+    """Return the query and the largest number of recordings; raise BadRequest."""
+    pairs = parse_qsl(text, keep_blank_values=True)
+    values = dict(pairs)
+    if len(values) != len(pairs) or not values.keys() <= set(_NAMES):
+        raise BadRequest(f"The query may have each of these once: {', '.join(_NAMES)}.")
+    try:
+        limit = int(values.get("limit", "100"))
+        times = {
+            name: datetime.fromisoformat(values[name]).timestamp()
+            for name in ("since", "until")
+            if name in values
+        }
+    except (ValueError, OverflowError):
+        raise BadRequest(
+            "`since` and `until` must be times as in RFC 3339, `limit` a whole number."
+        ) from None
+    if not 1 <= limit <= _LIMIT_MAX:
+        raise BadRequest(f"`limit` must be from 1 to {_LIMIT_MAX}.")
+    return (
+        RecordingQuery(
+            project=values.get("project"),
+            server=values.get("server"),
+            subject=values.get("subject"),
+            **times,
+        ),
+        limit,
+    )
+
+
+def _json(value: Mapping[str, Any]) -> ConsoleReply:
+    return ConsoleReply(200, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE),))

@@ -1,0 +1,404 @@
+"""Viewing recordings: list, ticket, view, export. Each needs `recording:view` on the server.
+
+    decide -> ticket -> (the player opens its WebSocket) decide again -> record -> chunks
+
+A view ends within a second after its right has ended. The recorded person needs the right, too.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from gateway.domain.audit.record import ConsoleSessionFields
+from gateway.domain.consoles.page_messages import ErrorText
+from gateway.domain.errors import (
+    GatewayError,
+    NotAuthenticated,
+    NotPermitted,
+    RecordingNotFound,
+    RecordingUnavailable,
+    Rejection,
+    TicketRejected,
+)
+from gateway.domain.model import (
+    RECORDING_KEYS,
+    RECORDING_VIEW,
+    Principal,
+    ResolvedCall,
+    Secret,
+)
+from gateway.domain.policy.policy import Permit
+from gateway.domain.recordings import view_messages
+from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+from gateway.domain.recordings.view_messages import (
+    KeysMessage,
+    Marks,
+    OpenMessage,
+    ReadMessage,
+    ViewEnd,
+    ViewMessageError,
+    parse_view_message,
+)
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.clock import Clock
+from gateway.flow.consoles.console_rights import ConsoleRights
+from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.recordings.recording_store import (
+    RecordingReader,
+    RecordingStore,
+    RecordingUnreadable,
+    Unreadable,
+)
+from gateway.flow.recordings.view_tickets import ViewTicket, ViewTickets
+from gateway.flow.request import RequestContext
+from gateway.flow.request_audit import RequestAudit
+
+_CHECK_EVERY_S: Final = 0.25
+"""Short of the second within which a view without a right must end."""
+_FIRST_MESSAGE_S: Final = 10.0
+_LAST_MESSAGE_S: Final = 1.0
+_MARKED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Marks of what follows are not looked for: the player must not wait."""
+_TEXTS: Final = {
+    Unreadable.IN_PROGRESS: "This recording is under way. Play it when the session has ended; until"
+    " then, `console:view` opens the live console.",
+    Unreadable.KEY_MISSING: "This recording is encrypted with a key that the gateway does not have."
+    " Ask the operators to restore it in `recordings.keys`.",
+    Unreadable.CHANGED: "This recording was changed or damaged. Report it to the operators:"
+    " `gateway recordings verify` says what is wrong.",
+    Unreadable.UNAVAILABLE: "The recordings cannot be read at the moment. Try again; if it happens"
+    " again, report it to the operators.",
+}
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewEnding:
+    end: ViewEnd
+    error: ErrorText | None = None
+
+
+class ActiveView:
+    """A view or an export that is under way; `ended` is set once."""
+
+    def __init__(self, person: Principal, call: ResolvedCall) -> None:
+        self.person = person
+        self.call = call
+        self.ended: asyncio.Future[ViewEnding | None] = asyncio.get_running_loop().create_future()
+
+    def end(self, ending: ViewEnding | None) -> None:
+        """End it; None: the player has closed. Only the first end counts."""
+        if not self.ended.done():
+            self.ended.set_result(ending)
+
+
+class RecordingExport:
+    """A recording that a person takes along."""
+
+    def __init__(
+        self, reader: RecordingReader, marks: Marks, active: ActiveView, views: set[ActiveView]
+    ) -> None:
+        self._active = active
+        self._views = views
+        self.reader = reader
+        self.marks = marks
+
+    async def chunk(self, part: int, index: int) -> bytes:
+        """Return the records of a chunk; raise NotPermitted, RecordingUnavailable."""
+        if self._active.ended.done():
+            raise NotPermitted("the right has ended")
+        return await _readable(self.reader.chunk(part, index))
+
+    async def close(self) -> None:
+        self._views.discard(self._active)
+        await self.reader.close()
+
+
+class RecordingViews:
+    def __init__(  # noqa: PLR0913 - what decides, what reads, and what records it
+        self,
+        *,
+        store: RecordingStore,
+        tickets: ViewTickets,
+        rights: ConsoleRights,
+        limits: CallerLimits,
+        audit: RequestAudit,
+        clock: Clock,
+        error_text: Callable[[GatewayError], ErrorText],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        """`on_failure` receives the error of a defect."""
+        self._store = store
+        self._tickets = tickets
+        self._rights = rights
+        self._limits = limits
+        self._audit = audit
+        self._clock = clock
+        self._error_text = error_text
+        self._on_failure = on_failure
+        self._active: set[ActiveView] = set()
+
+    async def run(self) -> None:
+        """End the views whose right has ended, forever."""
+        while True:
+            self.check()
+            await self._clock.sleep(_CHECK_EVERY_S)
+
+    def check(self) -> None:
+        for view in self._active:
+            end = self._rights.view_end(view.person, view.call)
+            if end is not None:
+                view.end(ViewEnding(view_messages.view_end(end)))
+
+    async def list(self, query: RecordingQuery, context: RequestContext) -> Sequence[RecordingInfo]:
+        """Return the recordings on this host that the caller may view, the newest first."""
+        person = _person(context)
+        self._limits.admit_once(context)
+        found = await _readable(self._store.list(query))
+        has = self._rights.has
+        return [one for one in found if has(person, one.details.target, RECORDING_VIEW)]
+
+    async def find(self, recording: str, context: RequestContext) -> RecordingInfo:
+        """Return one recording; raise RecordingNotFound, also where the right is missing."""
+        info, _ = await self._permitted(recording, context, with_keystrokes=False)
+        return info
+
+    async def issue(
+        self, recording: str, context: RequestContext, *, with_keystrokes: bool
+    ) -> Secret:
+        """Return a ticket for one view."""
+        info, _ = await self._permitted(recording, context, with_keystrokes=with_keystrokes)
+        if info.is_open:
+            raise RecordingUnavailable(_TEXTS[Unreadable.IN_PROGRESS])
+        return self._tickets.issue(
+            _person(context),
+            recording,
+            with_keystrokes=with_keystrokes,
+            client_address=context.client_address,
+        )
+
+    async def export(self, recording: str, context: RequestContext) -> RecordingExport:
+        """Open a recording for export, and record that; `close` it at the end."""
+        info, permit = await self._permitted(recording, context, with_keystrokes=False)
+        reader = await self._open(recording, with_keystrokes=False)
+        active = ActiveView(permit.principal, permit.call)
+        self._active.add(active)
+        export = RecordingExport(reader, await _marks(reader), active, self._active)
+        try:
+            await self._record("recording_exported", info, permit, context)
+        except BaseException:
+            await export.close()
+            raise
+        return export
+
+    async def serve(self, channel: FrameChannel, context: RequestContext) -> None:
+        """Serve the WebSocket of a player to its end."""
+        ended: asyncio.Future[ViewEnding | None] = asyncio.get_running_loop().create_future()
+
+        async def work() -> None:
+            ending = await self._view(channel, context, ended)
+            if not ended.done():
+                ended.set_result(ending)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work())
+            ending = await ended
+            task.cancel()  # at once: no further chunk reaches the player
+        if ending is not None:
+            await self._close(channel, ending, context)
+
+    async def _view(
+        self,
+        channel: FrameChannel,
+        context: RequestContext,
+        ended: "asyncio.Future[ViewEnding | None]",
+    ) -> ViewEnding | None:
+        """Serve a player until it closes (None) or the view ends."""
+        try:
+            return await self._open_and_read(channel, context, ended)
+        except TicketRejected as refusal:
+            return ViewEnding(view_messages.TICKET_REJECTED, self._error_text(refusal))
+        except NotAuthenticated as refusal:
+            is_expired = refusal.reason is Rejection.EXPIRED
+            return ViewEnding(
+                view_messages.TOKEN_ENDED if is_expired else view_messages.RIGHT_ENDED
+            )
+        except RecordingNotFound:
+            return ViewEnding(view_messages.RIGHT_ENDED)
+        except GatewayError as error:
+            return ViewEnding(view_messages.UNAVAILABLE, self._error_text(error))
+        except ViewMessageError:
+            return ViewEnding(view_messages.PROTOCOL_ERROR)
+        except Exception as error:  # noqa: BLE001 - a defect ends this view only
+            self._on_failure(error)
+            return ViewEnding(view_messages.UNAVAILABLE)
+
+    async def _open_and_read(
+        self,
+        channel: FrameChannel,
+        context: RequestContext,
+        ended: "asyncio.Future[ViewEnding | None]",
+    ) -> ViewEnding | None:
+        try:
+            async with asyncio.timeout(_FIRST_MESSAGE_S):
+                first = await channel.receive()
+        except TimeoutError:
+            raise ViewMessageError("no message") from None
+        if not isinstance(first, str):
+            return None
+        message = parse_view_message(first)
+        if not isinstance(message, OpenMessage):
+            raise ViewMessageError("the first message must be `open`")
+        ticket = await self._spend(message.ticket, context)
+        self._rights.check_token(ticket.person)
+        info, permit = await self._permitted(
+            ticket.recording, context, with_keystrokes=ticket.with_keystrokes
+        )
+        reader = await self._open(ticket.recording, with_keystrokes=ticket.with_keystrokes)
+        active = ActiveView(permit.principal, permit.call)
+        active.ended = ended
+        self._active.add(active)
+        try:
+            detail = "with keystrokes" if ticket.with_keystrokes else ""
+            await self._record("recording_viewed", info, permit, context, detail)
+            next_ticket = self._tickets.next(ticket)
+            marks = await _marks(reader)
+            await channel.send_text(view_messages.opened(info, reader.parts, marks, next_ticket))
+            await self._answer(channel, reader)
+        finally:
+            self._active.discard(active)
+            await reader.close()
+        return None
+
+    async def _answer(self, channel: FrameChannel, reader: RecordingReader) -> None:
+        """Answer the player's requests until it closes."""
+        while isinstance(text := await channel.receive(), str):
+            match parse_view_message(text):
+                case ReadMessage(part, chunk):
+                    reading = reader.chunk(part, chunk)
+                case KeysMessage(part):
+                    reading = reader.keystrokes(part)
+                case _:
+                    raise ViewMessageError("a second `open`")
+            try:
+                records = await reading
+            except RecordingUnreadable as error:
+                await channel.send_text(view_messages.unreadable(error.reason.value))
+            except IndexError:
+                raise ViewMessageError("no such chunk") from None
+            else:
+                await channel.send(records)
+
+    async def _spend(self, text: Secret, context: RequestContext) -> ViewTicket:
+        ticket = self._tickets.read(text)
+        context.principal = ticket.person
+        try:
+            await self._tickets.spend(text, ticket)
+        except TicketRejected as refusal:
+            refused = NotPermitted(f"recording {ticket.recording}: ticket {refusal}")
+            await self._audit.not_permitted(context, refused)
+            raise
+        return ticket
+
+    async def _permitted(
+        self, recording: str, context: RequestContext, *, with_keystrokes: bool
+    ) -> tuple[RecordingInfo, Permit]:
+        """Return a recording that the caller may view; raise RecordingNotFound.
+
+        What does not exist, was removed, or is not the caller's business looks the same.
+        """
+        person = _person(context)
+        self._limits.admit_once(context)
+        info = await _readable(self._store.find(recording))
+        if info is None:
+            raise RecordingNotFound(recording)
+        target = info.details.target
+        assert context.call is not None
+        context.call = replace(context.call, project=target.project, servers=(target.server,))
+        try:
+            permit = self._decide(person, context, RECORDING_VIEW)
+            if with_keystrokes:
+                permit = self._decide(person, context, RECORDING_KEYS)
+        except NotPermitted as refusal:
+            about = NotPermitted(
+                f"recording {recording}: {refusal}",
+                rule=refusal.rule,
+                permission=context.call.operation.permission,
+            )
+            await self._audit.not_permitted(context, about)
+            raise RecordingNotFound(recording) from None
+        return info, permit
+
+    def _decide(self, person: Principal, context: RequestContext, permission: str) -> Permit:
+        assert context.call is not None
+        operation = replace(context.call.operation, permission=permission)
+        context.call = replace(context.call, operation=operation)
+        return self._rights.decide(person, context.call)
+
+    async def _open(self, recording: str, *, with_keystrokes: bool) -> RecordingReader:
+        opening = self._store.open(recording, with_keystrokes=with_keystrokes)
+        return await _readable(opening)
+
+    async def _record(
+        self,
+        event: str,
+        info: RecordingInfo,
+        permit: Permit,
+        context: RequestContext,
+        detail: str = "",
+    ) -> None:
+        """Record who views whose session, before the first byte."""
+        details = info.details
+        record = self._audit.allowed(event, permit, context)
+        record.target = f"{details.person.issuer}:{details.person.subject}"
+        record.detail = detail
+        record.extra = ConsoleSessionFields(
+            session=details.id, mode=details.mode.value, started_at=details.started_at
+        )
+        deadline = max(context.deadline, self._clock.monotonic() + _FIRST_MESSAGE_S)
+        await self._audit.record(record, deadline)
+
+    async def _close(
+        self, channel: FrameChannel, ending: ViewEnding, context: RequestContext
+    ) -> None:
+        end = ending.end
+        text = view_messages.ended(end, error=ending.error, request_id=context.request_id)
+        try:
+            async with asyncio.timeout(_LAST_MESSAGE_S):
+                await channel.send_text(text)
+        except TimeoutError:
+            pass
+        await channel.close(end.code, end.name)
+
+
+async def _marks(reader: RecordingReader) -> Marks:
+    """Return the marks of a recording, but for what cannot be read."""
+    marks: dict[int, list[tuple[int, int, str]]] = {}
+    read = 0
+    for part in reader.parts:
+        found = marks.setdefault(part.info.number, [])
+        for index, chunk in enumerate(part.chunks):
+            read += chunk.plain_bytes
+            if read > _MARKED_BYTES_MAX:
+                return marks
+            with suppress(RecordingUnreadable, ValueError):
+                found += view_messages.marks_of(await reader.chunk(part.info.number, index))
+    return marks
+
+
+def _person(context: RequestContext) -> Principal:
+    assert context.principal is not None
+    return context.principal
+
+
+async def _readable(reading: Awaitable[_T]) -> _T:
+    try:
+        return await reading
+    except RecordingUnreadable as error:
+        if error.reason is Unreadable.GONE:
+            raise RecordingNotFound(str(error)) from None
+        raise RecordingUnavailable(_TEXTS[error.reason]) from None

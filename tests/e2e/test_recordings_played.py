@@ -1,0 +1,263 @@
+"""Recordings from a live session to the player: real processes, and Chromium on both ends."""
+
+import base64
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.test_commands import run
+from tests.support.browser import ConsoleTab, needs_chromium, open_browser
+from tests.support.live_delivery import PROJECT, deliver_live, ticket
+from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
+
+pytestmark = needs_chromium
+WAIT_MS = 30_000
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Stack]:
+    stack = Stack(CloudProcess("--live-project", PROJECT), start=False)
+    deliver_live(stack.gateway)
+    record(stack.gateway)
+    stack.gateway.start()
+    yield stack
+    stack.close()
+
+
+def record(gateway: RunningGateway) -> None:
+    """Record the account's consoles; only nora may view the recordings."""
+    key = gateway.directory / "recording.key"
+    key.write_text(base64.b64encode(os.urandom(32)).decode())
+    key.chmod(0o600)
+    directory = gateway.directory / "recordings"
+    directory.mkdir(mode=0o700)
+    gateway.config["recordings"] = {"directory": str(directory), "keys": [{"file": str(key)}]}
+    gateway.config["accounts"][0]["console"]["recording"] = "required"
+    gateway.write_config()
+    allow(gateway, "nora")
+
+
+def allow(gateway: RunningGateway, *viewers: str) -> None:
+    policy = json.loads(gateway.policy_file.read_text())
+    policy["roles"]["auditor"] = ["recording:view"]
+    grants = [one for one in policy["grants"] if one["role"] != "auditor"]
+    grants += [{"role": "auditor", "to": {"users": [one]}, "on": "everything"} for one in viewers]
+    gateway.write_policy({**policy, "grants": grants})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as started:
+        yield started
+
+
+def picture(page: Page) -> str:
+    return str(page.evaluate("() => document.querySelector('#screen canvas').toDataURL()"))
+
+
+def record_session(live: Stack, browser: Browser, server: str, *, reload: bool = False) -> str:
+    """Type into a console and end it; return the last picture that the person saw."""
+    tab = ConsoleTab(browser.new_page())
+    token = live.cloud.token("anna")
+    tab.open(f"{live.gateway.url}/console#{ticket(live.gateway, token, server)}")
+    expect(tab.page.locator("#bar-recorded")).to_be_visible()
+    tab.type("root\n")
+    if reload:
+        tab.page.reload()
+        tab.wait_for_state("live")
+        tab.page.wait_for_timeout(500)
+        tab.type("echo after\n")
+    tab.page.wait_for_timeout(1_200)
+    seen = picture(tab.page)
+    tab.disconnect()
+    tab.page.close()
+    return seen
+
+
+def api(
+    live: Stack, method: str, path: str, subject: str = "nora", body: object = None
+) -> Response:
+    headers = {"Authorization": f"Bearer {live.cloud.token(subject)}"}
+    if body is None:
+        return fetch(live.gateway.url, method, path, headers)
+    headers["Content-Type"] = "application/json"
+    return fetch(live.gateway.url, method, path, headers, json.dumps(body))
+
+
+def newest(live: Stack, server: str) -> str:
+    """Return the ID of the newest recording of a server that has ended."""
+
+    def find() -> str:
+        found = api(live, "GET", f"/console/recordings?server={server}").json["recordings"]
+        return str(found[0]["id"]) if found and found[0]["ended_at"] else ""
+
+    eventually(find)
+    return find()
+
+
+def open_player(live: Stack, browser: Browser, recording: str, subject: str = "nora") -> Page:
+    page = browser.new_page()
+    reply = api(live, "POST", f"/console/recordings/{recording}/views", subject, {})
+    assert reply.status == 200, reply.body
+    page.goto(reply.json["url"])
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.locator("body")).to_have_attribute("data-state", "paused", timeout=WAIT_MS)
+    return page
+
+
+def jump_to_end(page: Page) -> None:
+    page.locator("#position").fill(str(page.locator("#position").get_attribute("max")))
+    page.wait_for_function("() => document.body.dataset.jump === 'false'")
+
+
+@pytest.mark.parametrize("reload", [False, True], ids=["at_once", "resumed"])
+def test_last_picture_equals_that_of_the_session(
+    live: Stack, browser: Browser, *, reload: bool
+) -> None:
+    server = live.cloud.servers[int(reload)]
+    seen = record_session(live, browser, server, reload=reload)
+    recording = newest(live, server)
+    page = open_player(live, browser, recording)
+    jump_to_end(page)
+    assert picture(page) == seen
+    parts = json.loads(api(live, "GET", f"/console/recordings/{recording}").body)
+    assert parts["person"] == {"subject": "anna", "issuer": "corp"}
+    records = live.gateway.audit("recording_viewed")
+    (viewed,) = [one for one in records if one["session"] == recording]
+    assert (viewed["subject"], viewed["target"]) == ("nora", "corp:anna")
+    page.reload()
+    expect(page.locator("body")).to_have_attribute("data-state", "paused", timeout=WAIT_MS)
+    eventually(
+        lambda: (
+            [one["session"] for one in live.gateway.audit("recording_viewed")].count(recording) == 2
+        )
+    )
+    page.close()
+
+
+def test_right_decides_on_list_view_and_export(live: Stack, browser: Browser) -> None:
+    server = live.cloud.servers[0]
+    recording = newest(live, server) if has_any(live, server) else ""
+    if not recording:
+        record_session(live, browser, server)
+        recording = newest(live, server)
+    unknown = "0" * 32
+    for subject, name in (("anna", recording), ("ben", recording), ("nora", unknown)):
+        for path in (f"{name}/views", f"{name}/export"):
+            reply = api(live, "POST", f"/console/recordings/{path}", subject, {})
+            assert (reply.status, reply.json["error_code"]) == (404, "CGW.4048")
+        assert api(live, "GET", f"/console/recordings/{name}", subject).status == 404
+    assert api(live, "GET", "/console/recordings", "anna").json["recordings"] == []
+    refused = [one for one in live.gateway.audit("refused") if recording in one["detail"]]
+    assert {one["permission"] for one in refused} == {"recording:view"}
+    assert {one["subject"] for one in refused} == {"anna", "ben"}
+
+
+def has_any(live: Stack, server: str) -> bool:
+    return bool(api(live, "GET", f"/console/recordings?server={server}").json["recordings"])
+
+
+def test_session_in_progress_is_not_played(live: Stack, browser: Browser) -> None:
+    tab = ConsoleTab(browser.new_page())
+    server = live.cloud.servers[2]
+    token = live.cloud.token("anna")
+    tab.open(f"{live.gateway.url}/console#{ticket(live.gateway, token, server)}")
+    eventually(lambda: has_any(live, server))
+    (found,) = api(live, "GET", f"/console/recordings?server={server}").json["recordings"]
+    reply = api(live, "POST", f"/console/recordings/{found['id']}/views", "nora", {})
+    assert (reply.status, reply.json["error_code"]) == (409, "CGW.4092")
+    assert "under way" in reply.json["error_msg"]
+    tab.disconnect()
+    tab.page.close()
+
+
+def test_ticket_opens_one_view(live: Stack, browser: Browser) -> None:
+    server = live.cloud.servers[3]
+    record_session(live, browser, server)
+    recording = newest(live, server)
+    url = api(live, "POST", f"/console/recordings/{recording}/views", "nora", {}).json["url"]
+    page = browser.new_page()
+    for state in ("paused", "ended"):
+        page.goto("about:blank")
+        page.evaluate("() => { try { sessionStorage.clear(); } catch {} }")
+        page.goto(url)
+        page.get_by_role("button", name="Play", exact=True).click()
+        expect(page.locator("body")).to_have_attribute("data-state", state, timeout=WAIT_MS)
+    expect(page.locator("h1")).to_have_text("This address does not work any more.")
+    page.close()
+
+
+def test_view_ends_with_its_right(live: Stack, browser: Browser) -> None:
+    server = live.cloud.servers[3]
+    if not has_any(live, server):
+        record_session(live, browser, server)
+    page = open_player(live, browser, newest(live, server))
+    allow(live.gateway)
+    began = time.monotonic()
+    try:
+        expect(page.locator("body")).to_have_attribute("data-state", "ended", timeout=WAIT_MS)
+        # A changed policy file is noticed within a second, and ends the view in another.
+        assert time.monotonic() - began < 4
+        assert page.locator("#screen canvas").count() == 0
+    finally:
+        allow(live.gateway, "nora")
+    page.close()
+    eventually(lambda: has_any(live, server))
+
+
+def test_exported_file_plays_offline(live: Stack, browser: Browser, tmp_path: Path) -> None:
+    server = live.cloud.servers[4]
+    seen = record_session(live, browser, server)
+    recording, file = newest(live, server), tmp_path / "recording.html"
+    environ = {
+        "CONSOLE_GATEWAY_URL": live.gateway.url,
+        "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),
+    }
+    code, output = run("recordings", "export", recording, str(file), environ=environ)
+    assert code == 0, output
+    assert "NOT encrypted" in output
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_bytes()
+    code, output = run("recordings", "export", recording, str(file), environ=environ)
+    assert code != 0
+    assert "exists" in output
+    assert file.read_bytes() == before
+    (exported,) = [
+        one for one in live.gateway.audit("recording_exported") if one["session"] == recording
+    ]
+    assert (exported["subject"], exported["target"]) == ("nora", "corp:anna")
+    context = browser.new_context(offline=True)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(file.as_uri())
+    expect(page.get_by_text("Not encrypted", exact=True)).to_be_visible()
+    jump_to_end(page)
+    assert picture(page) == seen
+    assert problems == []
+    context.close()
+
+
+def test_command_prints_list_and_address(live: Stack, browser: Browser) -> None:
+    server = live.cloud.servers[4]
+    if not has_any(live, server):
+        record_session(live, browser, server)
+    recording = newest(live, server)
+    environ = {
+        "CONSOLE_GATEWAY_URL": live.gateway.url,
+        "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),
+    }
+    code, output = run("recordings", "list", "--server", server, environ=environ)
+    assert (code, recording in output, "anna" in output) == (0, True, True)
+    code, output = run(
+        "recordings", "play", recording, "--at", "2026-11-30T08:12:44Z", environ=environ
+    )
+    assert code == 0
+    assert output.startswith(f"{live.gateway.url}/console/player#")
+    assert output.rstrip().endswith("&at=2026-11-30T08:12:44Z")
+    assert run("recordings", "play", "x", environ=environ)[0] != 0
