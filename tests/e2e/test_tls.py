@@ -115,6 +115,8 @@ def test_renewed_certificate_drops_no_connection(site: Site) -> None:
     assert load.reused > 30
     assert load.connects > 5
     page = site.ask(gateway.admin_port, "/metrics", site.authority.issue("prometheus")).decode()
+    (line,) = [line for line in page.splitlines() if line.startswith("gateway_hit_path_requests_")]
+    assert float(line.rpartition(" ")[2]) > 0  # most of the requests repeat the same bytes
     for listener in ("public", "admin"):
         name = f'gateway_certificate_expires_timestamp_seconds{{listener="{listener}"}} '
         (line,) = [line for line in page.splitlines() if line.startswith(name)]
