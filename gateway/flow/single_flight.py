@@ -14,6 +14,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -379,7 +380,8 @@ class SingleFlight:
         owner, began = fetch.owner, self._clock.monotonic()
         self._leases[owner] = _Lease(key, began)
         if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep_leases())  # noqa: TID251
+            # An empty context: it outlives the request that starts it.
+            self._keeper = asyncio.create_task(self._keep_leases(), context=Context())  # noqa: TID251
         try:
             fetched = await fetch()
             await self._publish(key, owner, fetched, store_ahead_s)
