@@ -142,7 +142,7 @@ def test_locked_project_has_no_lists_and_no_lookups() -> None:
     assert policy.scope(ANN, "server:read", PROJECT, 1.0).rule is None
     with pytest.raises(NotPermitted, match="lock a"):
         policy.permit(ANN, ResolvedCall(LIST, PROJECT, ()), 1.0)
-    assert policy.permit(ANN, ResolvedCall(LIST, ELSEWHERE, ()), 1.0).rule is EVERYTHING.ref
+    assert policy.permit(ANN, ResolvedCall(LIST, ELSEWHERE, ()), 1.0).rule == EVERYTHING.ref
 
 
 def test_policy_in_force_changes_with_policy_and_locks() -> None:
