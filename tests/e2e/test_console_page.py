@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from gateway.domain.consoles import ends
+from gateway.domain.rfb.encodings import Encoding
 from tests.support.browser import needs_chromium, open_browser
 from tests.support.page_pictures import PageVisitor
 from tests.support.page_site import (
@@ -540,6 +541,13 @@ def test_power_is_hidden_where_it_cannot_be_used(
     visitor.page.get_by_role("application").click()
     visitor.page.wait_for_timeout(100)
     expect(visitor.button("Power")).to_be_hidden()
+
+
+def test_page_announces_no_extended_clipboard(visitor: Visitor) -> None:
+    """A server answers the announcement with such a message, which ends the session."""
+    screen = visitor.go_live()
+    assert Encoding.RAW in screen.encodings
+    assert Encoding.EXTENDED_CLIPBOARD not in screen.encodings
 
 
 def test_view_only_switch_sends_nothing(visitor: Visitor) -> None:

@@ -4,12 +4,12 @@ import { CURSOR_SIDE_MAX, PIXELS_MAX } from "./bounds.js";
 
 const SECURITY_NONE = 1;
 const SECURITY_VNC = 2;
-const EXTENDED_CLIPBOARD = -1063131698; // 0xc0a1e5ce
+const EXTENDED_CLIPBOARD = 0xc0a1e5ce; // noVNC lists it unsigned
 
 // An extended clipboard message is compressed, and noVNC has no bound on its size.
 const { clientEncodings } = RFB.messages;
 RFB.messages.clientEncodings = (sock, list) =>
-  clientEncodings(sock, list.filter((one) => one !== EXTENDED_CLIPBOARD));
+  clientEncodings(sock, list.filter((one) => one >>> 0 !== EXTENDED_CLIPBOARD));
 
 export class ScreenTooLarge extends Error {}
 
