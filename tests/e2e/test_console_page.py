@@ -810,3 +810,17 @@ def test_hostile_cursor_is_not_drawn(visitor: Visitor) -> None:
     visitor.wait_for(lambda: screen.typed() == "x")
     style = visitor.page.get_by_role("application").get_attribute("style") or ""
     assert len(style) < 500  # noVNC's own dot, not the server's picture
+
+
+def test_recorded_session_says_so_until_recording_fails(visitor: Visitor) -> None:
+    visitor.go_live(showing(SmallScreen(), recorded=True))
+    mark = visitor.page.locator("#bar-recorded")
+    expect(mark).to_be_visible()
+    visitor.button("Session").click()
+    assert visitor.facts("#info-facts")["Recorded"] == "The screen of this session is recorded."
+    visitor.show("live-recorded")
+    visitor.site.call(lambda socket: socket.send({"type": "recording", "recorded": False}))
+    expect(mark).to_be_hidden()
+    expect(visitor.page.locator("#announcement")).to_have_text(
+        "Recording has failed. This session is not recorded any more."
+    )

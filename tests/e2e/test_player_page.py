@@ -293,6 +293,9 @@ def test_resumed_session_plays_over_the_gap(visitor: PlayerVisitor) -> None:
     resumed = visitor.pixels()
     visitor.site.reset()
     visitor.site.parts = [MadePart(typed(10, start=500))]
+    # A new fragment reloads the page, which may still load its icon.
+    visitor.allowed = re.compile("willReadFrequently|icon.svg")
+    visitor.page.goto("about:blank")
     visitor.play_card()
     visitor.page.locator("#position").fill("5")
     visitor.settled()
@@ -340,6 +343,20 @@ def test_resizes_are_replayed(visitor: PlayerVisitor) -> None:
         visitor.page.locator("#position").fill(str(second))
         visitor.settled()
         expect(canvas).to_have_attribute("width", width)
+
+
+def test_keys_are_shown_when_they_were_pressed(visitor: PlayerVisitor) -> None:
+    visitor.site.parts[0].keys = [(20_000, 0x6C), (20_500, 0x73), (21_000, 0xFF0D)]
+    visitor.play_card()
+    keys = visitor.page.locator("#keys")
+    expect(keys).to_be_hidden()
+    visitor.page.locator("#position").fill("22")
+    visitor.settled()
+    expect(keys).to_have_text("l s ⏎")
+    visitor.show("player-keys")
+    visitor.page.locator("#position").fill("40")
+    visitor.settled()
+    expect(keys).to_be_hidden()
 
 
 def test_damaged_chunk_is_named(visitor: PlayerVisitor) -> None:

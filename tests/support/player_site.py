@@ -38,6 +38,8 @@ class MadePart:
     unreadable: frozenset[int] = frozenset()
     """Chunks that cannot be read."""
     chunk_ms: int = 10_000
+    keys: Sequence[tuple[int, int]] = ()
+    """Time in ms and keysym of each key."""
 
     def chunks(self) -> list[bytes]:
         made: list[list[tuple[int, bytes]]] = []
@@ -62,7 +64,7 @@ class MadePart:
             "duration_ms": max(self.duration_ms, last),
             "cut": self.is_cut,
             "end": "",
-            "keystrokes": False,
+            "keystrokes": bool(self.keys),
             "chunks": chunks,
             "marks": [list(mark) for mark in self.marks],
         }
@@ -172,9 +174,13 @@ class PlayerSite:
         return ws
 
     async def _answer(self, ws: web.WebSocketResponse, message: dict[str, Any]) -> None:
-        part, chunk = message["part"], message["chunk"]
-        self.reads.append((part, chunk))
-        made = self.parts[part - 1]
+        made = self.parts[message["part"] - 1]
+        if message["type"] == "keys":
+            keys = (struct.pack(">IBIBI", at_ms, 6, 5, 1, key) for at_ms, key in made.keys)
+            await ws.send_bytes(b"".join(keys))
+            return
+        chunk = message["chunk"]
+        self.reads.append((message["part"], chunk))
         if chunk in made.unreadable:
             await ws.send_json({"type": "unreadable", "reason": "changed"})
         else:

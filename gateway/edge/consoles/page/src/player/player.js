@@ -103,6 +103,7 @@ export class Player {
     this.#recording = recording;
     this.#stage = openStage(message, {
       source: this.#source,
+      readKeys: (part) => this.#connection.keys(part),
       view: this.#view,
       ends: this.#config.ends,
       at: this.#at,

@@ -4,8 +4,9 @@ import { MODES } from "../texts.js";
 import { ScreenTooLarge } from "../screen.js";
 import { element, fillFacts } from "../view.js";
 import { PlayerControls } from "./controls.js";
+import { Keystrokes } from "./keystrokes.js";
 import { Playback } from "./playback.js";
-import { Unreadable } from "./records.js";
+import { Unreadable, parseRecords } from "./records.js";
 import { ReplayScreen } from "./replay_screen.js";
 import { CARDS, FACTS, LABELS, PROBLEMS, SESSION_ENDS, clockText } from "./texts.js";
 import { Timeline } from "./timeline.js";
@@ -79,12 +80,16 @@ class Stage {
   #timeline;
   #view;
   #problems = new Map();
+  #keystrokes = new Keystrokes();
   #noticeTimer = null;
   #jumpTimer = null;
   #label;
 
-  /** `opened`: {recording, parts}; `at`: where to begin, in ms since the epoch, or null. */
-  constructor(opened, { source, view, ends, at = null }) {
+  /**
+   * `opened`: {recording, parts}; `at`: where to begin, in ms since the epoch, or null.
+   * `readKeys(part)` resolves to the records of a part's keys; null: there are none.
+   */
+  constructor(opened, { source, readKeys = null, view, ends, at = null }) {
     this.#view = view;
     this.#timeline = new Timeline(opened.parts);
     this.#label = LABELS.screen(plainText(opened.recording.server.name || opened.recording.server.id));
@@ -115,6 +120,19 @@ class Stage {
     const begin = at === null ? 0 : at - this.#timeline.startedAt;
     this.#playback.seek(begin);
     element("play").focus();
+    if (readKeys) this.#loadKeys(readKeys);
+  }
+
+  async #loadKeys(readKeys) {
+    for (const { number, start, keystrokes } of this.#timeline.parts) {
+      if (!keystrokes) continue;
+      try {
+        this.#keystrokes.add(start, parseRecords(await readKeys(number)));
+      } catch {
+        return; // the view is over, or the keys cannot be read
+      }
+      this.#showWords();
+    }
   }
 
   /** Return the wall clock's time at the position, in ms since the epoch. */
@@ -131,7 +149,8 @@ class Stage {
     clearTimeout(this.#noticeTimer);
     clearTimeout(this.#jumpTimer);
     this.#playback.close();
-    element("words").hidden = true;
+    for (const id of ["words", "keys"]) element(id).hidden = true;
+    element("keys").textContent = "";
     element("notice").textContent = "";
   }
 
@@ -164,6 +183,9 @@ class Stage {
     element("words").hidden = text === "";
     element("words").textContent = text;
     element("screen").dataset.dim = String(text !== "");
+    const keys = this.#keystrokes.at(position);
+    element("keys").hidden = keys === "";
+    element("keys").textContent = keys;
   }
 
   #notice(text) {

@@ -1,0 +1,128 @@
+"""Tickets and messages of views of recordings."""
+
+import base64
+import os
+
+import pytest
+
+from gateway.domain.errors import ConsoleStoreUnavailable, StoreUnavailable, TicketRejected
+from gateway.domain.model import Principal, Secret
+from gateway.domain.recordings.records import Record, RecordKind, encode_records
+from gateway.domain.recordings.view_messages import (
+    KeysMessage,
+    OpenMessage,
+    ReadMessage,
+    ViewMessageError,
+    marks_of,
+    parse_view_message,
+)
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.flow.local_replay_cache import LocalReplayCache
+from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S, ViewTicket, ViewTickets
+from tests.support.clock import FakeClock
+
+KEY = Secret(base64.b64encode(os.urandom(32)).decode())
+ANNA = Principal("corp", "anna", frozenset({"ops"}), 0.0, 9e9, "jti-1")
+
+
+class UnavailableCache(LocalReplayCache):
+    async def use(self, key: str, *, ttl_s: float) -> bool:
+        raise StoreUnavailable("no Redis")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def tickets(clock: FakeClock) -> ViewTickets:
+    return ViewTickets(Sealer([KEY]), LocalReplayCache(clock), clock)
+
+
+def issue(tickets: ViewTickets) -> Secret:
+    return tickets.issue(ANNA, "0" * 32, with_keystrokes=False, client_address="192.0.2.1")
+
+
+async def spend(tickets: ViewTickets, text: Secret) -> ViewTicket:
+    ticket = tickets.read(text)
+    await tickets.spend(text, ticket)
+    return ticket
+
+
+async def test_ticket_opens_one_view(tickets: ViewTickets) -> None:
+    text = issue(tickets)
+    ticket = await spend(tickets, text)
+    assert (ticket.person, ticket.recording, ticket.with_keystrokes) == (ANNA, "0" * 32, False)
+    assert ticket.person.key == ANNA.key
+    with pytest.raises(TicketRejected, match="spent"):
+        await spend(tickets, text)
+
+
+async def test_ticket_expires(tickets: ViewTickets, clock: FakeClock) -> None:
+    text = issue(tickets)
+    await clock.advance(VIEW_TICKET_LIFETIME_S + 0.1)
+    with pytest.raises(TicketRejected, match="expired"):
+        await spend(tickets, text)
+
+
+async def test_next_ticket_opens_the_same_view_once(tickets: ViewTickets) -> None:
+    ticket = await spend(tickets, issue(tickets))
+    following = tickets.next(ticket)
+    assert (await spend(tickets, following)).recording == ticket.recording
+    with pytest.raises(TicketRejected):
+        await spend(tickets, following)
+
+
+def test_changed_ticket_is_rejected(tickets: ViewTickets) -> None:
+    text = issue(tickets).reveal()
+    other = ViewTickets(Sealer([Secret(base64.b64encode(bytes(32)).decode())]), None, None)  # type: ignore[arg-type]
+    for wrong in (text[:-2], f"{text}=", f"{text}\n", "A" + text[1:], "", "é", "x" * 40_000):
+        with pytest.raises(TicketRejected) as rejected:
+            tickets.read(Secret(wrong))
+        assert not rejected.value.is_genuine
+    with pytest.raises(TicketRejected):
+        other.read(Secret(text))
+
+
+async def test_ticket_is_refused_while_the_store_is_unavailable(clock: FakeClock) -> None:
+    tickets = ViewTickets(Sealer([KEY]), UnavailableCache(clock), clock)
+    with pytest.raises(ConsoleStoreUnavailable):
+        await spend(tickets, issue(tickets))
+
+
+def test_messages_of_the_player_are_read() -> None:
+    opened = parse_view_message('{"type": "open", "ticket": "t"}')
+    assert isinstance(opened, OpenMessage)
+    assert "'t'" not in repr(opened)
+    assert parse_view_message('{"type": "read", "part": 1, "chunk": 0}') == ReadMessage(1, 0)
+    assert parse_view_message('{"type": "keys", "part": 2}') == KeysMessage(2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 5_000,
+        "{}",
+        '{"type": "read", "part": 0, "chunk": 0}',
+        '{"type": "read", "part": 1, "chunk": -1}',
+        '{"type": "read", "part": "1", "chunk": 0}',
+        '{"type": "open"}',
+        '{"type": "open", "ticket": "' + "x" * 70_000 + '"}',
+    ],
+)
+def test_other_messages_are_rejected(text: str) -> None:
+    with pytest.raises(ViewMessageError):
+        parse_view_message(text)
+
+
+def test_marks_are_input_watchers_and_mode() -> None:
+    records = [
+        Record(5, RecordKind.SCREEN, b"pixels"),
+        Record(7, RecordKind.INPUT, b""),
+        Record(8, RecordKind.WATCHERS, b"[]"),
+        Record(9, RecordKind.MODE, b"view"),
+        Record(10, RecordKind.END, b"{}"),
+    ]
+    assert marks_of(encode_records(records)) == [(7, 2, ""), (8, 3, "[]"), (9, 4, "view")]
