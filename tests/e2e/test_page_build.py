@@ -11,7 +11,15 @@ from pathlib import Path
 from tests.support.compose import ROOT
 
 PAGE = Path("gateway/edge/consoles/page")
-BUILT = {"icon.svg", "index.html", "licenses.txt", "page.js", "style.css"}
+BUILT = {
+    "icon.svg",
+    "index.html",
+    "licenses.txt",
+    "page.js",
+    "player.html",
+    "player.js",
+    "style.css",
+}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
