@@ -278,7 +278,8 @@ class CachedInventories:
 
 
 def _packed(listed: InventorySnapshot) -> bytes:
-    return zlib.compress(listed.to_json(), 6)
+    packing = zlib.compressobj(6)
+    return b"".join([*map(packing.compress, listed.lines()), packing.flush()])
 
 
 def _unpacked(value: bytes) -> InventorySnapshot:

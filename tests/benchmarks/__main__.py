@@ -4,8 +4,11 @@ from tests.benchmarks import (
     audit_cost,
     budget_cost,
     hit_path,
+    inventory,
+    memory,
     miss_path,
     policy_decision,
+    policy_reload,
     proxy_path,
     relay_path,
     scrape_lag,
@@ -15,6 +18,9 @@ from tests.benchmarks import (
 
 if __name__ == "__main__":
     policy_decision.main()
+    policy_reload.main()
+    inventory.main()
+    memory.main()
     side_by_side.main()
     hit_path.main()
     audit_cost.main()

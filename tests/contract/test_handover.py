@@ -1,5 +1,7 @@
 """Handover: entries that one worker stores and another reads."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -32,6 +34,21 @@ for worker in range(4):
 assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
 assert all(len(handover.get(f"{w} {i}").text) == 190 + i for w in range(4) for i in range(10))
 """
+
+
+def test_turn_ends_with_its_process() -> None:
+    handover = Handover()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, b"1" if handover.try_turn() else b"0")
+        signal.pause()
+    assert os.read(read, 1) == b"1"
+    assert not handover.try_turn()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert handover.try_turn()
+    handover.end_turn()
 
 
 def test_concurrent_workers_keep_each_other_s_entries() -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import logging
+import subprocess
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -397,16 +399,54 @@ async def test_policy_is_parsed_here_if_no_process_starts(
     assert policies.current().size == 500
 
 
-async def test_large_policy_does_not_block_the_loop(tmp_path: Path) -> None:
-    """A policy of 5,000 rules is added in parts, with a turn of the event loop after each."""
-    file = tmp_path / "policy.yaml"
+async def test_large_policy_is_compiled_once_for_all_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is handed over, whether the policy is valid or not."""
+    file, handover = tmp_path / "policy.yaml", Handover()
     file.write_text(NONE)
-    policies, _ = opened(file, SystemClock())
-    file.write_text(many(5_000))
-    loading, turns = asyncio.create_task(policies.reload()), 0
-    while not loading.done():
-        turns += 1
-        await asyncio.sleep(0.001)
-    assert loading.result()
-    assert policies.current().size == 5_000
-    assert turns >= 100, "one turn of the loop for each part at least"
+    workers = [opened(file, SystemClock(), handover)[0] for _ in range(3)]
+    starting, started = asyncio.create_subprocess_exec, []
+
+    async def start(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(arguments)
+        return await starting(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    file.write_text(many(500))
+    assert [await worker.reload() for worker in workers] == [True] * 3
+    assert [worker.current().size for worker in workers] == [500] * 3
+    assert len(started) == 1
+    file.write_text(many(500, last="  - {role: no, to: everyone, on: everything}\n"))
+    assert [await worker.reload() for worker in workers] == [False] * 3
+    assert {worker.error for worker in workers} == {
+        f"{file}:503: grants[500].role: unknown role 'no'; known: op"
+    }
+    assert len(started) == 2
+
+
+async def test_worker_starts_with_the_policy_that_others_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, handover = tmp_path / "policy.yaml", Handover()
+    file.write_text(many(500))
+    first, _ = opened(file, SystemClock(), handover)
+
+    def must_not(*_: object, **__: object) -> Any:
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", must_not)
+        patch.setattr(policy_file, "parse", must_not)
+        second, _ = opened(file, SystemClock(), handover)
+    assert second.current().version == first.current().version
+    assert list(second.current().rules) == list(first.current().rules)
+    # Names of another config may make the same text invalid.
+    with pytest.raises(InvalidConfig, match="requires `issuer` with several issuers"):
+        PolicyFile(
+            file,
+            known=KnownNames(("corp", "other"), ()),
+            clock=SystemClock(),
+            telemetry=RecordingTelemetry(),
+            handover=handover,
+        )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.catalogue.listing import ListPage, ListPageReader, page_target, visible_entries
 from gateway.domain.errors import BadRequest, UpstreamBroken
-from gateway.domain.model import Listing, Operation, Paging, ProjectId, ResolvedCall
+from gateway.domain.model import Listing, Operation, Paging, ProjectId, ResolvedCall, ServerId
 
 SERVERS = Listing("servers", "id", Paging.MARKER)
 ALARMS = Listing("alarms", "metric.dimensions.value", Paging.OFFSET, limit_min=1)
@@ -209,3 +209,13 @@ def test_output_is_independent_of_hidden_entries(hidden: list[bool], data: st.Da
     alone = [one for one in entries if one["id"] in seen]
     with_none = page(*alone, count=len(alone), page_info={"next_marker": None})
     assert filtered([with_all], seen, request) == filtered([with_none], seen, request)
+
+
+@given(st.lists(st.integers(0, 30), max_size=20), st.sets(st.integers(0, 40)))
+def test_candidates_select_the_entries_that_a_search_finds(ids: list[int], seen: set[int]) -> None:
+    """Also where a page has several entries of one server."""
+    pages = [page(*({"id": uuid(i)} for i in ids[at : at + 5])) for at in range(0, len(ids), 5)]
+    may_see = {ServerId(uuid(i)) for i in seen}
+    more = may_see | {ServerId(uuid(99))}
+    found = visible_entries(pages, may_see.__contains__, more)
+    assert found.ids == visible_entries(pages, may_see.__contains__).ids

@@ -18,7 +18,13 @@ from gateway.domain.model import (
     RuleRef,
     ServerId,
 )
-from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory
+from gateway.domain.policy.inventory import (
+    NO_INVENTORY,
+    Attributes,
+    Inventory,
+    InventorySnapshot,
+    parse_snapshot,
+)
 from gateway.domain.policy.policy import PERMITS_MAX, Policy
 from gateway.domain.policy.rules import Rule
 from gateway.domain.policy.selectors import Selector
@@ -231,14 +237,17 @@ def test_decisions_and_scope_agree_with_naive_reading(
     is_old: bool,  # noqa: FBT001
 ) -> None:
     policy = Policy(some, version="v")
-    cached_value = Inventory(known, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
+    stored = parse_snapshot(InventorySnapshot(known, taken_at=0.0, took_s=0.0).to_json()).servers
+    cached_value = Inventory(stored, taken_at=0.0, good_until=NOW if is_old else NOW + 1)
     scope = policy.scope(ANN, READ, P1, NOW, cached_value)
+    candidates = scope.candidates
     for server in SERVERS:
         expected = allowed_by_naive_reading(some, server, cached_value.attributes(server, NOW))
         assert policy.decide(ANN, READ, P1, server, NOW, cached_value).allowed == expected
         assert scope.allows(server) == scope.predicate(server) == expected
         if expected:
             assert scope.rule is not None
+            assert candidates is None or server in candidates
         if scope.total:
             assert expected
     assert policy.decide(

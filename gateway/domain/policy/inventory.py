@@ -6,6 +6,7 @@ An attribute that the cloud did not report is unknown.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from typing import Any, Final
 
@@ -122,7 +123,10 @@ class InventorySnapshot:
     """Duration of the reading."""
 
     def to_json(self) -> bytes:
-        """Return one line about the reading, then lines of some hundred servers each.
+        return b"".join(self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield one line about the reading, then lines of some hundred servers each.
 
         To encode or decode all servers in one call would hold the interpreter's lock too long.
         """
@@ -132,11 +136,10 @@ class InventorySnapshot:
         else:
             encoded = ((server, _ENCODER.encode(known)) for server, known in servers.items())
         head = _SnapshotHead(self.taken_at, self.took_s, len(servers))
-        lines = [_ENCODER.encode(head)]
+        yield _ENCODER.encode(head) + b"\n"
         while some := list(islice(encoded, _LINE_SERVERS)):
             members = (b"%b:%b" % (_ENCODER.encode(server), text) for server, text in some)
-            lines.append(b"{%b}" % b",".join(members))
-        return b"\n".join(lines)
+            yield b"{%b}\n" % b",".join(members)
 
 
 class _SnapshotHead(msgspec.Struct):
@@ -154,10 +157,10 @@ def parse_snapshot(text: bytes) -> InventorySnapshot:
     """Parse the result of `to_json`; raise ValueError if it is invalid."""
     encoded: dict[ServerId, bytes] = {}
     by_tag: dict[tuple[str, str], list[ServerId]] = {}
-    lines = text.split(b"\n")
+    lines = BytesIO(text)
     try:
-        head = _HEAD.decode(lines[0])
-        for line in lines[1:]:
+        head = _HEAD.decode(lines.readline())
+        for line in lines:
             for name, raw in _LINE.decode(line).items():
                 server, stored = ServerId(name), bytes(raw)
                 encoded[server] = stored
