@@ -58,8 +58,8 @@ async def _fill(stack: Stack) -> None:
 
         async def one(i: int) -> None:
             async with gate:
-                asked = {"subject": f"person-{i}", "groups": ["operators"]}
-                async with session.post(f"{stack.cloud.issuer}/_box/tokens", json=asked) as answer:
+                wanted = {"subject": f"person-{i}", "groups": ["operators"]}
+                async with session.post(f"{stack.cloud.issuer}/_box/tokens", json=wanted) as answer:
                     token = (await answer.json())["token"]
                 path = console_path(stack.cloud.project, stack.cloud.servers[i % 7])
                 headers = {"Authorization": f"Bearer {token}"}
