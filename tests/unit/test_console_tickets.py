@@ -212,6 +212,22 @@ def test_view_ticket_never_becomes_a_keyboard() -> None:
     run(scenario)
 
 
+def test_inventory_too_old_by_the_first_connection_opens_nothing() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        lab = Selector(tags=(("team", frozenset({"lab"})),))
+        world.policy = policy(a_rule(selector=lab))
+        now = world.clock.now()
+        servers = {SERVER: Attributes(tags=frozenset({("team", "lab")}))}
+        world.inventories.set(Inventory(servers, taken_at=now, good_until=now + 900))
+        redeemed = await replica.redeem(await replica.ticket())
+        world.inventories.inventory = Inventory({}, taken_at=now, good_until=now - 1)
+        page = replica.open_page(redeemed)
+        assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
 def test_old_inventory_opens_nothing_and_ends_nothing() -> None:
     async def scenario(replica: Replica) -> None:
         world = replica.world
