@@ -10,16 +10,17 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 _ENTRIES_MAX: Final = 1_000
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
+_LENGTH_BYTES: Final = 4
 
 
 class HandoverEntry(msgspec.Struct, frozen=True):
@@ -28,7 +29,13 @@ class HandoverEntry(msgspec.Struct, frozen=True):
     text: bytes
 
 
-_ENTRIES: Final = msgspec.msgpack.Decoder(dict[str, HandoverEntry])
+class _StoredEntry(NamedTuple):
+    at: float
+    text: memoryview
+
+
+_HEAD: Final = msgspec.msgpack.Decoder(list[tuple[str, float, int]])
+"""Name, instant and size of each text."""
 
 
 class Handover:
@@ -46,13 +53,14 @@ class Handover:
             entries = self._read()
             if name in entries and entries[name].at >= at:
                 return
-            entries[name] = HandoverEntry(at, text)
+            entries[name] = _StoredEntry(at, memoryview(text))
             latest = sorted(entries.items(), key=lambda item: item[1].at)[-_ENTRIES_MAX:]
-            self._write(msgspec.msgpack.encode(dict(latest)))
+            self._write(dict(latest))
 
     def get(self, name: str) -> HandoverEntry | None:
         with self._locked():
-            return self._read().get(name)
+            found = self._read().get(name)
+        return None if found is None else HandoverEntry(found.at, bytes(found.text))
 
     def try_turn(self) -> bool:
         """Return whether this process has the turn: to produce what the others then find here.
@@ -78,18 +86,35 @@ class Handover:
             finally:
                 fcntl.lockf(self._memory, fcntl.LOCK_UN)
 
-    def _read(self) -> dict[str, HandoverEntry]:
-        content = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
-        digest, text = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        # The digest is wrong when a process was killed during a write: the content is discarded.
-        return _ENTRIES.decode(text) if hashlib.sha256(text).digest() == digest else {}
+    # Neither copies the texts: a copy of many megabytes holds the interpreter's lock for long.
 
-    def _write(self, text: bytes) -> None:
-        content = memoryview(hashlib.sha256(text).digest() + text)
-        os.ftruncate(self._memory, len(content))
-        written = 0
-        while written < len(content):
-            written += os.pwrite(self._memory, content[written:], written)
+    def _read(self) -> "dict[str, _StoredEntry]":
+        content = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
+        digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
+        # The digest is wrong when a process was killed during a write: the content is discarded.
+        if hashlib.sha256(rest).digest() != digest:
+            return {}
+        begin = _LENGTH_BYTES + int.from_bytes(rest[:_LENGTH_BYTES], "big")
+        found: dict[str, _StoredEntry] = {}
+        for name, at, size in _HEAD.decode(rest[_LENGTH_BYTES:begin]):
+            found[name] = _StoredEntry(at, rest[begin : begin + size])
+            begin += size
+        return found
+
+    def _write(self, entries: "Mapping[str, _StoredEntry]") -> None:
+        head = msgspec.msgpack.encode([(name, it.at, len(it.text)) for name, it in entries.items()])
+        length = len(head).to_bytes(_LENGTH_BYTES, "big")
+        parts = [memoryview(length + head), *(it.text for it in entries.values())]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        os.ftruncate(self._memory, 0)
+        at = 0
+        for part in (memoryview(digest.digest()), *parts):
+            rest = part
+            while rest:
+                written = os.pwrite(self._memory, rest, at)
+                rest, at = rest[written:], at + written
 
 
 @dataclass(frozen=True, slots=True)
