@@ -121,7 +121,7 @@ async def test_recording_is_read_back_by_chunk(scene: RecordingScene) -> None:
     assert [len(one) for one in chunks] == [one.plain_bytes for one in part.chunks]
     records = [one for chunk in chunks for one in decode_records(chunk)]
     assert [one.payload for one in records if one.kind is RecordKind.SCREEN] == payloads
-    assert (records[-1], part.duration_ms) == (END, 9_000)
+    assert (records[-1], part.duration_ms, part.marks) == (END, 9_000, (END,))
     assert only_verdict(scene) is Verdict.INTACT
 
 
@@ -371,7 +371,7 @@ def test_death_while_a_part_is_opened_is_harmless(
 @pytest.mark.parametrize(
     ("phase", "target"),
     [
-        ("writing", (closed_part, "encode_index")),
+        ("writing", (closed_part, "TimeIndex")),
         ("synced", (closed_part, "sync")),
         ("indexed", (Path, "rename")),
         ("renamed", (Path, "unlink")),

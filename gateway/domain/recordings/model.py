@@ -9,6 +9,7 @@ from gateway.domain.consoles.model import (
     PersonRef,
     SessionMode,
 )
+from gateway.domain.recordings.records import Record
 
 
 class RecordingPolicy(Enum):
@@ -147,6 +148,8 @@ class PartTimes:
 
     info: PartInfo
     chunks: tuple[ChunkTimes, ...]
+    marks: tuple[Record, ...]
+    """All records but screen data and keys."""
     has_keystrokes: bool
 
     @property

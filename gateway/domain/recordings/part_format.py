@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 import orjson
 
+from gateway.domain.recordings.records import Record, RecordKind
+
 FORMAT: Final = "console-gateway-recording/1"
 HEADER_BYTES_MAX: Final = 4_096
 BLOCK_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -148,17 +150,38 @@ class IndexEntry:
     stream: Stream
 
 
-def encode_index(entries: list[IndexEntry]) -> bytes:
-    return orjson.dumps(
-        [[one.offset, one.first_ms, one.last_ms, one.plain_bytes, one.stream] for one in entries]
+@dataclass(frozen=True, slots=True)
+class TimeIndex:
+    """The last block of a closed part."""
+
+    entries: list[IndexEntry]
+    marks: list[Record]
+    """All records but screen data and keys, so that a player need not read the part for them."""
+
+    def encode(self) -> bytes:
+        return orjson.dumps(
+            {
+                "chunks": [
+                    [one.offset, one.first_ms, one.last_ms, one.plain_bytes, one.stream]
+                    for one in self.entries
+                ],
+                "marks": [[one.at_ms, one.kind, one.payload.decode()] for one in self.marks],
+            }
+        )
+
+
+def decode_index(data: bytes) -> TimeIndex:
+    fields = orjson.loads(data)
+    return TimeIndex(
+        [
+            IndexEntry(offset, first_ms, last_ms, plain_bytes, Stream(stream))
+            for offset, first_ms, last_ms, plain_bytes, stream in fields["chunks"]
+        ],
+        [
+            Record(at_ms, RecordKind(kind), payload.encode())
+            for at_ms, kind, payload in fields["marks"]
+        ],
     )
-
-
-def decode_index(data: bytes) -> list[IndexEntry]:
-    return [
-        IndexEntry(offset, first_ms, last_ms, plain_bytes, Stream(stream))
-        for offset, first_ms, last_ms, plain_bytes, stream in orjson.loads(data)
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from gateway.domain.consoles.model import Clipboard, SessionMode
 from gateway.domain.rfb.encodings import KNOWN, MEASURABLE, Encoding
-from gateway.domain.rfb.pixel_format import PixelFormat
+from gateway.domain.rfb.pixel_format import NOVNC_FORMAT, PixelFormat
 from gateway.domain.rfb.rules import CLIPBOARD_BYTES_MAX, RelayRules
 from gateway.domain.rfb.stream import ParsedStream, Parser
 from gateway.domain.rfb.violation import RfbViolation
@@ -61,6 +61,9 @@ _INPUTS: Final = frozenset(
 )
 """Messages of a person: they restart the idle time."""
 _KEYS: Final = frozenset({ClientMessage.KEY_EVENT, ClientMessage.QEMU})
+_UPDATE_REQUESTS: Final = frozenset(
+    {ClientMessage.UPDATE_REQUEST, ClientMessage.ENABLE_CONTINUOUS_UPDATES}
+)
 _DROPPED_IN_VIEW: Final = _INPUTS | {ClientMessage.SET_DESKTOP_SIZE, ClientMessage.XVP}
 
 _ANNOUNCED_BY: Final = {
@@ -111,6 +114,7 @@ class ClientMessages:
         self._on_key = on_key
         self._pixel_format = pixel_format
         self._requested_update = False
+        self._has_novnc_format = False
         self._announced: frozenset[int] = frozenset()
         self._pressed: dict[bytes, bytes] = {}
         """Keysym of each pressed key, with the message that releases it."""
@@ -193,6 +197,8 @@ class ClientMessages:
     def _complete(self, kind: ClientMessage, message: bytes) -> None:
         if kind in _INPUTS:
             self.inputs += 1
+        if self._rules.is_recorded:
+            self._check_playable(kind, message)
         checked = self._checked(kind, message)
         if self.mode is SessionMode.VIEW and kind in _DROPPED_IN_VIEW:
             return
@@ -226,6 +232,18 @@ class ClientMessages:
                 pass
         return message
 
+    def _check_playable(self, kind: ClientMessage, message: bytes) -> None:
+        """Reject a format of pixels in which a player of the recording could not show the screen.
+
+        A client of a person's own could hide what it shows otherwise.
+        """
+        if kind is ClientMessage.SET_PIXEL_FORMAT:
+            self._has_novnc_format = message[4:17] == NOVNC_FORMAT
+        elif kind not in _UPDATE_REQUESTS:
+            return
+        if not self._has_novnc_format:
+            raise RfbViolation("SetPixelFormat: a recorded session must have noVNC's format")
+
     def _filtered_encodings(self, message: bytes) -> bytes:
         allowed = self._passing_encodings()
         passing = [
@@ -240,6 +258,8 @@ class ClientMessages:
         passing = MEASURABLE if self._rules.parses_server else KNOWN
         if not self.power:
             passing -= {Encoding.XVP}
+        if self._rules.is_recorded:
+            passing -= {Encoding.H264}
         if self._rules.clipboard is not Clipboard.BOTH:
             passing -= {Encoding.EXTENDED_CLIPBOARD}
         if self.mode is SessionMode.VIEW:

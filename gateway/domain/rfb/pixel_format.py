@@ -2,9 +2,12 @@
 
 import struct
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from gateway.domain.rfb.violation import RfbViolation
+
+NOVNC_FORMAT: Final = struct.pack(">BBBBHHHBBB", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
+"""The only format that the pinned noVNC requests: `RFB.messages.pixelFormat` in `core/rfb.js`."""
 
 
 @dataclass(slots=True)

@@ -26,6 +26,8 @@ class RelayRules:
     power: bool = False
     """Passes xvp (shutdown, reboot, reset), which needs `server:power`."""
     pixels_max: int = PIXELS_MAX
+    is_recorded: bool = False
+    """Passes only what a player of the recording can show: noVNC's pixel format, and no H.264."""
 
     @property
     def clipboard_to_server(self) -> bool:

@@ -27,8 +27,8 @@ from gateway.domain.recordings.part_format import (
     PartFooter,
     PartHeader,
     Stream,
+    TimeIndex,
     decode_index,
-    encode_index,
     parse_header,
 )
 from gateway.domain.recordings.records import Record, RecordKind, decode_records, encode_records
@@ -81,6 +81,7 @@ class _ClosedPartWriter:
         self._chunks: dict[Stream, list[Record]] = {Stream.SCREEN: [], Stream.KEYSTROKES: []}
         self._sizes = dict.fromkeys(self._chunks, 0)
         self._entries: list[IndexEntry] = []
+        self._marks: list[Record] = []
         self._last_ms = 0
         self._end: dict[str, Any] | None = None
         self._write(header.encode())
@@ -93,6 +94,8 @@ class _ClosedPartWriter:
         self._chunks[stream].append(record)
         self._sizes[stream] += len(record.payload)
         self._last_ms = max(self._last_ms, record.at_ms)
+        if record.kind not in (RecordKind.SCREEN, RecordKind.KEY):
+            self._marks.append(record)
         if record.kind is RecordKind.END:
             self._end = orjson.loads(record.payload)
 
@@ -106,7 +109,7 @@ class _ClosedPartWriter:
             index=self._offset,
             blocks=len(self._entries),
         )
-        self._write(self._sealer.seal(Stream.INDEX, encode_index(self._entries)))
+        self._write(self._sealer.seal(Stream.INDEX, TimeIndex(self._entries, self._marks).encode()))
         self._write(footer.encode())
         return WrittenPart(self._hash.hexdigest(), footer)
 
@@ -141,7 +144,8 @@ class ClosedPart:
             self._opener = BlockOpener(line, keys.ciphers(self.header.salt))
             footer = self.footer
             index = self._read_block(footer.blocks, footer.index, Stream.INDEX)
-            self._entries = decode_index(index)
+            decoded = decode_index(index)
+            self._entries, self.marks = decoded.entries, tuple(decoded.marks)
         except ValueError as error:
             self._file.close()
             raise PartChanged(f"{file.name} {error}") from None

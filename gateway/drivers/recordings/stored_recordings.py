@@ -80,9 +80,9 @@ class StoredRecording:
     def __init__(self, info: RecordingInfo, parts: dict[int, ClosedPart], stack: ExitStack) -> None:
         self.info = info
         self.parts = tuple(
-            PartTimes(one, parts[one.number].chunks, parts[one.number].has_keystrokes)
+            PartTimes(one, found.chunks, found.marks, found.has_keystrokes)
             for one in info.parts
-            if one.number in parts
+            if (found := parts.get(one.number)) is not None
         )
         self._parts = parts
         self._stack = stack

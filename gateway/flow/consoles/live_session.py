@@ -272,7 +272,12 @@ class LiveSession:
             self._page.channel if recording is None else recording,
             cloud,
             # The right to power may have ended in the queue.
-            rules=RelayRules(self.session.mode, clipboard, power and self._has_power()),
+            rules=RelayRules(
+                self.session.mode,
+                clipboard,
+                power and self._has_power(),
+                is_recorded=recording is not None,
+            ),
             on_input=self._on_input,
             on_text=self._on_text,
             on_key=recording.mark_key if recording is not None and rules.record_keys else None,

@@ -60,12 +60,12 @@ class RecordedChannel:
 
     async def send(self, data: bytes) -> None:
         """Queue a frame; return when there is room for another."""
-        if self.has_failed and self.is_required:
+        if self._is_over:
             return
         self._frames.append(data)
         self._queued += len(data)
         self._begin_work()
-        while self._queued > _QUEUED_MAX:
+        while self._queued > _QUEUED_MAX and not self._is_over:
             self._room.clear()
             await self._room.wait()
 
@@ -100,6 +100,7 @@ class RecordedChannel:
         """End the recording; called by the part when it can no longer be written."""
         if not self.has_failed:
             self.has_failed = True
+            self._room.set()
             self._on_failure(reason)
 
     async def run(self) -> None:
@@ -125,6 +126,11 @@ class RecordedChannel:
         value = {"end": end, "detail": detail}
         self._part.close([*self._marks, json_record(self._now_ms(), RecordKind.END, value)])
 
+    @property
+    def _is_over(self) -> bool:
+        """Nothing more may be sent."""
+        return self.has_failed and self.is_required
+
     async def _write_and_send(self) -> bool:
         """Return False if a required recording has failed."""
         frames, self._frames = self._frames, []
@@ -137,7 +143,7 @@ class RecordedChannel:
                 await self._part.append(records)
             except RecordingFailed as failed:
                 self.fail(str(failed))
-        if self.has_failed and self.is_required:
+        if self._is_over:
             return False
         if data:
             await self._browser.send(data)
