@@ -284,4 +284,77 @@ def links() -> Dashboard:
                 unit="short",
             )
         )
+        .with_row(Row("Recordings"))
+        .with_panel(
+            graph(
+                "How much is recorded?",
+                "Bytes a second that recordings take on the disk, by account. Accounts with `console.recording` only.",
+                (
+                    "sum by (account) (rate(gateway_recording_bytes_total{ACCOUNT}[WINDOW]))",
+                    "{{account}}",
+                ),
+                unit="Bps",
+                stacked=True,
+            )
+        )
+        .with_panel(
+            graph(
+                "Do recordings fail?",
+                f"In 10 minutes, by reason. See {to_runbook('ConsoleGatewayRecordingsFail')} in the runbook.",
+                (
+                    "sum by (account, reason) (increase(gateway_recording_failures_total{ACCOUNT}[10m])) > 0",
+                    "{{account}} {{reason}}",
+                ),
+                unit="short",
+                limits=((1, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "For how many days is there room?",
+                f"Free bytes of the disk divided by the present rate; no line without a rate. See {to_runbook('ConsoleGatewayRecordingsDiskFull')} in the runbook.",
+                (
+                    "min by (instance) (gateway_recordings_disk_days{INSTANCE}) < +Inf",
+                    "{{instance}}",
+                ),
+                unit="d",
+            )
+        )
+        .with_panel(
+            graph(
+                "How late does the disk sync?",
+                f"Age of the oldest byte that a lost host would lose; about 1 s is normal. See {to_runbook('ConsoleGatewayRecordingsLag')} in the runbook.",
+                ("max by (instance) (gateway_recording_lag_seconds{INSTANCE})", "{{instance}}"),
+                unit="s",
+                limits=((3, RED),),
+            )
+        )
+        .with_panel(
+            graph(
+                "How much do recordings take?",
+                "Bytes of all recordings in the directory, and the free bytes of its disk.",
+                ("max by (instance) (gateway_recordings_bytes{INSTANCE})", "recordings {{instance}}"),
+                (
+                    "min by (instance) (gateway_recordings_disk_free_bytes{INSTANCE})",
+                    "free {{instance}}",
+                ),
+                unit="bytes",
+            )
+        )
+        .with_panel(
+            graph(
+                "What happens to ended recordings?",
+                "In 10 minutes: parts that were closed, by outcome, and recordings that were removed, by reason.",
+                (
+                    "sum by (outcome) (increase(gateway_recording_rewrites_total{INSTANCE}[10m])) > 0",
+                    "closed: {{outcome}}",
+                ),
+                (
+                    "sum by (reason) (increase(gateway_recordings_removed_total{INSTANCE}[10m])) > 0",
+                    "removed: {{reason}}",
+                ),
+                ("sum(gateway_recordings_open{INSTANCE})", "under way"),
+                unit="short",
+            )
+        )
     )

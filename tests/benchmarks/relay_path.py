@@ -36,12 +36,12 @@ _FLOOD_S = 1.5
 _SIZES = (1024, 16 * 1024, 64 * 1024)
 _ACTIVE, _FRAME, _PER_S, _ACTIVE_S = 200, 4096, 30, 10.0
 _IDLE = 2000
-_LOAD_CORE, _PROXY_CORE = 0, 1
+LOAD_CORE, PROXY_CORE = 0, 1
 _MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class _Proxy:
+class Proxy:
     name: str
     url: str
     pid: int
@@ -56,7 +56,7 @@ def main() -> None:
         print("relay: needs two cores; skipped")
         return
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {_LOAD_CORE})
+    os.sched_setaffinity(0, {LOAD_CORE})
     try:
         with _proxies() as proxies:
             _print_throughput(proxies)
@@ -68,13 +68,13 @@ def main() -> None:
 
 
 @contextmanager
-def _proxies() -> Iterator[list[_Proxy]]:
+def _proxies() -> Iterator[list[Proxy]]:
     with ExitStack() as stack:
-        cloud = stack.enter_context(Peer("cloud", core=_LOAD_CORE))
-        found = [_Proxy("none", cloud.url, cloud.pid)]
+        cloud = stack.enter_context(Peer("cloud", core=LOAD_CORE))
+        found = [Proxy("none", cloud.url, cloud.pid)]
         for role in ("relay", "bare"):
-            peer = stack.enter_context(Peer(role, target=cloud.url, core=_PROXY_CORE))
-            found.append(_Proxy(role, peer.url, peer.pid))
+            peer = stack.enter_context(Peer(role, target=cloud.url, core=PROXY_CORE))
+            found.append(Proxy(role, peer.url, peer.pid))
         if HAPROXY is None:
             print(f"relay: HAProxy is left out: {NOT_HERE}")
         else:
@@ -82,7 +82,7 @@ def _proxies() -> Iterator[list[_Proxy]]:
             haproxy = HAProxy(server, mode="http", options="timeout tunnel 1h")
             with _on_core(haproxy._process.pid):
                 stack.enter_context(haproxy)
-            found.append(_Proxy("haproxy", f"ws://127.0.0.1:{haproxy.port}/", haproxy._process.pid))
+            found.append(Proxy("haproxy", f"ws://127.0.0.1:{haproxy.port}/", haproxy._process.pid))
         with suppress(FileNotFoundError):
             found.append(stack.enter_context(_websockify()))
         yield found
@@ -90,27 +90,27 @@ def _proxies() -> Iterator[list[_Proxy]]:
 
 @contextmanager
 def _on_core(pid: int) -> Iterator[None]:
-    os.sched_setaffinity(pid, {_PROXY_CORE})
+    os.sched_setaffinity(pid, {PROXY_CORE})
     yield
 
 
 @contextmanager
-def _websockify() -> Iterator[_Proxy]:
+def _websockify() -> Iterator[Proxy]:
     """WebSocket to TCP: less work than the others do, with a process per session."""
     if shutil.which("websockify") is None:
         print("relay: websockify is left out: Debian's package websockify is not installed")
         raise FileNotFoundError
     port = free_port()
-    with Peer("tcp_cloud", core=_LOAD_CORE) as cloud:
+    with Peer("tcp_cloud", core=LOAD_CORE) as cloud:
         process = subprocess.Popen(
             ["websockify", f"127.0.0.1:{port}", f"127.0.0.1:{cloud.port}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.sched_setaffinity(process.pid, {_PROXY_CORE})
+        os.sched_setaffinity(process.pid, {PROXY_CORE})
         eventually(lambda: _is_open(port))
         try:
-            yield _Proxy("websockify", f"ws://127.0.0.1:{port}/", process.pid)
+            yield Proxy("websockify", f"ws://127.0.0.1:{port}/", process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -121,14 +121,14 @@ def _is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _print_throughput(proxies: list[_Proxy]) -> None:
+def _print_throughput(proxies: list[Proxy]) -> None:
     print(f"one console floods one browser, median of {_ROUNDS} rounds")
     for size in _SIZES:
         rates: dict[str, list[float]] = {proxy.name: [] for proxy in proxies}
         costs: dict[str, list[float]] = {proxy.name: [] for proxy in proxies}
         for _ in range(_ROUNDS):
             for proxy in proxies:
-                rate, cost = uvloop.run(_flooded(proxy, size))
+                rate, cost = uvloop.run(flooded(proxy, size))
                 rates[proxy.name].append(rate)
                 costs[proxy.name].append(cost)
         print(f"  frames of {size // 1024} KiB")
@@ -144,7 +144,7 @@ def _print_throughput(proxies: list[_Proxy]) -> None:
     print("  target: relay at least 0.8 of bare")
 
 
-async def _flooded(proxy: _Proxy, size: int) -> tuple[float, float]:
+async def flooded(proxy: Proxy, size: int) -> tuple[float, float]:
     """Return MB per second and CPU milliseconds per MB."""
     async with (
         ClientSession() as session,
@@ -183,9 +183,9 @@ def _count(handle: int, stop: threading.Event) -> int:
     return total
 
 
-def _print_active(proxies: list[_Proxy]) -> None:
+def _print_active(proxies: list[Proxy]) -> None:
     print(f"{_ACTIVE} sessions, {_PER_S} frames of {_FRAME // 1024} KiB a second each")
-    found = {proxy.name: uvloop.run(_latencies(proxy)) for proxy in proxies}
+    found = {proxy.name: uvloop.run(latencies(proxy, _ACTIVE)) for proxy in proxies}
     for name, (p50, p99, load) in found.items():
         print(f"  {name:10} p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  {load:5.0%} of a core")
     added = {name: p99 - found["none"][1] for name, (_, p99, _) in found.items()}
@@ -195,14 +195,14 @@ def _print_active(proxies: list[_Proxy]) -> None:
     )
 
 
-async def _latencies(proxy: _Proxy) -> tuple[float, float, float]:
+async def latencies(proxy: Proxy, count: int) -> tuple[float, float, float]:
     """Return the median and the 99th percentile in milliseconds, and the proxy's load."""
     url = f"{proxy.url}?size={_FRAME}&per_s={_PER_S}"
     found: list[int] = []
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession(connector=TCPConnector(limit=0)))
         browsers, tasks = [], []
-        for _ in range(_ACTIVE):
+        for _ in range(count):
             browsers.append(await session.ws_connect(url))
             await open_rfb(browsers[-1])
             tasks.append(asyncio.create_task(_receive(browsers[-1], found)))
@@ -217,15 +217,16 @@ async def _latencies(proxy: _Proxy) -> tuple[float, float, float]:
         await asyncio.gather(*tasks, return_exceptions=True)
         for browser in browsers:
             browser._conn.transport.abort()
-    assert len(measured) > 0.9 * _ACTIVE * _PER_S * _ACTIVE_S, (proxy.name, len(measured))
+    assert len(measured) > 0.9 * count * _PER_S * _ACTIVE_S, (proxy.name, len(measured))
     p50, p99 = (measured[int(len(measured) * share)] / 1e6 for share in (0.5, 0.99))
     return p50, p99, load
 
 
 async def _receive(browser: ClientWebSocketResponse, found: list[int]) -> None:
     async for message in browser:
-        (sent_at,) = struct.unpack_from(">Q", message.data)
-        found.append(time.monotonic_ns() - sent_at)
+        for at in range(0, len(message.data), _FRAME):  # a recording gathers frames
+            (sent_at,) = struct.unpack_from(">Q", message.data, at)
+            found.append(time.monotonic_ns() - sent_at)
 
 
 def _print_idle_tls() -> None:
@@ -235,8 +236,8 @@ def _print_idle_tls() -> None:
         ca.write_bytes(authority.certificate)
         authority.issue("console").write(certificate, key)
         with (
-            Peer("cloud", core=_LOAD_CORE, tls=(certificate, key)) as cloud,
-            Peer("relay", target=cloud.url, core=_PROXY_CORE, ca=ca) as relay,
+            Peer("cloud", core=LOAD_CORE, tls=(certificate, key)) as cloud,
+            Peer("relay", target=cloud.url, core=PROXY_CORE, ca=ca) as relay,
         ):
             each, load = uvloop.run(_idle(relay, _IDLE))
     print(
@@ -272,7 +273,7 @@ def _print_idle_websockify() -> None:
         print(f"an idle session of websockify: {each:.1f} MiB (a process of its own)")
 
 
-async def _idle_websockify(proxy: _Proxy) -> float:
+async def _idle_websockify(proxy: Proxy) -> float:
     count = 10
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession())

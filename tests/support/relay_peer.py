@@ -3,11 +3,15 @@
 import asyncio
 import json
 import os
+import secrets
 import ssl
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +19,12 @@ import uvloop
 from aiohttp import ClientSession, TCPConnector, web
 from yarl import URL
 
+from gateway.drivers.host.clock import SystemClock
+from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.recordings.recorded_channel import RecordedChannel
 from tests.support import rfb
-from tests.support.relay_server import accept_rfb, relay_server, serving
+from tests.support.recordings import RecordingScene, a_recording
+from tests.support.relay_server import Record, accept_rfb, relay_server, serving
 from tests.support.stack import TIMEOUT_S
 
 FLOOD_BLOCK = 1 << 20
@@ -38,10 +46,15 @@ class Peer:
         core: int | None = None,
         tls: tuple[Path, Path] | None = None,
         ca: Path | None = None,
+        payload: Path | None = None,
+        recordings: Path | None = None,
     ) -> None:
+        """`payload`: what a cloud sends, in place of zeros. `recordings`: a relay records there."""
         plan = {
             "role": role, "target": target, "core": core,
             "tls": [str(file) for file in tls] if tls else None, "ca": str(ca) if ca else None,
+            "payload": str(payload) if payload else None,
+            "recordings": str(recordings) if recordings else None,
         }  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.relay_peer", json.dumps(plan)],
@@ -89,25 +102,42 @@ def frame(payload: bytes) -> bytes:
     return struct.pack(">BBQ", 0x82, 127, len(payload)) + payload
 
 
-async def _cloud(request: web.Request) -> web.WebSocketResponse:
-    websocket = web.WebSocketResponse(compress=False, timeout=0.1)
-    await websocket.prepare(request)
-    await accept_rfb(websocket)
-    size = int(request.query.get("size", "0"))
-    if "flood" in request.query:
-        await _flood(request, frame(bytes(size)))
-    elif size:
-        await _send_at_rate(websocket, size, float(request.query["per_s"]))
-    else:
-        async for _ in websocket:
-            pass
-    return websocket
+def _cloud(payload: bytes) -> Any:
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse(compress=False, timeout=0.1)
+        await websocket.prepare(request)
+        await accept_rfb(websocket)
+        size = int(request.query.get("size", "0"))
+        data = payload or bytes(size)
+        if "flood" in request.query:
+            await _flood(request, _blocks(data, size))
+        elif size:
+            await _send_at_rate(websocket, _pieces(data, size), float(request.query["per_s"]))
+        else:
+            async for _ in websocket:
+                pass
+        return websocket
+
+    return handle
 
 
-async def _flood(request: web.Request, one: bytes) -> None:
+def _pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data) - size + 1, size)]
+
+
+def _blocks(data: bytes, size: int) -> list[bytes]:
+    """Return the data in frames, joined to large blocks."""
+    frames = [frame(one) for one in _pieces(data, size)]
+    frames *= max(1, FLOOD_BLOCK // (len(frames) * size))
+    count = max(1, FLOOD_BLOCK // size)
+    return [b"".join(frames[at : at + count]) for at in range(0, len(frames), count)]
+
+
+async def _flood(request: web.Request, blocks: list[bytes]) -> None:
     """Write prepared frames, so that this process is not what limits the throughput."""
-    block = one * max(1, FLOOD_BLOCK // len(one))
-    while request.transport is not None and not request.transport.is_closing():
+    for block in cycle(blocks):
+        if request.transport is None or request.transport.is_closing():
+            return
         request.transport.write(block)
         try:
             await request.protocol._drain_helper()
@@ -116,8 +146,11 @@ async def _flood(request: web.Request, one: bytes) -> None:
         await asyncio.sleep(0)
 
 
-async def _send_at_rate(websocket: web.WebSocketResponse, size: int, per_s: float) -> None:
+async def _send_at_rate(
+    websocket: web.WebSocketResponse, pieces: list[bytes], per_s: float
+) -> None:
     """Each frame begins with the time at which it was sent."""
+    data = cycle(pieces)
     receiving = asyncio.create_task(websocket.receive())
     loop = asyncio.get_running_loop()
     due = loop.time() + hash(websocket) % 1000 / 1000 / per_s
@@ -125,7 +158,7 @@ async def _send_at_rate(websocket: web.WebSocketResponse, size: int, per_s: floa
         await asyncio.sleep(max(0.0, due - loop.time()))
         due += 1 / per_s
         try:
-            await websocket.send_bytes(struct.pack(">Q", time.monotonic_ns()) + bytes(size - 8))
+            await websocket.send_bytes(struct.pack(">Q", time.monotonic_ns()) + next(data)[8:])
         except ConnectionError:
             return
 
@@ -172,6 +205,36 @@ def _bare(target: str, session: ClientSession) -> Any:
     return handle
 
 
+def _payload(plan: dict[str, Any]) -> bytes:
+    return Path(plan["payload"]).read_bytes() if plan["payload"] else b""
+
+
+def _report(failure: str) -> None:
+    sys.stderr.write(f"{failure}\n")
+
+
+@asynccontextmanager
+async def _recording(directory: Path) -> AsyncIterator[Record]:
+    """Yield a stage that records each session, and leaves its part open: closing it costs CPU."""
+    scene = RecordingScene(directory, clock=SystemClock())
+
+    @asynccontextmanager
+    async def record(channel: FrameChannel) -> AsyncIterator[FrameChannel]:
+        details = a_recording(id=secrets.token_hex(16))
+        part = await recordings.open_part(details, _report)
+        recorded = RecordedChannel(channel, part, scene.clock, is_required=True, on_failure=_report)
+        working = asyncio.create_task(recorded.run())
+        try:
+            yield recorded
+        finally:
+            working.cancel()
+            await asyncio.wait({working})
+            recordings._threads.parts.discard(part._part)
+
+    async with scene.running() as recordings:
+        yield record
+
+
 async def _run(plan: dict[str, Any]) -> None:
     role, target = plan["role"], plan["target"]
     trust = ssl.create_default_context(cafile=plan["ca"]) if plan["ca"] else None
@@ -179,7 +242,13 @@ async def _run(plan: dict[str, Any]) -> None:
     if tls is not None:
         tls.load_cert_chain(*plan["tls"])
     if role == "relay":
-        async with relay_server(target, rfb.CONTROL, trust=trust) as server:
+        async with AsyncExitStack() as stack:
+            record: Record = nullcontext
+            if plan["recordings"]:
+                record = await stack.enter_async_context(_recording(Path(plan["recordings"])))
+            server = await stack.enter_async_context(
+                relay_server(target, rfb.CONTROL, trust=trust, record=record)
+            )
             await _announce(server.url)
     elif role == "tcp_cloud":
         listening = await asyncio.start_server(_tcp_cloud, "127.0.0.1", 0)
@@ -187,7 +256,9 @@ async def _run(plan: dict[str, Any]) -> None:
     else:
         async with ClientSession(connector=TCPConnector(limit=0)) as session:
             app = web.Application()
-            app.router.add_get("/", _cloud if role == "cloud" else _bare(target, session))
+            app.router.add_get(
+                "/", _cloud(_payload(plan)) if role == "cloud" else _bare(target, session)
+            )
             async with serving(app, tls) as port:
                 await _announce(f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/")
 

@@ -3,7 +3,12 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 
 from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, web
@@ -15,9 +20,12 @@ from gateway.drivers.network.websocket_channel import (
     browser_websocket,
     cloud_websocket_options,
 )
+from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.consoles.relay import Relay, RelayEnd
 from tests.support import rfb
 
+Record = Callable[[FrameChannel], AbstractAsyncContextManager[FrameChannel]]
+"""Returns the channel that a relay sends to, in place of the browser's."""
 CloudConsole = Callable[[web.WebSocketResponse], Awaitable[None]]
 
 
@@ -50,7 +58,11 @@ async def websocket_server(
 
 @asynccontextmanager
 async def relay_server(
-    cloud_url: str, rules: RelayRules, *, trust: ssl.SSLContext | None = None
+    cloud_url: str,
+    rules: RelayRules,
+    *,
+    trust: ssl.SSLContext | None = None,
+    record: Record = nullcontext,
 ) -> AsyncIterator[RelayServer]:
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(ClientSession(connector=TCPConnector(limit=0)))
@@ -60,17 +72,18 @@ async def relay_server(
             browser = browser_websocket()
             await browser.prepare(request)
             options = cloud_websocket_options()
-            url = URL(cloud_url).with_query(request.query)
+            url = URL(cloud_url).update_query(request.query)
             cloud = await session.ws_connect(url, ssl=trust or True, **options)
             channel = WebSocketChannel(browser)
-            relay = Relay(
-                channel,
-                WebSocketChannel(cloud),
-                rules=rules,
-                on_input=lambda: setattr(server, "inputs", server.inputs + 1),
-                on_text=channel.send_text,
-            )
-            end = await relay.run()
+            async with record(channel) as browser_side:
+                relay = Relay(
+                    browser_side,
+                    WebSocketChannel(cloud),
+                    rules=rules,
+                    on_input=lambda: setattr(server, "inputs", server.inputs + 1),
+                    on_text=channel.send_text,
+                )
+                end = await relay.run()
             server.ends.append(end)
             code = 4011 if end.end is None or end.end.code is None else end.end.code
             await channel.close(code, end.end.name if end.end else "")
@@ -107,7 +120,9 @@ async def accept_rfb(cloud: web.WebSocketResponse) -> None:
     await cloud.receive_bytes()
 
 
-async def open_rfb(browser: ClientWebSocketResponse) -> None:
+async def open_rfb(
+    browser: ClientWebSocketResponse, encodings: tuple[int, ...] = rfb.NOVNC_ENCODINGS
+) -> None:
     """Shake hands as noVNC does, and send SetEncodings."""
     await browser.send_bytes(await browser.receive_bytes())
     await browser.receive_bytes()
@@ -115,7 +130,7 @@ async def open_rfb(browser: ClientWebSocketResponse) -> None:
     await browser.receive_bytes()
     await browser.send_bytes(b"\x01")
     await browser.receive_bytes()
-    await browser.send_bytes(rfb.set_encodings(*rfb.NOVNC_ENCODINGS))
+    await browser.send_bytes(rfb.set_encodings(*encodings))
 
 
 async def until(condition: Callable[[], bool]) -> None:

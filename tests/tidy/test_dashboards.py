@@ -200,11 +200,13 @@ def units_of(expression: str) -> set[str]:
         (r"histogram_quantile", {"s"}),
         (r" / ", {"percentunit", "short"}),
         (r"\brate\(\w+_seconds_total\b", {"percentunit"}),
+        (r"\brate\(\w+_bytes_total\b", {"Bps"}),
         (r"\brate\(", {"reqps", "cps"}),
         (r"_seconds(:max)?\{", {"s"}),
         (r":ratio_", {"percentunit"}),
         (r"_rate\{|_ceiling\{", {"reqps"}),
         (r"_bytes\{", {"bytes"}),
+        (r"_days\{", {"d"}),
         (r"_ratio\{", {"percentunit"}),
         (r"", {"short"}),
     )
