@@ -79,12 +79,9 @@ class _PolicyReview:
             yield from self._of_people((*path, "to"), raw["to"])
 
     def _no_effect(self, rule: Rule) -> str:
-        effective = rule.permissions & PERMISSIONS
-        if not effective:
-            return "its permissions have no effect in this version"
         is_part = not rule.is_whole or rule.projects or rule.servers or rule.excluded_projects
-        if rule.ref.kind is RuleKind.GRANT and is_part and effective <= self._on_fleet_only:
-            names = ", ".join(sorted(effective))
+        if rule.ref.kind is RuleKind.GRANT and is_part and rule.permissions <= self._on_fleet_only:
+            names = ", ".join(sorted(rule.permissions))
             return f"{names} is for calls without a server, which require `on: everything`"
         return ""
 

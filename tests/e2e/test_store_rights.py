@@ -74,7 +74,7 @@ def test_rights_of_the_docs_are_enough(stack: Stack, taken: tuple[str, ...]) -> 
     code, output = check(gateway)
     assert (code, "redis: ok" in output) == (0, True), output
     gateway.start()
-    assert gateway.metric("gateway_store_available") == 1
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
     eventually(lambda: gateway.metric("gateway_store_subscribed") == 1)
     gateway.close()
 

@@ -99,17 +99,15 @@ def test_rules_that_gain_console_view_by_all_are_named() -> None:
         (f"{{role: site, to: {{users: [a]}}, {ON}}}", "rule_without_effect", "grants[0]"),
         ("{role: site, to: everyone, on: {everything: true, not: {models: [B1]}}}",
          "rule_without_effect", "grants[0]"),
-        (f"{{role: later, to: {{users: [a]}}, {ON}}}", "rule_without_effect", "grants[0]"),
     ],
 )  # fmt: skip
 def test_rule_that_can_never_apply_is_named(rule: str, code: str, key: str) -> None:
-    roles = "{op: [console:open], site: [site:read], later: [recording:view, recording:keys]}"
+    roles = "{op: [console:open], site: [site:read]}"
     others = (
         f"{{role: op, to: {{users: [x]}}, {ON}}}",
         "{role: site, to: {users: [x]}, on: everything}",
-        f"{{permissions: all, role: later, to: {{users: [x]}}, {ON}}}",
     )
-    text = a_policy(rule, *others[:2], roles=roles)
+    text = a_policy(rule, *others, roles=roles)
     warnings = [one for one in found(text) if one[0] != "role_not_used"]
     assert warnings == [(code, 3, key)]
 
