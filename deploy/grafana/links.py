@@ -333,7 +333,10 @@ def links() -> Dashboard:
             graph(
                 "How much do recordings take?",
                 "Bytes of all recordings in the directory, and the free bytes of its disk.",
-                ("max by (instance) (gateway_recordings_bytes{INSTANCE})", "recordings {{instance}}"),
+                (
+                    "max by (instance) (gateway_recordings_bytes{INSTANCE})",
+                    "recordings {{instance}}",
+                ),
                 (
                     "min by (instance) (gateway_recordings_disk_free_bytes{INSTANCE})",
                     "free {{instance}}",
@@ -350,7 +353,7 @@ def links() -> Dashboard:
                     "closed: {{outcome}}",
                 ),
                 (
-                    "sum by (reason) (increase(gateway_recordings_removed_total{INSTANCE}[10m])) > 0",
+                    "sum by (reason) (increase(gateway_recordings_removed_total{INSTANCE}[10m]))",
                     "removed: {{reason}}",
                 ),
                 ("sum(gateway_recordings_open{INSTANCE})", "under way"),

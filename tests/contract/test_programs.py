@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def options(directory: Path) -> dict[str, Any]:
     return {"cwd": directory, "stdin": subprocess.DEVNULL, "text": True, **pipes}
 
 
+@pytest.fixture
+def heard_interrupt() -> Iterator[None]:
+    """Let children not inherit that a job in the background ignores SIGINT."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("heard_interrupt")
 @pytest.mark.parametrize("new_session", [False, True])
 @pytest.mark.parametrize("module", ["shown", "fails", "raises"])
 def test_program_is_like_one_that_python_starts(

@@ -346,6 +346,7 @@ def test_queries_cover_all_processes() -> None:
         for person in people:
             assert stack.gateway.console(stack.cloud.token(person), server).status == 200
         assert plain.console(stack.cloud.token("suspect"), server).status == 200
+        eventually(lambda: ada.run_json(stack.gateway, "sessions")["missing"] == 0)
         found = ada.run_json(stack.gateway, "sessions")
         assert (found["total"], found["missing"]) == (3, 0)
         assert {len(one["tokens"]) > 0 for one in found["processes"]} == {True}

@@ -24,7 +24,15 @@ import yaml
 from tests.support.live_delivery import PROJECT, deliver_live
 from tests.support.live_page import LivePage
 from tests.support.prometheus import NOT_HERE, PROMETHEUS, Prometheus
-from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
+from tests.support.stack import (
+    CloudProcess,
+    Response,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+    make_seal_key,
+)
 from tests.support.tls import write_certificate
 from tests.support.watched import (
     WatchedExpression,
@@ -79,6 +87,8 @@ ADMIN_API: dict[str, Any] = {
     "groups": {"console-admins": "all"},
 }
 KEYS_AGE_MAX_S = 12
+REDIS_TIMEOUT_S = 0.5
+"""A busy machine must not look like a lost Redis before the event that stops it."""
 IAM_TOKEN_LIFE_S = 900
 """Below the half hour at which the alert on token renewal fires."""
 
@@ -169,6 +179,33 @@ async def _use_live_consoles(scene: Scene) -> None:
         for page in pages:
             await page.send({"type": "end"})
             await page.until_closed()
+
+
+def recordings(scene: Scene) -> None:
+    """Lose the directory of a console that is being recorded; count what others have taken."""
+    asyncio.run(_lose_a_recording(scene))
+    # What recordings take is counted at the start, and then every ten minutes.
+    scene.live.stop()
+    scene.live.start()
+    scene.wait_for_scrape()
+
+
+async def _lose_a_recording(scene: Scene) -> None:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
+        page = LivePage(client, scene.live.url)
+        status = 0
+        while status != 200:  # the sessions before may still be ending
+            url = scene.live.console(scene.cloud.token(), scene.cloud.servers[7]).json["url"]
+            status, _ = await page.redeem(url.partition("#")[2])
+        await page.connect()
+        await page.until_live()
+        (part,) = (scene.live.directory / "recordings").glob("*/*/part-*.open")
+        part.unlink()
+        failed = 'gateway_recording_failures_total{account="prod",reason="removed"}'
+        await asyncio.to_thread(eventually, lambda: scene.live.metric(failed) == 1)
+        await asyncio.to_thread(scene.wait_for_scrape)
+        await page.send({"type": "end"})
+        await page.until_closed()
 
 
 def links(scene: Scene) -> None:
@@ -415,6 +452,7 @@ def all_stopped(scene: Scene) -> None:
 EVENTS: tuple[Callable[[Scene], None], ...] = (
     started,
     live_consoles,
+    recordings,
     links,
     rejected_tokens,
     throttled,
@@ -471,6 +509,7 @@ FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayLockedPersons": revoked,
     "ConsoleGatewayAdminAccessDenied": revoked,
     "ConsoleGatewayConsolesEndByError": live_consoles,
+    "ConsoleGatewayRecordingsFail": recordings,
     "ConsoleGatewayConsolesNearLimit": live_consoles,
     "ConsoleGatewayConsoleResumesFail": live_consoles,
 }
@@ -496,6 +535,10 @@ READS_ONLY: dict[str, str] = {
     "ConsoleGatewayAuditDiskNearlyFull": "requires a separate disk",
     "ConsoleGatewayReplayedSignatures": "requires a client that signs",
     "ConsoleGatewayConsoleRelayBusy": "would slow down the other tests",
+    "ConsoleGatewayRecordingsDiskFull": "requires a separate disk",
+    "ConsoleGatewayRecordingsLag": "requires a disk that hangs",
+    "ConsoleGatewayRecordingsNotClosed": "requires a disk that fails when a recording ends",
+    "ConsoleGatewayRecordingsRemovedEarly": "retention runs every ten minutes",
 }
 """Alerts that no event triggers, with the reason; their series must exist."""
 
@@ -514,6 +557,7 @@ ONLY_ZERO: dict[str, str] = {
     "gateway_log_lines_dropped_total": "requires a reader of stdout that stalls",
     "gateway_task_restarts_total": NEVER["ConsoleGatewayTaskDied"],
     "gateway_console_on_old_inventory": "the policy of live consoles has no rule by attributes",
+    "gateway_recordings_removed_total": READS_ONLY["ConsoleGatewayRecordingsRemovedEarly"],
     "gateway_workers_retired": "a replaced worker without live consoles ends before a scrape",
 }
 """Series that are always 0 in this run, with the reason."""
@@ -540,8 +584,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     )
     gateway = stack.gateway
     gateway.config["issuers"][0] |= {"keys_refresh_s": 1, "keys_age_max_s": KEYS_AGE_MAX_S}
-    # A busy machine must not look like a lost Redis before the event that stops it.
-    gateway.config["store"]["timeout_s"] = 0.5
+    gateway.config["store"]["timeout_s"] = REDIS_TIMEOUT_S
     gateway.write_config()
     replica = stack.replica(start=False)
     certificate, key = write_certificate(replica.directory, "127.0.0.1")
@@ -549,15 +592,23 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     replica.config["listen"]["tls"] = tls
     replica.config["accounts"][0]["certificate"] = tls  # unused: the simulated cloud has no TLS
     replica.config["audit"] = {"directory": "audit"}
+    replica.config["store"]["timeout_s"] = REDIS_TIMEOUT_S
     replica.write_config()
     live = stack.replica(start=False)
-    live.config["store"] = {**live.config["store"], "namespace": "live"}
+    live.config["store"] = {
+        **live.config["store"],
+        "namespace": "live",
+        "timeout_s": REDIS_TIMEOUT_S,
+    }
     deliver_live(live, sessions_max=2)
     live.config["accounts"][0]["console"] |= {
         "sessions_max": 2,
         "websocket": "root",
         "subprotocol": "binary",
+        "recording": "when_possible",
     }
+    (live.directory / "recording-key").write_text(make_seal_key())
+    live.config["recordings"] = {"directory": "recordings", "keys": [{"file": "recording-key"}]}
     live.write_config()
     own_ports = range(gateway.admin_port, gateway.admin_port + WORKERS)
     ports = [*own_ports, replica.admin_port, live.admin_port]
