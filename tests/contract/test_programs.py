@@ -58,14 +58,14 @@ def options(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def heard_interrupt() -> Iterator[None]:
+def default_interrupt() -> Iterator[None]:
     """Let children not inherit that a job in the background ignores SIGINT."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, inherited)
 
 
-@pytest.mark.usefixtures("heard_interrupt")
+@pytest.mark.usefixtures("default_interrupt")
 @pytest.mark.parametrize("new_session", [False, True])
 @pytest.mark.parametrize("module", ["shown", "fails", "raises"])
 def test_program_is_like_one_that_python_starts(
