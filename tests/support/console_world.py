@@ -225,6 +225,7 @@ class ConsoleWorld:
         """Seconds of the loop, by the index of the record."""
         self.metrics = ConsoleMetrics()
         self.is_audit_down = False
+        self.while_recorded: Callable[[], None] = lambda: None
         self.random = itertools.count(1)
         self.failures: list[Exception] = []
         self.spare_s: float | None = 0.1
@@ -236,6 +237,7 @@ class ConsoleWorld:
     async def record(self, record: AuditRecord) -> None:
         if self.is_audit_down:
             raise AuditLogUnavailable("away", retry_after_s=1.0)
+        self.while_recorded()
         self.write(record)
 
     def write(self, record: AuditRecord) -> None:

@@ -82,6 +82,25 @@ def test_ticket_needs_a_durable_record() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("loses", ["policy", "revocation"])
+def test_permission_lost_during_record_issues_no_ticket(loses: str) -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+
+        def lose() -> None:
+            if loses == "policy":
+                world.policy = policy()
+            else:
+                world.tokens.refuse("ada")
+
+        world.while_recorded = lose
+        with pytest.raises(NotPermitted if loses == "policy" else NotAuthenticated):
+            await replica.ticket()
+        assert len(world.records) == 1
+
+    run(scenario)
+
+
 def test_tickets_count_in_the_rate_limit() -> None:
     async def scenario(replica: Replica) -> None:
         person = replica.world.person()
