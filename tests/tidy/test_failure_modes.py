@@ -5,7 +5,9 @@ from pathlib import Path
 
 import yaml
 
+from gateway.domain.audit.events import RECORDS
 from gateway.domain.consoles.ends import SESSION_ENDS
+from gateway.domain.recordings.model import RecordingPolicy
 from gateway.drivers.telemetry.log_events import BY_EVENT
 from gateway.drivers.telemetry.metrics_contract import BY_NAME
 
@@ -25,7 +27,8 @@ def test_log_events_on_the_page_exist() -> None:
     named = {text for text in _QUOTED if re.fullmatch(r"[a-z]+(_[a-z]+)+", text)}
     events = {text for text in named if not text.startswith("gateway_")}
     known = BY_EVENT.keys() | {"renew_before_s", "audit_records_missing"}
-    known |= {end.name for end in SESSION_ENDS}
+    known |= {end.name for end in SESSION_ENDS} | {one.value for one in RecordingPolicy}
+    known |= {record.name for record in RECORDS}
     assert len(events) > 10
     assert events <= known
 

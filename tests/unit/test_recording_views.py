@@ -6,7 +6,16 @@ import os
 import pytest
 
 from gateway.domain.errors import ConsoleStoreUnavailable, StoreUnavailable, TicketRejected
-from gateway.domain.model import Principal, Secret
+from gateway.domain.model import (
+    RECORDING_KEYS,
+    RECORDING_VIEW,
+    Operation,
+    Principal,
+    ResolvedCall,
+    Secret,
+)
+from gateway.domain.policy.inventory import NO_INVENTORY
+from gateway.domain.policy.policy import Policy
 from gateway.domain.recordings.records import Record, RecordKind, encode_records
 from gateway.domain.recordings.view_messages import (
     KeysMessage,
@@ -19,7 +28,10 @@ from gateway.domain.recordings.view_messages import (
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.local_replay_cache import LocalReplayCache
 from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S, ViewTicket, ViewTickets
+from gateway.flow.recordings.views import ActiveView
 from tests.support.clock import FakeClock
+from tests.support.console_world import a_rule
+from tests.support.consoles import PROJECT, SERVER
 
 KEY = Secret(base64.b64encode(os.urandom(32)).decode())
 ANNA = Principal("corp", "anna", frozenset({"ops"}), 0.0, 9e9, "jti-1")
@@ -89,6 +101,21 @@ async def test_ticket_is_refused_while_the_store_is_unavailable(clock: FakeClock
     tickets = ViewTickets(Sealer([KEY]), UnavailableCache(clock), clock)
     with pytest.raises(ConsoleStoreUnavailable):
         await spend(tickets, issue(tickets))
+
+
+@pytest.mark.parametrize(
+    ("permission", "checked"),
+    [
+        (RECORDING_VIEW, [RECORDING_VIEW]),
+        (RECORDING_KEYS, [RECORDING_VIEW, RECORDING_KEYS]),
+    ],
+)
+async def test_view_with_keystrokes_needs_both_rights_to_go_on(
+    permission: str, checked: list[str]
+) -> None:
+    call = ResolvedCall(Operation("ViewRecording", "GET", "/x", permission), PROJECT, (SERVER,))
+    permit = Policy([a_rule(permission)], version="v1").permit(ANNA, call, 1.0, NO_INVENTORY)
+    assert [one.operation.permission for one in ActiveView(permit).calls] == checked
 
 
 def test_messages_of_the_player_are_read() -> None:

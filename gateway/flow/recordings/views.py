@@ -26,7 +26,6 @@ from gateway.domain.model import (
     RECORDING_KEYS,
     RECORDING_VIEW,
     Principal,
-    ResolvedCall,
     Secret,
 )
 from gateway.domain.policy.policy import Permit
@@ -85,9 +84,12 @@ class ViewEnding:
 class ActiveView:
     """A view or an export that is under way; `ended` is set once."""
 
-    def __init__(self, person: Principal, call: ResolvedCall) -> None:
-        self.person = person
-        self.call = call
+    def __init__(self, permit: Permit) -> None:
+        """Every view needs `recording:view`, also one whose permit is for keystrokes."""
+        call = permit.call
+        view = replace(call, operation=replace(call.operation, permission=RECORDING_VIEW))
+        self.person = permit.principal
+        self.calls = (view,) if view == call else (view, call)
         self.ended: asyncio.Future[ViewEnding | None] = asyncio.get_running_loop().create_future()
 
     def end(self, ending: ViewEnding | None) -> None:
@@ -150,9 +152,10 @@ class RecordingViews:
 
     def check(self) -> None:
         for view in self._active:
-            end = self._rights.view_end(view.person, view.call)
-            if end is not None:
-                view.end(ViewEnding(view_messages.view_end(end)))
+            for call in view.calls:
+                end = self._rights.view_end(view.person, call)
+                if end is not None:
+                    view.end(ViewEnding(view_messages.view_end(end)))
 
     async def list(self, query: RecordingQuery, context: RequestContext) -> Sequence[RecordingInfo]:
         """Return the recordings on this host that the caller may view, the newest first."""
@@ -185,7 +188,7 @@ class RecordingViews:
         """Open a recording for export, and record that; `close` it at the end."""
         info, permit = await self._permitted(recording, context, with_keystrokes=False)
         reader = await self._open(recording, with_keystrokes=False)
-        active = ActiveView(permit.principal, permit.call)
+        active = ActiveView(permit)
         self._active.add(active)
         export = RecordingExport(reader, await _marks(reader), active, self._active)
         try:
@@ -259,7 +262,7 @@ class RecordingViews:
             ticket.recording, context, with_keystrokes=ticket.with_keystrokes
         )
         reader = await self._open(ticket.recording, with_keystrokes=ticket.with_keystrokes)
-        active = ActiveView(permit.principal, permit.call)
+        active = ActiveView(permit)
         active.ended = ended
         self._active.add(active)
         try:
