@@ -88,7 +88,9 @@ def test_invalid_head_after_cache_hits_is_answered_alike(stack: Stack, bearer: s
             response.begin()
             assert (response.status, json.loads(response.read())["error_code"]) == (status, code)
             assert connection.is_closed
-    assert stack.gateway.metric(HIT_PATH) - before >= 3 * (len(INVALID_HEADS) - 1)
+    assert stack.gateway.metric(HIT_PATH) - before >= 2 * (
+        len(INVALID_HEADS) - 1
+    )  # a busy connection's go to aiohttp
 
 
 def test_cache_hits_in_pieces_or_together_are_answered_in_order(stack: Stack, bearer: str) -> None:
