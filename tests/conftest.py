@@ -16,6 +16,7 @@ settings.load_profile("busy")
 
 SLOW_FILES = (
     "e2e/test_console_page.py",
+    "e2e/test_player_page.py",
     "e2e/test_admin.py",
     "e2e/test_monitoring.py",
     "e2e/test_rolling.py",

@@ -39,6 +39,20 @@ class CommandParser(argparse.ArgumentParser):
         return super().format_help() + (f"\nexit codes:\n{codes}" if codes else "")
 
 
+def add_commands(
+    parser: argparse.ArgumentParser, descriptions: Mapping[str, str], modules: str
+) -> None:
+    """Add a command for each description; its module is `modules` followed by its name."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    for name, description in descriptions.items():
+        commands.add_parser(
+            name,
+            help=description,
+            description=f"{description[0].upper()}{description[1:]}.",
+            module=f"gateway.commands.{modules}{name}",
+        )
+
+
 def add_config_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     default = os.environ.get(_CONFIG_VARIABLE) or None
     parser.add_argument(

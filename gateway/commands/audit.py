@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from gateway.commands.arguments import CommandParser
+from gateway.commands.arguments import CommandParser, add_commands
 
 COMMANDS: Final = {
     "verify": "report removed, changed, inserted or reordered lines of the audit log",
@@ -13,11 +13,4 @@ DIRECTORIES: Final = "audit.directory of one gateway host, or of several"
 
 
 def register(parser: CommandParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, description in COMMANDS.items():
-        commands.add_parser(
-            name,
-            help=description,
-            description=f"{description[0].upper()}{description[1:]}.",
-            module=f"gateway.commands.audit_{name}",
-        )
+    add_commands(parser, COMMANDS, "audit_")

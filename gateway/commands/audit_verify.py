@@ -21,23 +21,10 @@ INTACT, BROKEN, USAGE = 0, 1, 2
 
 def register(parser: CommandParser) -> None:
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help=DIRECTORIES)
-    parser.add_argument(
-        "--public-key",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="check signatures with this public key in PEM; repeat it for each signing key used",
+    add_proof_options(
+        parser,
+        head="this line: a head saved earlier, such as from a log line `audit_checkpoint`",
     )
-    parser.add_argument(
-        "--head",
-        type=saved_head,
-        action="append",
-        default=[],
-        metavar="CHAIN:SEQ:HASH",
-        help="require this line: a head saved earlier, such as from a log line `audit_checkpoint`",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.exit_codes = {INTACT: "intact", BROKEN: "broken", USAGE: "wrong usage, or no chain"}
     parser.set_defaults(run=run)
 
@@ -83,11 +70,30 @@ def verify_audit_log(
             print_report(report, checked=keys is not None)
         for head in not_compared:
             print_line(f"not compared: retention removed line {head.seq} of the chain {head.chain}")
-        for head in missing:
-            print_line(
-                f"BROKEN: the chain {head.chain} is missing; a saved head is its line {head.seq}"
-            )
+        print_missing(missing)
     return INTACT if intact else BROKEN
+
+
+def add_proof_options(parser: CommandParser, *, head: str, default_key: str = "") -> None:
+    """Add the options of a check of chains; `head` says which line a saved head is."""
+    parser.add_argument(
+        "--public-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"check signatures with this public key in PEM{default_key}; repeat it for each"
+        " signing key used",
+    )
+    parser.add_argument(
+        "--head",
+        type=saved_head,
+        action="append",
+        default=[],
+        metavar="CHAIN:SEQ:HASH",
+        help=f"require {head}",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def saved_head(text: str) -> Head:
@@ -125,6 +131,14 @@ def _no_chain(directories: Sequence[Path]) -> str:
         f"No chain in {searched}: nothing was verified. Is this the `audit.directory` of the"
         " config? If so, the whole audit log was removed; a saved head (--head) proves that."
     )
+
+
+def print_missing(heads: Sequence[Head]) -> None:
+    """Print the saved heads whose chain is gone."""
+    for head in heads:
+        print_line(
+            f"BROKEN: the chain {head.chain} is missing; a saved head is its line {head.seq}"
+        )
 
 
 def print_report(report: Report, *, checked: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway import __version__
-from gateway.commands.arguments import CommandParser
+from gateway.commands.arguments import add_commands
 from gateway.commands.terminal import print_error
 from gateway.config.errors import InvalidConfig
 
@@ -50,12 +50,5 @@ def build_parser() -> argparse.ArgumentParser:
         description="Authenticating gateway to the consoles of physical servers.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
-    for name, description in COMMANDS.items():
-        commands.add_parser(
-            name,
-            help=description,
-            description=f"{description[0].upper()}{description[1:]}.",
-            module=f"gateway.commands.{name}",
-        )
+    add_commands(parser, COMMANDS, "")
     return parser

@@ -1,14 +1,12 @@
 """`gateway recordings`: its commands. The module of each registers its options when needed."""
 
 import os
-from pathlib import Path
 from typing import Final
 
-from gateway.commands.arguments import CommandParser
+from gateway.commands.arguments import CommandParser, add_commands
 from gateway.commands.exit_codes import usage_error
 from gateway.config.settings import Settings
 from gateway.drivers.recordings.recording_directory import RecordingDirectory
-from gateway.drivers.recordings.recording_keys import RecordingKeys
 
 COMMANDS: Final = {
     "list": "list the recordings that you may view",
@@ -21,17 +19,10 @@ COMMANDS: Final = {
 
 
 def register(parser: CommandParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, description in COMMANDS.items():
-        commands.add_parser(
-            name,
-            help=description,
-            description=f"{description[0].upper()}{description[1:]}.",
-            module=f"gateway.commands.recordings_{name}",
-        )
+    add_commands(parser, COMMANDS, "recordings_")
 
 
-def writable_directory(config: Settings) -> tuple[RecordingDirectory, RecordingKeys]:
+def writable_directory(config: Settings) -> RecordingDirectory:
     """Return the recordings of a config; raise CommandFailed if this user must not write there.
 
     The gateway cannot continue files of another user, root included.
@@ -41,10 +32,9 @@ def writable_directory(config: Settings) -> tuple[RecordingDirectory, RecordingK
         raise usage_error("the config has no `recordings.directory`")
     if not directory.is_dir():
         raise usage_error(f"{directory} does not exist: nothing is recorded there")
-    if directory.stat().st_uid != os.geteuid():
-        raise usage_error(f"run this as the user of the gateway, which owns {_shown(directory)}")
-    return RecordingDirectory(directory), RecordingKeys(config.recordings.keys)
-
-
-def _shown(directory: Path) -> str:
-    return f"{directory} (user ID {directory.stat().st_uid})"
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise usage_error(
+            f"run this as the user of the gateway, which owns {directory} (user ID {owner})"
+        )
+    return RecordingDirectory(directory)

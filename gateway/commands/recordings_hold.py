@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 def hold(config: Settings, recording: str, *, reason: str, lifts: bool) -> None:
     """Set or lift the hold of a recording, and record that; raise CommandFailed, OSError."""
-    directory, _ = writable_directory(config)
+    directory = writable_directory(config)
     path = directory.find(recording)
     if path is None:
         raise CommandFailed(REJECTED, f"no recording {recording} in {directory.root}")

@@ -11,7 +11,7 @@ from gateway.drivers.recordings.recording_directory import (
     read_wrapped_keys,
     replace_wrapped_keys,
 )
-from gateway.drivers.recordings.recording_keys import RecordingKeyMissing
+from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
 
 DONE, INCOMPLETE, USAGE = 0, 1, 2
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
 def rewrap(config: Settings) -> int:
     """Rewrap every recording that another key than the first wraps; return the exit code."""
-    directory, keys = writable_directory(config)
+    directory, keys = writable_directory(config), RecordingKeys(config.recordings.keys)
     renewed = current = failed = 0
     for path in directory.recordings():
         try:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
-from gateway.commands.audit_verify import load_public_keys, print_report, saved_head
+from gateway.commands.audit_verify import (
+    add_proof_options,
+    load_public_keys,
+    print_missing,
+    print_report,
+)
 from gateway.commands.terminal import print_error, print_json, print_line
 from gateway.config.settings import load_settings
 from gateway.domain.audit.chain import Head
@@ -41,24 +46,11 @@ def register(parser: CommandParser) -> None:
         metavar="DIR",
         help="a copy of recordings.directory (default: that of the config)",
     )
-    parser.add_argument(
-        "--public-key",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="check signatures with this public key in PEM (default: audit.signing_key of the"
-        " config); repeat it for each signing key used",
+    add_proof_options(
+        parser,
+        head="this line of the index: a head saved earlier",
+        default_key=" (default: audit.signing_key of the config)",
     )
-    parser.add_argument(
-        "--head",
-        type=saved_head,
-        action="append",
-        default=[],
-        metavar="CHAIN:SEQ:HASH",
-        help="require this line of the index: a head saved earlier",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.exit_codes = {
         INTACT: "intact; parts that a crash has cut short are",
         BROKEN: "a recording was changed or removed, or the index is broken",
@@ -133,10 +125,7 @@ def _print(
 ) -> None:
     for report in reports:
         print_report(report, checked=is_signed)
-    for head in missing:
-        print_line(
-            f"BROKEN: the chain {head.chain} is missing; a saved head is its line {head.seq}"
-        )
+    print_missing(missing)
     for one in judgements:
         if one.verdict.is_problem:
             print_line(f"BROKEN: {one}")

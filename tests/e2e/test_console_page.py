@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from gateway.domain.consoles import ends
 from gateway.domain.rfb.encodings import Encoding
-from tests.support.browser import needs_chromium, open_browser
+from tests.support.browser import needs_chromium
 from tests.support.page_pictures import PageVisitor
 from tests.support.page_site import (
     OFFER,
@@ -53,22 +53,11 @@ def site() -> Iterator[PageSite]:
     running.close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as started:
-        yield started
-
-
 @pytest.fixture
 def visitor(site: PageSite, browser: Browser) -> Iterator[Visitor]:
     site.reset()
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB")
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    visitor = Visitor(context.new_page(), site)
-    yield visitor
-    problems = visitor.unexpected()
-    context.close()
-    assert problems == []
+    with Visitor.visiting(browser, site) as visitor:
+        yield visitor
 
 
 OTHER = {"subject": "ben", "issuer": "https://login.example.com"}

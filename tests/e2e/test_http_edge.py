@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.stack import Stack, console_path, fetch, send_raw
+from tests.support.stack import Stack, console_path, eventually, fetch, send_raw
 
 HIT_PATH = "gateway_hit_path_requests_total"
 DOCS = "GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -73,24 +73,30 @@ def test_invalid_head_is_answered_in_the_error_schema(
     assert headers["x-request-id"]
 
 
+def until_served_from_its_bytes(stack: Stack, connection: "Connection", hit: str) -> None:
+    """Repeat a request; aiohttp may serve the first ones, while it is not at rest."""
+
+    def is_served() -> bool:
+        before = stack.gateway.metric(HIT_PATH)
+        connection.send(hit)
+        assert connection.response().status == 200
+        return stack.gateway.metric(HIT_PATH) > before
+
+    eventually(is_served)
+
+
 def test_invalid_head_after_cache_hits_is_answered_alike(stack: Stack, bearer: str) -> None:
     """On a connection whose last requests were not parsed, because their bytes were known."""
     path = console_path(stack.cloud.project, stack.cloud.servers[0])
     hit = f"GET {path} HTTP/1.1\r\nHost: x\r\n{bearer}\r\n"
-    before = stack.gateway.metric(HIT_PATH)
     for raw, status, code in INVALID_HEADS:
         with Connection(stack.gateway.url) as connection:
-            for _ in range(4):
-                connection.send(hit)
-                assert connection.response().status == 200
+            until_served_from_its_bytes(stack, connection, hit)
             connection.send(raw.decode())
             response = http.client.HTTPResponse(connection.socket)
             response.begin()
             assert (response.status, json.loads(response.read())["error_code"]) == (status, code)
             assert connection.is_closed
-    assert stack.gateway.metric(HIT_PATH) - before >= 2 * (
-        len(INVALID_HEADS) - 1
-    )  # a busy connection's go to aiohttp
 
 
 def test_cache_hits_in_pieces_or_together_are_answered_in_order(stack: Stack, bearer: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from gateway.demo.cloud.screen.font import HEIGHT, glyph
-from tests.support.browser import CHROMIUM, open_browser
+from tests.support.browser import needs_chromium
 from tests.support.page_pictures import PageVisitor
 from tests.support.player_site import (
     INPUT,
@@ -19,7 +19,7 @@ from tests.support.player_site import (
     PlayerSite,
 )
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="requires Debian's package chromium")
+pytestmark = needs_chromium
 TICKET = "#ticket-0"
 WIDTH, ROWS = 640, 24
 _FORMAT = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 0, 8, 16)
@@ -113,27 +113,14 @@ def site() -> Iterator[PlayerSite]:
     running.close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as started:
-        yield started
-
-
 @pytest.fixture
 def visitor(site: PlayerSite, browser: Browser) -> Iterator[PlayerVisitor]:
     site.reset()
     site.parts = [MadePart(typed(120), marks=MARKS)]
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, locale="en-GB", timezone_id="Europe/Berlin"
-    )
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    visitor = PlayerVisitor(context.new_page(), site)
-    # The tests read the picture's pixels.
-    visitor.allowed = re.compile("willReadFrequently")
-    yield visitor
-    problems = visitor.unexpected()
-    context.close()
-    assert problems == []
+    with PlayerVisitor.visiting(browser, site, timezone_id="Europe/Berlin") as visitor:
+        # The tests read the picture's pixels.
+        visitor.allowed = re.compile("willReadFrequently")
+        yield visitor
 
 
 def test_opening_the_page_loads_nothing(visitor: PlayerVisitor) -> None:

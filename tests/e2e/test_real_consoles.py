@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealer import Sealer
-from tests.support.browser import ConsoleTab, needs_chromium, open_browser
+from tests.support.browser import ConsoleTab, needs_chromium
 from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
 from tests.support.leaks import find_leaks, redis_contents
 from tests.support.real_console import RealConsoleHost, needs_real_console
@@ -36,12 +36,6 @@ def stack(console: RealConsoleHost) -> Iterator[Stack]:
     running = Stack(cloud, start=False)
     yield running
     running.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as started:
-        yield started
 
 
 def start_gateway(

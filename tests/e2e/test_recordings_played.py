@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.test_commands import run
-from tests.support.browser import ConsoleTab, needs_chromium, open_browser
+from tests.support.browser import ConsoleTab, needs_chromium
 from tests.support.live_delivery import PROJECT, deliver_live, ticket
 from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
 
@@ -51,12 +51,6 @@ def allow(gateway: RunningGateway, *viewers: str) -> None:
     grants = [one for one in policy["grants"] if one["role"] != "auditor"]
     grants += [{"role": "auditor", "to": {"users": [one]}, "on": "everything"} for one in viewers]
     gateway.write_policy({**policy, "grants": grants})
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as started:
-        yield started
 
 
 def picture(page: Page) -> str:

@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 PICTURES: Final = Path(__file__).parent.parent / "e2e" / "pictures"
 _SIZES: Final = {"phone": (390, 844), "laptop": (1280, 800), "wide": (1920, 1080)}
@@ -32,6 +33,20 @@ class PageVisitor(Generic[_Site]):
         page.on("console", self._log)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
         page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+
+    @classmethod
+    @contextmanager
+    def visiting(cls, browser: Browser, site: _Site, **options: Any) -> Iterator[Self]:
+        """Open a tab; at the end nothing unexpected may have gone wrong in it."""
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 800}, locale="en-GB", **options
+        )
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        visitor = cls(context.new_page(), site)
+        yield visitor
+        problems = visitor.unexpected()
+        context.close()
+        assert problems == []
 
     def _log(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

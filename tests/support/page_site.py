@@ -1,25 +1,20 @@
 """A scripted gateway for the console's page: it speaks the page protocol, and decides nothing.
 
-It serves the real page files. Each test scripts the responses and the WebSocket, and reads what
-the page sent. The server runs in a thread, because Playwright's synchronous API has this one.
+Each test scripts the responses and the WebSocket, and reads what the page sent.
 """
 
 import asyncio
 import contextlib
 import json
-import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import WSMsgType, web
-from multidict import CIMultiDict
 
-from gateway.edge.common_headers import COMMON_HEADERS
-from gateway.edge.consoles.page_assets import PageAssets
+from tests.support.page_server import PREFIX, PageServer
 from tests.support.small_rfb import SmallScreen
 
-PREFIX = "/gw"
 SID = "0123456789abcdef0123456789abcdef"
 SERVER = {
     "project_id": "0e3f5c7a9b1d4e6f8a0b2c4d6e8f0a1b",
@@ -130,17 +125,12 @@ async def show_screen(socket: PageSocket) -> None:
     await socket.live()
 
 
-class PageSite:
-    """The server and its script. `reset` restores the script between tests."""
+class PageSite(PageServer):
+    """The server and its script."""
 
     def __init__(self) -> None:
-        self._assets = PageAssets.load(PREFIX)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.reset()
-        self._thread.start()
-        self.origin = self._call(self._start())
+        super().__init__()
 
     def reset(self) -> None:
         self.describe: list[Reply] = [(200, OFFER, {})]
@@ -177,43 +167,18 @@ class PageSite:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def close(self) -> None:
-        self._call(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _call(self, work: Awaitable[Any]) -> Any:
-        async def run() -> Any:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(20)
-
-    async def _start(self) -> str:
-        app = web.Application()
-        app.router.add_post(f"{PREFIX}/console/ticket", self._ticket)
-        app.router.add_post(f"{PREFIX}/console/redeem", self._redeem)
-        app.router.add_get(f"{PREFIX}/console/s/{SID}/socket", self._socket)
-        app.router.add_get("/{path:.*}", self._file)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.2, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_post(f"{PREFIX}/console/ticket", self._ticket)
+        router.add_post(f"{PREFIX}/console/redeem", self._redeem)
+        router.add_get(f"{PREFIX}/console/s/{SID}/socket", self._socket)
 
     async def _stop(self) -> None:
         for socket in self.sockets:
             await socket.close(1001)
-        await self._runner.cleanup()
+        await super()._stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _file(self, request: web.Request) -> web.Response:
-        asset = self._assets.find(request.path)
-        if asset is None:
-            return web.Response(status=404)
-        return asset.response(request, CIMultiDict(COMMON_HEADERS))
 
     async def _ticket(self, request: web.Request) -> web.Response:
         return await self._reply(request, self.describe)

@@ -1,21 +1,16 @@
 """A scripted gateway for the player of recordings: it serves the real files, decides nothing."""
 
-import asyncio
 import json
 import struct
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import WSMsgType, web
-from multidict import CIMultiDict
 
 from gateway.domain.timestamps import rfc3339
-from gateway.edge.common_headers import COMMON_HEADERS
-from gateway.edge.consoles.page_assets import PageAssets
+from tests.support.page_server import PREFIX, PageServer
 
-PREFIX = "/gw"
 STARTED_AT = 1_796_026_364.0
 """2026-11-30 08:12:44 UTC."""
 RECORDING_ID = "0123456789abcdef0123456789abcdef"
@@ -92,16 +87,8 @@ def describe_recording(parts: Sequence[MadePart], **changes: Any) -> dict[str, A
     return {"recording": recording | changes, "parts": described}
 
 
-class PlayerSite:
-    """The server and its script; it runs in a thread, as Playwright's API is synchronous."""
-
-    def __init__(self) -> None:
-        self._assets = PageAssets.load(PREFIX)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.reset()
-        self._thread.start()
-        self.origin = self._call(self._start())
+class PlayerSite(PageServer):
+    """The server and its script."""
 
     def reset(self) -> None:
         self.parts: list[MadePart] = []
@@ -127,33 +114,8 @@ class PlayerSite:
         assert request.transport is not None
         self._loop.call_soon_threadsafe(request.transport.abort)
 
-    def close(self) -> None:
-        self._call(self._runner.cleanup())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _call(self, work: Any) -> Any:
-        async def run() -> Any:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(20)
-
-    async def _start(self) -> str:
-        app = web.Application()
-        app.router.add_get(f"{PREFIX}/console/player/socket", self._socket)
-        app.router.add_get("/{path:.*}", self._file)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.2, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def _file(self, request: web.Request) -> web.Response:
-        asset = self._assets.find(request.path)
-        if asset is None:
-            return web.Response(status=404)
-        return asset.response(request, CIMultiDict(COMMON_HEADERS))
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get(f"{PREFIX}/console/player/socket", self._socket)
 
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(protocols=("console-recording.v1",), compress=False)

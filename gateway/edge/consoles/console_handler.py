@@ -13,7 +13,6 @@ The last three also exist without P, for callers of the API.
 P is the path of `listen.public_url`.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from http import HTTPStatus
@@ -23,7 +22,6 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE, parse_json_object, require_json
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import InUse, PersonRef, SessionMode
 from gateway.domain.consoles.page_messages import SUBPROTOCOL, person_fields
@@ -37,17 +35,19 @@ from gateway.domain.errors import (
     OperationUnknown,
     SessionCookieMissing,
     StoreUnavailable,
-    UnsupportedMediaType,
 )
-from gateway.domain.model import Headers, Operation
+from gateway.domain.model import Operation
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.console_endpoint import (
-    AcceptBrowser,
+    Action,
     Bearer,
+    BrowserSockets,
     ConsoleEndpoint,
     ConsoleOrigin,
     ConsoleReply,
     Paths,
+    json_reply,
+    read_json,
     require_own_origin,
 )
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
@@ -55,7 +55,6 @@ from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
 from gateway.edge.listener.request import ListenerRequest
-from gateway.edge.listener.request_body import read_body
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import ListedSession
@@ -85,7 +84,7 @@ class ConsoleHandler:
         sessions: LiveSessions,
         limits: CallerLimits,
         bearer: Bearer,
-        accept_browser: AcceptBrowser,
+        sockets: BrowserSockets,
         recordings: RecordingsHandler | None,
         clock: Clock,
     ) -> None:
@@ -97,27 +96,25 @@ class ConsoleHandler:
         self._sessions = sessions
         self._limits = limits
         self._identify_bearer = bearer
-        self._accept_browser = accept_browser
-        self._recordings = recordings
+        self._sockets = sockets
         self._clock = clock
-        self._serving: set[asyncio.Task[None]] = set()
         self._paths: Paths = (
-            (re.compile("/ticket"), {"POST": ("DescribeConsoleTicket", self._describe)}),
-            (re.compile("/redeem"), {"POST": ("RedeemConsoleTicket", self._redeem)}),
+            (re.compile("/ticket"), {"POST": Action("DescribeConsoleTicket", self._describe)}),
+            (re.compile("/redeem"), {"POST": Action("RedeemConsoleTicket", self._redeem)}),
             (
                 re.compile(f"/s/{_SESSION_ID}/socket"),
-                {"GET": ("OpenConsoleSocket", None)},
+                {"GET": Action("OpenConsoleSocket", serve=self._open_socket)},
             ),
-            (re.compile("/sessions"), {"GET": ("ListConsoleSessions", self._list)}),
+            (re.compile("/sessions"), {"GET": Action("ListConsoleSessions", self._list)}),
             (
                 re.compile(f"/sessions/{_SESSION_ID}"),
-                {"DELETE": ("EndConsoleSession", self._end)},
+                {"DELETE": Action("EndConsoleSession", self._end)},
             ),
             (
                 re.compile(f"/sessions/{_SESSION_ID}/renew"),
-                {"POST": ("RenewConsoleSession", self._renew)},
+                {"POST": Action("RenewConsoleSession", self._renew)},
             ),
-            *(() if recordings is None else (*recordings.paths, *recordings.streams)),
+            *(() if recordings is None else recordings.paths),
         )
 
     def owns(self, path: str) -> bool:
@@ -141,30 +138,17 @@ class ConsoleHandler:
             if found is not None:
                 if request.method not in methods:
                     raise MethodNotAllowed(allowed=tuple(methods))
-                name, perform = methods[request.method]
-                operation = Operation(name, request.method, path, "")
-                return ConsoleEndpoint(operation, perform, found[1] if found.groups() else "")
+                action = methods[request.method]
+                operation = Operation(action.name, request.method, path, "")
+                return ConsoleEndpoint(operation, action, found[1] if found.groups() else "")
         raise OperationUnknown
 
-    async def serve(
+    async def _open_socket(
         self,
-        endpoint: ConsoleEndpoint,
         request: ListenerRequest,
         context: RequestContext,
-        headers: CIMultiDict[str],
-    ) -> web.StreamResponse:
-        """Serve an endpoint that is a WebSocket or a stream."""
-        recordings = self._recordings
-        match endpoint.operation.name:
-            case "OpenPlayerSocket" if recordings is not None:
-                return await recordings.open_socket(request, context)
-            case "ExportRecording" if recordings is not None:
-                return await recordings.export(request, context, endpoint.session_id, headers)
-            case _:
-                return await self._open_socket(request, context, endpoint.session_id)
-
-    async def _open_socket(
-        self, request: ListenerRequest, context: RequestContext, session_id: str
+        session_id: str,
+        _: CIMultiDict[str],
     ) -> web.StreamResponse:
         """Serve a page's WebSocket to its end.
 
@@ -175,24 +159,14 @@ class ConsoleHandler:
         cookie = self._cookies.find(request, session_id)
         if cookie is None:
             raise SessionCookieMissing
-        offered = request.headers.get("Sec-WebSocket-Protocol", "")
-        if SUBPROTOCOL not in (one.strip() for one in offered.split(",")):
-            raise BadRequest(f"The WebSocket must offer the subprotocol {SUBPROTOCOL}.")
-        try:
-            headers = {"X-Request-Id": context.request_id}
-            response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
-        except web.HTTPException:
-            raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
-        session = self._sessions.serve(
-            session_id, cookie, channel, client_address=context.client_address
+        return await self._sockets.serve(
+            request,
+            context,
+            SUBPROTOCOL,
+            lambda channel: self._sessions.serve(
+                session_id, cookie, channel, client_address=context.client_address
+            ),
         )
-        serving = asyncio.create_task(session)  # noqa: TID251 - it outlives its request
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
-        # A lost connection cancels the request's handler. The session ends by itself: it reads the
-        # end of the channel, and still has to record why it ended.
-        await asyncio.shield(serving)
-        return response
 
     async def _describe(
         self, request: ListenerRequest, context: RequestContext, _: str
@@ -200,7 +174,7 @@ class ConsoleHandler:
         body = await self._body(request, context)
         described = await self._redemption.describe(_ticket(body), context)
         target = described.target
-        return _json(
+        return json_reply(
             {
                 "server": {"project_id": target.project, "id": target.server, "name": None},
                 "person": person_fields(described.person),
@@ -224,11 +198,11 @@ class ConsoleHandler:
             )
         except ConsoleBusy as busy:
             reply = render_error(busy)
-            return _json(
+            return json_reply(
                 {**orjson.loads(reply.body), "in_use": _in_use(busy.in_use)}, status=reply.status
             )
         session_id = new.session.id
-        return _json(
+        return json_reply(
             {
                 "session_id": session_id,
                 "socket": f"{self._origin.prefix}{PAGE_PATH}/s/{session_id}/socket",
@@ -242,7 +216,7 @@ class ConsoleHandler:
     ) -> ConsoleReply:
         person = await self._person(request, context)
         listed = await self._stored(self._sessions.listed(person=person))
-        return _json({"sessions": [_session(one) for one in listed]})
+        return json_reply({"sessions": [_session(one) for one in listed]})
 
     async def _end(
         self, request: ListenerRequest, context: RequestContext, session_id: str
@@ -263,7 +237,7 @@ class ConsoleHandler:
         person = await self._identify_bearer(request, context)
         if not await self._stored(self._sessions.renew(session_id, person)):
             raise NotPermitted("no connected session of this person")
-        return _json({"id": session_id})
+        return json_reply({"id": session_id})
 
     async def _person(
         self, request: ListenerRequest, context: RequestContext, session_id: str = ""
@@ -291,12 +265,8 @@ class ConsoleHandler:
         A form of another site can send neither this Content-Type nor this Origin.
         """
         self._limits.admit(f"console {context.client_address}")
-        content_types = request.headers.getall("Content-Type", ())
-        if not content_types:
-            raise UnsupportedMediaType
-        require_json(content_types)
         within_s = context.deadline - self._clock.monotonic()
-        body = parse_json_object(await read_body(request, _BODY_BYTES_MAX, within_s=within_s))
+        body = await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
         try:
             require_own_origin(self._origin, request)
         except CrossSiteRequest:
@@ -341,10 +311,6 @@ def _session(listed: ListedSession) -> dict[str, Any]:
         "started_at": rfc3339(session.started_at),
         "connected": bool(listed.owner),
     }
-
-
-def _json(value: Mapping[str, Any], *, status: int = 200, headers: Headers = ()) -> ConsoleReply:
-    return ConsoleReply(status, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE), *headers))
 
 
 def add_headers(common: CIMultiDict[str], own: Sequence[tuple[str, str]]) -> CIMultiDict[str]:

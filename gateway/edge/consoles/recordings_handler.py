@@ -11,30 +11,29 @@ The first four need the JWT and also exist without P, for callers of the API.
 
 import asyncio
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
-from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE, parse_json_object, require_json
-from gateway.domain.errors import BadRequest, GatewayError, UnsupportedMediaType
+from gateway.domain.errors import BadRequest, GatewayError
 from gateway.domain.recordings.model import RecordingQuery
 from gateway.domain.recordings.view_messages import SUBPROTOCOL, opened_fields, recording_fields
 from gateway.edge.consoles.console_endpoint import (
-    AcceptBrowser,
+    Action,
     Bearer,
+    BrowserSockets,
     ConsoleOrigin,
     ConsoleReply,
     Paths,
+    json_reply,
+    read_json,
     require_own_origin,
 )
 from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.listener.request import ListenerRequest
-from gateway.edge.listener.request_body import read_body
 from gateway.flow.clock import Clock
 from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S
 from gateway.flow.recordings.views import RecordingViews
@@ -54,47 +53,42 @@ class RecordingsHandler:
         views: RecordingViews,
         file: RecordingFile,
         bearer: Bearer,
-        accept_browser: AcceptBrowser,
+        sockets: BrowserSockets,
         clock: Clock,
     ) -> None:
         self._origin = origin
         self._views = views
         self._file = file
         self._bearer = bearer
-        self._accept_browser = accept_browser
+        self._sockets = sockets
         self._clock = clock
-        self._serving: set[asyncio.Task[None]] = set()
         self.paths: Paths = (
-            (re.compile("/recordings"), {"GET": ("ListRecordings", self._list)}),
-            (re.compile(f"/recordings/{_ID}"), {"GET": ("ShowRecording", self._show)}),
-            (re.compile(f"/recordings/{_ID}/views"), {"POST": ("ViewRecording", self._issue)}),
-        )
-        self.streams: Paths = (
-            (re.compile(f"/recordings/{_ID}/export"), {"POST": ("ExportRecording", None)}),
-            (re.compile("/player/socket"), {"GET": ("OpenPlayerSocket", None)}),
+            (re.compile("/recordings"), {"GET": Action("ListRecordings", self._list)}),
+            (re.compile(f"/recordings/{_ID}"), {"GET": Action("ShowRecording", self._show)}),
+            (
+                re.compile(f"/recordings/{_ID}/views"),
+                {"POST": Action("ViewRecording", self._issue)},
+            ),
+            (
+                re.compile(f"/recordings/{_ID}/export"),
+                {"POST": Action("ExportRecording", serve=self._export)},
+            ),
+            (
+                re.compile("/player/socket"),
+                {"GET": Action("OpenPlayerSocket", serve=self._open_socket)},
+            ),
         )
 
-    async def open_socket(
-        self, request: ListenerRequest, context: RequestContext
+    async def _open_socket(
+        self, request: ListenerRequest, context: RequestContext, _: str, __: CIMultiDict[str]
     ) -> web.StreamResponse:
         """Serve a player's WebSocket to its end; raise CrossSiteRequest before the upgrade."""
         require_own_origin(self._origin, request)
-        offered = request.headers.get("Sec-WebSocket-Protocol", "")
-        if SUBPROTOCOL not in (one.strip() for one in offered.split(",")):
-            raise BadRequest(f"The WebSocket must offer the subprotocol {SUBPROTOCOL}.")
-        try:
-            headers = {"X-Request-Id": context.request_id}
-            response, channel = await self._accept_browser(request, SUBPROTOCOL, headers)
-        except web.HTTPException:
-            raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
-        view = self._views.serve(channel, context)
-        serving = asyncio.create_task(view)  # noqa: TID251 - it outlives its request
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
-        await asyncio.shield(serving)
-        return response
+        return await self._sockets.serve(
+            request, context, SUBPROTOCOL, lambda channel: self._views.serve(channel, context)
+        )
 
-    async def export(
+    async def _export(
         self,
         request: ListenerRequest,
         context: RequestContext,
@@ -138,7 +132,7 @@ class RecordingsHandler:
         await self._bearer(request, context)
         query, limit = _query(request.raw_path.partition("?")[2])
         found = await self._views.list(query, context)
-        return _json(
+        return json_reply(
             {
                 "recordings": [recording_fields(one) for one in found[:limit]],
                 "truncated": max(0, len(found) - limit),
@@ -149,7 +143,7 @@ class RecordingsHandler:
         self, request: ListenerRequest, context: RequestContext, recording: str
     ) -> ConsoleReply:
         await self._bearer(request, context)
-        return _json(recording_fields(await self._views.find(recording, context)))
+        return json_reply(recording_fields(await self._views.find(recording, context)))
 
     async def _issue(
         self, request: ListenerRequest, context: RequestContext, recording: str
@@ -160,15 +154,11 @@ class RecordingsHandler:
             raise BadRequest("`keys` must be true or false.")
         ticket = await self._views.issue(recording, context, with_keystrokes=with_keystrokes)
         address = f"{self._origin.origin}{self._origin.prefix}/console/player#{ticket.reveal()}"
-        return _json({"url": address, "expires_in": int(VIEW_TICKET_LIFETIME_S)})
+        return json_reply({"url": address, "expires_in": int(VIEW_TICKET_LIFETIME_S)})
 
     async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
-        content_types = request.headers.getall("Content-Type", ())
-        if not content_types:
-            raise UnsupportedMediaType
-        require_json(content_types)
         within_s = context.deadline - self._clock.monotonic()
-        return parse_json_object(await read_body(request, _BODY_BYTES_MAX, within_s=within_s))
+        return await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
 
 
 def _query(text: str) -> tuple[RecordingQuery, int]:
@@ -199,7 +189,3 @@ def _query(text: str) -> tuple[RecordingQuery, int]:
         ),
         limit,
     )
-
-
-def _json(value: Mapping[str, Any]) -> ConsoleReply:
-    return ConsoleReply(200, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE),))

@@ -215,12 +215,14 @@ class PublicHandler:
         deadline = outcome.began + self._deadline_s
         console_request = endpoint.context(outcome.request_id, outcome.client, deadline)
         outcome.request = console_request
-        if endpoint.perform is None:
+        action, subject = endpoint.action, endpoint.subject
+        if action.serve is not None:
             if endpoint.is_socket:
                 outcome.status = HTTPStatus.SWITCHING_PROTOCOLS
             own = self._headers(outcome, ())
-            return await consoles.serve(endpoint, request, console_request, own)
-        reply = await endpoint.perform(request, console_request, endpoint.session_id)
+            return await action.serve(request, console_request, subject, own)
+        assert action.reply is not None
+        reply = await action.reply(request, console_request, subject)
         outcome.status = reply.status
         headers = add_headers(self._headers(outcome, ()), reply.headers)
         return web.Response(status=reply.status, body=reply.body or None, headers=headers)

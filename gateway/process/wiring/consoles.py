@@ -37,7 +37,7 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.console_shapes import ValkeyShapeMemory
 from gateway.drivers.valkey.console_store import ValkeyConsoleStore
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
-from gateway.edge.consoles.console_endpoint import Bearer, ConsoleOrigin
+from gateway.edge.consoles.console_endpoint import Bearer, BrowserSockets, ConsoleOrigin
 from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.consoles.page_assets import PageAssets
 from gateway.edge.consoles.recording_file import RecordingFile
@@ -360,6 +360,7 @@ def _open_handler(
     origin = ConsoleOrigin(f"{url.scheme}://{url.netloc}", url.path)
     assets = PageAssets.load(url.path)
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
+    sockets = BrowserSockets(accept_browser)
     recordings = None
     if views is not None:
         recordings = RecordingsHandler(
@@ -367,7 +368,7 @@ def _open_handler(
             views=views,
             file=RecordingFile(assets.files),
             bearer=bearer,
-            accept_browser=accept_browser,
+            sockets=sockets,
             clock=runtime.clock,
         )
     return ConsoleHandler(
@@ -382,7 +383,7 @@ def _open_handler(
         sessions=sessions,
         limits=stages.limits,
         bearer=bearer,
-        accept_browser=accept_browser,
+        sockets=sockets,
         recordings=recordings,
         clock=runtime.clock,
     )
