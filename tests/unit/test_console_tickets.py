@@ -219,6 +219,17 @@ def test_policy_is_checked_again_when_redeemed() -> None:
     run(scenario)
 
 
+def test_lost_keyboard_right_leaves_a_view_only() -> None:
+    async def scenario(replica: Replica) -> None:
+        ticket = await replica.ticket()
+        replica.world.policy = policy(a_rule(CONSOLE_VIEW))
+        with pytest.raises(NotPermitted):
+            await replica.redeem(ticket, CONTROL)
+        assert (await replica.redeem(ticket, VIEW)).session.mode is VIEW
+
+    run(scenario)
+
+
 def test_view_ticket_never_becomes_a_keyboard() -> None:
     async def scenario(replica: Replica) -> None:
         replica.world.policy = policy(a_rule(CONSOLE_VIEW))
