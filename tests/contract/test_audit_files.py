@@ -1059,6 +1059,23 @@ def test_acknowledged_records_survive_sigkill(tmp_path: Path) -> None:
         assert found.count(name) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_DSYNC"), reason="the platform has no RWF_DSYNC")
+async def test_each_write_is_synced(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A written line survives a killed process without a sync, and a power failure only with it."""
+    synced: list[bytes] = []
+    real = os.pwritev
+
+    def look(fd: int, buffers: list[bytes], offset: int, flags: int = 0) -> int:
+        written = real(fd, buffers, offset, flags)
+        if flags & os.RWF_DSYNC:
+            synced.append(buffers[0][:written])
+        return written
+
+    monkeypatch.setattr(os, "pwritev", look)
+    await subject.record("ann")
+    assert b'"ann"' in b"".join(synced)
+
+
 async def test_write_and_sync_work_without_rwf_dsync(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,6 +219,12 @@ async def cut(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
+async def speak_no_http(request: web.Request) -> web.StreamResponse:
+    assert isinstance(request.transport, asyncio.Transport)
+    request.transport.write(b"SSH-2.0-x\r\n")
+    return await cut(request)
+
+
 async def redirect(request: web.Request) -> web.StreamResponse:
     raise web.HTTPFound("https://evil.example.net/websockify?token=1")
 
@@ -231,6 +237,7 @@ async def redirect(request: web.Request) -> web.StreamResponse:
         (send_text, "speaks no RFB"),
         (say_nothing, "no greeting of RFB in time"),
         (cut, "closed the connection"),
+        (speak_no_http, "no connection"),
         (redirect, "redirects the WebSocket (302)"),
     ],
 )

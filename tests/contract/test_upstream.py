@@ -140,11 +140,12 @@ async def test_calls_do_not_wait_for_connections() -> None:
             UpstreamBroken,
         ),
         ([b"SSH-2.0-OpenSSH_9\r\n", CLOSE], UpstreamBroken),
+        ([CANARY.encode() + b" is no HTTP\r\n", CLOSE], UpstreamBroken),
         (ok(b"{}", "X-Long: " + "x" * 200_000), UpstreamBroken),
         (ok(b"not gzip", "Content-Encoding: gzip"), UpstreamBroken),
         ([b"HTTP/1.1 200 OK\r\n" + FLOOD + b"\r\n" + b"x" * 200_000, HANG], UpstreamBroken),
     ],
-    ids=["reset", "closed", "cut", "chunks", "no-http", "header", "no-gzip", "flood"],
+    ids=["reset", "closed", "cut", "chunks", "no-http", "quotes", "header", "no-gzip", "flood"],
 )
 async def test_invalid_response_raises_a_gateway_error(
     script: Script, error: type[GatewayError]

@@ -435,6 +435,8 @@ def test_switch_to_live_consoles_drops_the_cached_urls() -> None:
         deliver_live(gateway)
         eventually(lambda: len(gateway.log_lines("config_reloaded")) == 1)
         eventually(lambda: f"{gateway.url}/console#" in gateway.console(token).json["url"])
+        fresh = gateway.console(token, Cache_Control="no-cache")
+        assert f"{gateway.url}/console#" in fresh.json["url"]
         gateway.config["accounts"][0] = account
         gateway.write_config()
         eventually(lambda: len(gateway.log_lines("config_reloaded")) == 2)

@@ -246,6 +246,13 @@ def test_met_expectation_keeps_the_connection(
     assert connection.response().status == 200
 
 
+def test_body_that_never_ends_is_answered_by_the_deadline(
+    stack: Stack, connection: Connection, bearer: str
+) -> None:
+    connection.send(power_head(stack, f"{bearer}Prefer: wait=1\r\nContent-Length: 10\r\n") + "{")
+    assert connection.response().status == 504
+
+
 def test_http_1_0_gets_no_100_continue(stack: Stack, bearer: str) -> None:
     fields = f"{bearer}Expect: 100-continue\r\nContent-Length: 2\r\n"
     raw = power_head(stack, fields, "1.0") + "{}"

@@ -68,6 +68,7 @@ class FakeExchange:
     requested: list[tuple[str, str, str]] = field(default_factory=list)
     queue_requests: list[QueueRequest] = field(default_factory=list)
     waiters: list[Waiters | None] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
     refuses: GatewayError | None = None
 
     def early_entry(self, *_: object, **__: object) -> None:
@@ -87,6 +88,7 @@ class FakeExchange:
     ) -> UpstreamResponse:
         self.queue_requests.append(queue_request)
         self.waiters.append(waiters)
+        self.deadlines.append(deadline)
         self.requested.append((request.path, project, queue_request.caller))
         await self.clock.sleep(self.admit_s)
         attempts.begin()
@@ -184,6 +186,12 @@ async def test_project_selects_the_account(clock: FakeClock) -> None:
     assert "b.example" in (await subject.url(a_permit("p2")))[0]
     assert subject.a.requested == [("/v1/p1/physicalservers/s1/console", "p1", "4:corp:ann")]
     assert subject.b.requested == [("/v1/p2/physicalservers/s1/console", "p2", "4:corp:ann")]
+
+
+async def test_call_has_the_deadline_of_its_request(clock: FakeClock) -> None:
+    subject = Subject(clock)
+    await subject.url(a_permit())
+    assert subject.a.deadlines == [clock.monotonic() + 30]
 
 
 async def test_project_without_account_is_forbidden(

@@ -57,6 +57,8 @@ class Cloud:
         self.token = 1
         self.admit_s = self.login_s = self.answer_s = 0.0
         self.exhausted = False
+        self.deadlines: set[float] = set()
+        """Those of the waits for a slot, a login and a renewal."""
 
     async def admit(
         self,
@@ -68,6 +70,7 @@ class Cloud:
         requeued: bool = False,
         waiters: Waiters | None = None,
     ) -> float:
+        self.deadlines.add(deadline)
         self.requested.append(
             f"admit {account} {budget.value} {queue_request.caller}{' again' * requeued}"
         )
@@ -84,6 +87,7 @@ class Cloud:
     async def headers(
         self, request: UpstreamRequest, *, deadline: float
     ) -> tuple[tuple[str, str], ...]:
+        self.deadlines.add(deadline)
         if self.login_s:
             span, self.login_s = self.login_s, 0.0
             self.requested.append("log in")
@@ -93,6 +97,7 @@ class Cloud:
     async def renew(
         self, refused: tuple[tuple[str, str], ...], *, is_certain: bool, deadline: float
     ) -> bool:
+        self.deadlines.add(deadline)
         self.requested.append(f"renew {refused[0][1]}")
         self.token += 1
         return True
@@ -164,6 +169,14 @@ async def test_call_takes_one_slot_of_its_caller(clock: FakeClock) -> None:
     assert await in_time(bench, bench.call()) is OK
     assert bench.cloud.requested == ["admit prod console ann", "send t1"]
     assert bench.telemetry.upstream_calls == [("prod", "Usable")]
+
+
+async def test_every_wait_of_a_call_has_its_deadline(clock: FakeClock) -> None:
+    bench = Bench(clock, EXPIRED, OK)
+    deadline = clock.monotonic() + 7.0
+    await in_time(bench, bench.call(deadline_s=7.0))
+    assert bench.cloud.requested[2] == "renew t1"
+    assert bench.cloud.deadlines == {deadline}
 
 
 async def test_replay_takes_another_slot(clock: FakeClock) -> None:

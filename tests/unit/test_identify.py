@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.errors import KeysUnavailable, NotAuthenticated, Rejection
+from gateway.domain.errors import DeadlineExceeded, KeysUnavailable, NotAuthenticated, Rejection
 from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX, TokenRules
 from gateway.domain.model import Principal, Secret, VerifiedToken
 from gateway.flow.identify import Identify
@@ -97,6 +97,16 @@ async def test_verified_token_is_cached(
     assert telemetry.identifications == [
         ("corp", "ok"), ("corp", "cached"), ("corp", "cached"),
     ]  # fmt: skip
+
+
+async def test_verification_ends_at_the_deadline(
+    identify: Identify, signatures: FakeSignatures, clock: FakeClock
+) -> None:
+    token = signatures.sign("ann")
+    signatures.may_end.clear()
+    async with asyncio.timeout(5.0):
+        with pytest.raises(DeadlineExceeded):
+            await identify.identify_by_deadline(token, clock.monotonic() + 0.01)
 
 
 async def test_cache_distinguishes_tokens_of_one_person(

@@ -1,12 +1,36 @@
-"""Requests whose log lines are bounded, because anyone may send any number of them."""
+"""The bound on log lines that anyone may cause in any number, and what a line must not contain."""
 
 import pytest
 
 from gateway.domain.errors import CallerLimited, GatewayError, TicketRejected
-from gateway.edge.error_response import render_error
+from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.edge.public.outcome import RequestOutcome
 from gateway.edge.public.request_log import RequestLog
 from tests.support.clock import FakeClock
+
+
+def a_log(clock: FakeClock, written: list[object], unlogged: list[None]) -> RequestLog:
+    def write_line(_: float, fields: object) -> bool:
+        written.append(fields)
+        return True
+
+    return RequestLog(
+        clock,
+        count_request=lambda *_: None,
+        write_line=write_line,
+        hit_log_share=None,
+        count_unlogged=lambda: unlogged.append(None),
+    )
+
+
+def test_text_of_an_unexpected_exception_is_not_logged(clock: FakeClock) -> None:
+    """It may quote a secret; only the errors of the gateway are written without one."""
+    written: list[object] = []
+    outcome = RequestOutcome("req-1", "192.0.2.1", clock.monotonic())
+    outcome.reject(INTERNAL_ERROR_RESPONSE, ValueError("token=canary"))
+    a_log(clock, written, []).finish(outcome)
+    assert "ValueError" in str(written)
+    assert "canary" not in str(written)
 
 
 @pytest.mark.parametrize(
@@ -20,18 +44,7 @@ from tests.support.clock import FakeClock
 def test_lines_of_floods_are_bounded(error: GatewayError, lines: int, clock: FakeClock) -> None:
     written: list[object] = []
     unlogged: list[None] = []
-
-    def write_line(_: float, fields: object) -> bool:
-        written.append(fields)
-        return True
-
-    log = RequestLog(
-        clock,
-        count_request=lambda *_: None,
-        write_line=write_line,
-        hit_log_share=None,
-        count_unlogged=lambda: unlogged.append(None),
-    )
+    log = a_log(clock, written, unlogged)
     for number in range(100):
         outcome = RequestOutcome(f"req-{number}", "192.0.2.1", clock.monotonic())
         outcome.reject(render_error(error), error)
