@@ -22,6 +22,7 @@ from gateway.flow.active_overrides import LOCKS_MAX, OVERRIDES_MAX, ActiveOverri
 from tests.support.clock import FakeClock, settle
 from tests.support.override_store import FakeOverrideStore
 from tests.support.snapshot_file import FakeSnapshotFile
+from tests.support.virtual_time import run_virtually
 
 NOW = 1_000.0
 HOUR_S = 3_600.0
@@ -231,6 +232,20 @@ async def test_override_added_during_an_outage_reaches_others_later(*, is_lost: 
     await one.sync()
     await other.sync()
     assert other.is_revoked(principal())
+
+
+def test_override_is_found_within_a_second_without_its_message() -> None:
+    async def scenario() -> None:
+        store = a_store()
+        other = replica(store)
+        async with running(other):
+            await until(lambda: other.loaded)
+            store.overrides[REVOKED.id] = REVOKED
+            store.set_version("changed")  # without a message
+            await asyncio.sleep(0.99)
+            assert other.is_revoked(principal())
+
+    run_virtually(scenario())
 
 
 async def test_lost_store_is_restored_by_a_replica() -> None:

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import PersonRef, SessionMode
 from gateway.domain.errors import ConsoleUnavailable, Rejection, UpstreamRefused
 from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER, Principal
 from gateway.domain.policy.policy import Policy
+from gateway.flow.consoles.live_session import LiveSession
 from tests.support import rfb
 from tests.support.console_world import ConsoleWorld, a_rule
+from tests.support.consoles import OTHER_TARGET
 from tests.support.live_consoles import Page, Replica
 from tests.support.virtual_time import run_virtually
 
@@ -332,6 +335,63 @@ def test_mode_that_is_lower_at_the_resume_is_stored_and_recorded() -> None:
         (listed,) = await replica.store.sessions()
         assert listed.session.mode is SessionMode.VIEW
         assert len(world.events("console_mode_changed")) == 1
+
+    run(scenario)
+
+
+def test_right_that_ends_while_a_lower_mode_is_stored_ends_the_session() -> None:
+    """The watch does not know the connection yet, and looks at nothing until the next change."""
+
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        page = await replica.live()
+        page.lose()
+        await page.task
+        update = world.redis.update
+
+        async def loses_the_right(*arguments: Any, **options: Any) -> bool:
+            world.policy = Policy([], version="v3")
+            await asyncio.sleep(0.5)
+            return await update(*arguments, **options)
+
+        world.policy = Policy([a_rule(CONSOLE_VIEW)], version="v2")
+        world.redis.update = loses_the_right  # type: ignore[method-assign]
+        assert await page.resume().until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_change_during_a_reevaluation_is_seen() -> None:
+    """It comes after the decision on the first session, and before the one on the second."""
+
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        pages = [await replica.live("ada"), await replica.live("ben", OTHER_TARGET)]
+        judge = replica.sessions.judge
+
+        def judge_and_change(connection: LiveSession) -> bool:
+            replica.sessions.judge = judge  # type: ignore[method-assign]
+            is_lowered = judge(connection)
+            world.policy = Policy([], version="v3")
+            return is_lowered
+
+        replica.sessions.judge = judge_and_change  # type: ignore[method-assign]
+        world.policy = Policy([a_rule()], version="v2")
+        for page in pages:
+            assert await page.until_closed() == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_right_that_ends_in_the_queue_costs_no_link() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        world.cloud.queue_s = 0.1
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        await page.until("waiting")
+        world.policy = Policy([], version="v2")
+        assert await page.until_closed() == (4002, "right_ended")
+        assert world.cloud.calls == []
 
     run(scenario)
 
