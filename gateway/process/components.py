@@ -105,8 +105,9 @@ async def open_components(
             recordings=recordings,
         )
         tickets, console_handler, live = _parts_of(consoles)
+        mounts = [] if console_handler is None else [console_handler]
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
-        handler = open_handler(runtime, stages, gateway, lines, tracing, console_handler)
+        handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)

@@ -14,7 +14,7 @@ P is the path of `listen.public_url`.
 """
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -30,31 +30,30 @@ from gateway.domain.errors import (
     ConsoleBusy,
     ConsoleStoreUnavailable,
     CrossSiteRequest,
-    MethodNotAllowed,
     NotPermitted,
-    OperationUnknown,
     SessionCookieMissing,
     StoreUnavailable,
 )
-from gateway.domain.model import Operation
 from gateway.domain.timestamps import rfc3339
-from gateway.edge.consoles.console_endpoint import (
-    Action,
-    Bearer,
-    BrowserSockets,
-    ConsoleEndpoint,
-    ConsoleOrigin,
-    ConsoleReply,
-    Paths,
-    json_reply,
-    read_json,
-    require_own_origin,
-)
+from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
 from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
+from gateway.edge.json_endpoint import (
+    Action,
+    Bearer,
+    JsonEndpoint,
+    JsonReply,
+    Paths,
+    PublicOrigin,
+    find_endpoint,
+    json_reply,
+    read_json,
+    require_own_origin,
+)
 from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.mount import require_read
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import ListedSession
@@ -76,7 +75,7 @@ _T = TypeVar("_T")
 class ConsoleHandler:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        origin: ConsoleOrigin,
+        origin: PublicOrigin,
         *,
         assets: PageAssets,
         cookies: SessionCookies,
@@ -124,24 +123,15 @@ class ConsoleHandler:
     def find_asset(self, request: ListenerRequest) -> PageAsset | None:
         """Return the page or one of its files; raise MethodNotAllowed."""
         asset = self._assets.find(request.raw_path)
-        if asset is not None and request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed(allowed=("GET", "HEAD"))
+        if asset is not None:
+            require_read(request)
         return asset
 
-    def find_endpoint(self, request: ListenerRequest) -> ConsoleEndpoint:
+    def find_endpoint(self, request: ListenerRequest) -> JsonEndpoint:
         """Return the endpoint of a request; raise OperationUnknown, MethodNotAllowed."""
         path = request.raw_path.partition("?")[0]
         base = PAGE_PATH if path.startswith(_API_PATHS) else self._origin.prefix + PAGE_PATH
-        path = path.removeprefix(base)
-        for pattern, methods in self._paths:
-            found = pattern.fullmatch(path)
-            if found is not None:
-                if request.method not in methods:
-                    raise MethodNotAllowed(allowed=tuple(methods))
-                action = methods[request.method]
-                operation = Operation(action.name, request.method, path, "")
-                return ConsoleEndpoint(operation, action, found[1] if found.groups() else "")
-        raise OperationUnknown
+        return find_endpoint(self._paths, path.removeprefix(base), request.method)
 
     async def _open_socket(
         self,
@@ -170,7 +160,7 @@ class ConsoleHandler:
 
     async def _describe(
         self, request: ListenerRequest, context: RequestContext, _: str
-    ) -> ConsoleReply:
+    ) -> JsonReply:
         body = await self._body(request, context)
         described = await self._redemption.describe(_ticket(body), context)
         target = described.target
@@ -185,9 +175,7 @@ class ConsoleHandler:
             }
         )
 
-    async def _redeem(
-        self, request: ListenerRequest, context: RequestContext, _: str
-    ) -> ConsoleReply:
+    async def _redeem(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         body = await self._body(request, context)
         mode, take_over = body.get("mode", "control"), body.get("take_over", False)
         if mode not in ("control", "view") or not isinstance(take_over, bool):
@@ -211,16 +199,14 @@ class ConsoleHandler:
             headers=self._cookies.set_headers(session_id, new.cookie),
         )
 
-    async def _list(
-        self, request: ListenerRequest, context: RequestContext, _: str
-    ) -> ConsoleReply:
+    async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         person = await self._person(request, context)
         listed = await self._stored(self._sessions.listed(person=person))
         return json_reply({"sessions": [_session(one) for one in listed]})
 
     async def _end(
         self, request: ListenerRequest, context: RequestContext, session_id: str
-    ) -> ConsoleReply:
+    ) -> JsonReply:
         person = await self._person(request, context, session_id)
         listed = await self._stored(self._sessions.listed(person=person))
         session = next((one.session for one in listed if one.session.id == session_id), None)
@@ -229,11 +215,11 @@ class ConsoleHandler:
         by = PersonRef.of(session.person)
         await self._stored(self._sessions.end(session_id, ends.PERSON, by=by))
         headers = self._cookies.clear_headers(session_id)
-        return ConsoleReply(HTTPStatus.NO_CONTENT, b"", headers)
+        return JsonReply(HTTPStatus.NO_CONTENT, b"", headers)
 
     async def _renew(
         self, request: ListenerRequest, context: RequestContext, session_id: str
-    ) -> ConsoleReply:
+    ) -> JsonReply:
         person = await self._identify_bearer(request, context)
         if not await self._stored(self._sessions.renew(session_id, person)):
             raise NotPermitted("no connected session of this person")
@@ -311,13 +297,3 @@ def _session(listed: ListedSession) -> dict[str, Any]:
         "started_at": rfc3339(session.started_at),
         "connected": bool(listed.owner),
     }
-
-
-def add_headers(common: CIMultiDict[str], own: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
-    """Return the common headers with a reply's own; `Set-Cookie` may occur twice."""
-    for name, value in own:
-        if name == "Set-Cookie":
-            common.add(name, value)
-        else:
-            common[name] = value
-    return common

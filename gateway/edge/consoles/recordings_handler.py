@@ -21,18 +21,18 @@ from multidict import CIMultiDict
 from gateway.domain.errors import BadRequest, GatewayError
 from gateway.domain.recordings.model import RecordingQuery
 from gateway.domain.recordings.view_messages import SUBPROTOCOL, opened_fields, recording_fields
-from gateway.edge.consoles.console_endpoint import (
+from gateway.edge.consoles.browser_sockets import BrowserSockets
+from gateway.edge.consoles.recording_file import RecordingFile
+from gateway.edge.json_endpoint import (
     Action,
     Bearer,
-    BrowserSockets,
-    ConsoleOrigin,
-    ConsoleReply,
+    JsonReply,
     Paths,
+    PublicOrigin,
     json_reply,
     read_json,
     require_own_origin,
 )
-from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.listener.request import ListenerRequest
 from gateway.flow.clock import Clock
 from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S
@@ -48,7 +48,7 @@ _NAMES: Final = ("project", "server", "subject", "since", "until", "limit")
 class RecordingsHandler:
     def __init__(
         self,
-        origin: ConsoleOrigin,
+        origin: PublicOrigin,
         *,
         views: RecordingViews,
         file: RecordingFile,
@@ -126,9 +126,7 @@ class RecordingsHandler:
             await export.close()
         return response
 
-    async def _list(
-        self, request: ListenerRequest, context: RequestContext, _: str
-    ) -> ConsoleReply:
+    async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         await self._bearer(request, context)
         query, limit = _query(request.raw_path.partition("?")[2])
         found = await self._views.list(query, context)
@@ -141,13 +139,13 @@ class RecordingsHandler:
 
     async def _show(
         self, request: ListenerRequest, context: RequestContext, recording: str
-    ) -> ConsoleReply:
+    ) -> JsonReply:
         await self._bearer(request, context)
         return json_reply(recording_fields(await self._views.find(recording, context)))
 
     async def _issue(
         self, request: ListenerRequest, context: RequestContext, recording: str
-    ) -> ConsoleReply:
+    ) -> JsonReply:
         await self._bearer(request, context)
         with_keystrokes = (await self._body(request, context)).get("keys", False)
         if not isinstance(with_keystrokes, bool):

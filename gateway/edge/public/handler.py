@@ -5,7 +5,7 @@ import itertools
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import cast
@@ -25,7 +25,6 @@ from gateway.domain.errors import (
 from gateway.domain.model import Headers
 from gateway.domain.trace_context import trace_context
 from gateway.edge.common_headers import COMMON_HEADERS
-from gateway.edge.consoles.console_handler import ConsoleHandler, add_headers
 from gateway.edge.docs.pages import DocsPage
 from gateway.edge.error_response import (
     INTERNAL_ERROR_RESPONSE,
@@ -33,9 +32,11 @@ from gateway.edge.error_response import (
     render_error,
     retry_after_seconds,
 )
+from gateway.edge.json_endpoint import add_headers
 from gateway.edge.listener.client_address import TrustedProxies, client_address
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
+from gateway.edge.mount import Mount
 from gateway.edge.public import forwarded_response as forwarding
 from gateway.edge.public.cors import VARY_ORIGIN, Cors
 from gateway.edge.public.federation import PREFIX as FEDERATION
@@ -84,14 +85,14 @@ class PublicHandler:
         tracing: Tracing,
         cors: Cors | None,
         compresses_lists: bool,
-        consoles: ConsoleHandler | None = None,
+        mounts: Sequence[Mount] = (),
         link_stages: LinkStages | None = None,
     ) -> None:
-        """`consoles` serves live consoles, if an account delivers them.
+        """`mounts` serve the gateway's own paths, such as those of live consoles.
 
         With `link_stages`, which are those of `gateway`, cache hits take the hit path.
         """
-        self._consoles = consoles
+        self._mounts = tuple(mounts)
         self._gateway = gateway
         self._federation = federation
         self._pages = pages
@@ -134,9 +135,8 @@ class PublicHandler:
         hit = cast("BegunHit | None", request.begun)
         outcome = self._begin(request) if hit is None else hit.outcome()
         context.request_id.set(outcome.request_id)
-        # Live consoles have a cookie, so pages of other origins get nothing from their paths.
-        is_console = self._consoles is not None and self._consoles.owns(request.raw_path)
-        if self._cors is not None and "Origin" in request.headers and not is_console:
+        # Cookies count below mounts, so pages of other origins get nothing from there.
+        if self._cors is not None and "Origin" in request.headers and not self._mount_of(request):
             outcome.cors = self._cors.response_headers(request)
         if self._records_traces or "traceparent" in request.headers:
             outcome.trace = self._begin_trace(request)
@@ -182,8 +182,9 @@ class PublicHandler:
                 return preflight
         if request.raw_path in self._pages:
             return self._page(request, outcome)
-        if self._consoles is not None and self._consoles.owns(request.raw_path):
-            return await self._console(request, outcome, self._consoles)
+        mount = self._mount_of(request)
+        if mount is not None:
+            return await self._own(request, outcome, mount)
         if request.raw_path.startswith(FEDERATION):
             return await self._federate(request, outcome)
         return await self._serve(request, outcome)
@@ -204,25 +205,28 @@ class PublicHandler:
         outcome.status = response.status
         return response
 
-    async def _console(
-        self, request: ListenerRequest, outcome: RequestOutcome, consoles: ConsoleHandler
+    def _mount_of(self, request: ListenerRequest) -> Mount | None:
+        return next((one for one in self._mounts if one.owns(request.raw_path)), None)
+
+    async def _own(
+        self, request: ListenerRequest, outcome: RequestOutcome, mount: Mount
     ) -> web.StreamResponse:
-        asset = consoles.find_asset(request)
+        asset = mount.find_asset(request)
         if asset is not None:
             outcome.page = asset
             return asset.response(request, self._headers(outcome, ()))
-        endpoint = consoles.find_endpoint(request)
+        endpoint = mount.find_endpoint(request)
         deadline = outcome.began + self._deadline_s
-        console_request = endpoint.context(outcome.request_id, outcome.client, deadline)
-        outcome.request = console_request
+        own_request = endpoint.context(outcome.request_id, outcome.client, deadline)
+        outcome.request = own_request
         action, subject = endpoint.action, endpoint.subject
         if action.serve is not None:
             if endpoint.is_socket:
                 outcome.status = HTTPStatus.SWITCHING_PROTOCOLS
             own = self._headers(outcome, ())
-            return await action.serve(request, console_request, subject, own)
+            return await action.serve(request, own_request, subject, own)
         assert action.reply is not None
-        reply = await action.reply(request, console_request, subject)
+        reply = await action.reply(request, own_request, subject)
         outcome.status = reply.status
         headers = add_headers(self._headers(outcome, ()), reply.headers)
         return web.Response(status=reply.status, body=reply.body or None, headers=headers)

@@ -37,13 +37,14 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.console_shapes import ValkeyShapeMemory
 from gateway.drivers.valkey.console_store import ValkeyConsoleStore
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
-from gateway.edge.consoles.console_endpoint import Bearer, BrowserSockets, ConsoleOrigin
+from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.consoles.page_assets import PageAssets
 from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
+from gateway.edge.json_endpoint import Bearer, PublicOrigin
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.budgets import FairBudget
 from gateway.flow.console_links import ConsoleAccount
@@ -357,7 +358,7 @@ def _open_handler(
     views: RecordingViews | None,
 ) -> ConsoleHandler:
     url = urlsplit(runtime.config.listen.public_url or "")
-    origin = ConsoleOrigin(f"{url.scheme}://{url.netloc}", url.path)
+    origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
     assets = PageAssets.load(url.path)
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     sockets = BrowserSockets(accept_browser)

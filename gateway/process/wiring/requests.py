@@ -1,6 +1,6 @@
 """The pipeline of the public listener: from a request to its response."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.catalogue.catalogue import Catalogue
@@ -15,8 +15,8 @@ from gateway.drivers.telemetry.log import RequestLines
 from gateway.drivers.valkey.caller_usage import ValkeyCallerUsage
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
-from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.docs.pages import docs_pages
+from gateway.edge.mount import Mount
 from gateway.edge.public.federation import FederationHandler
 from gateway.edge.public.handler import PublicHandler
 from gateway.edge.public.request_log import RequestLog
@@ -186,7 +186,7 @@ def open_handler(
     gateway: Gateway,
     lines: LineWriter,
     tracing: Tracing,
-    consoles: ConsoleHandler | None,
+    mounts: Sequence[Mount],
 ) -> PublicHandler:
     config, metrics = runtime.config, runtime.metrics
     ratio = config.log.hit_sample_ratio
@@ -209,7 +209,7 @@ def open_handler(
         tracing=tracing,
         cors=open_cors(config.listen.cors, config.catalogue),
         compresses_lists=config.lists.gzip,
-        consoles=consoles,
+        mounts=mounts,
         link_stages=gateway.link_stages,
     )
     hit_path = handler.hit_path

@@ -1,8 +1,11 @@
-"""What the handlers of live consoles and of recordings have in common."""
+"""What the gateway's own paths have in common: endpoints with JSON bodies, and their callers.
 
-import asyncio
+A subject (live consoles, recordings, logins and so on) has one handler with `paths`. A `Mount`
+serves them below a base path.
+"""
+
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,24 +14,24 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE, parse_json_object, require_json
-from gateway.domain.errors import BadRequest, CrossSiteRequest, UnsupportedMediaType
+from gateway.domain.errors import (
+    BadRequest,
+    CrossSiteRequest,
+    MethodNotAllowed,
+    OperationUnknown,
+    UnsupportedMediaType,
+)
 from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
 from gateway.flow.caller_credentials import CallerCredentials
 from gateway.flow.caller_limits import CallerLimits
-from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.identify import Identify
 from gateway.flow.request import RequestContext
 
-AcceptBrowser = Callable[
-    [web.BaseRequest, str, Mapping[str, str]], Awaitable[tuple[web.StreamResponse, FrameChannel]]
-]
-"""Upgrades a request with a subprotocol and headers; returns the response and its channel."""
-
 
 @dataclass(frozen=True, slots=True)
-class ConsoleOrigin:
+class PublicOrigin:
     """Where browsers reach the gateway: `listen.public_url`."""
 
     origin: str
@@ -38,7 +41,7 @@ class ConsoleOrigin:
 
 
 @dataclass(frozen=True, slots=True)
-class ConsoleReply:
+class JsonReply:
     """A JSON response."""
 
     status: int
@@ -46,13 +49,11 @@ class ConsoleReply:
     headers: Headers = field(default=(), repr=False)
 
 
-def json_reply(
-    value: Mapping[str, Any], *, status: int = 200, headers: Headers = ()
-) -> ConsoleReply:
-    return ConsoleReply(status, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE), *headers))
+def json_reply(value: Mapping[str, Any], *, status: int = 200, headers: Headers = ()) -> JsonReply:
+    return JsonReply(status, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE), *headers))
 
 
-Reply = Callable[[ListenerRequest, RequestContext, str], Awaitable[ConsoleReply]]
+Reply = Callable[[ListenerRequest, RequestContext, str], Awaitable[JsonReply]]
 Serve = Callable[
     [ListenerRequest, RequestContext, str, CIMultiDict[str]], Awaitable[web.StreamResponse]
 ]
@@ -70,17 +71,17 @@ class Action:
 
 
 Paths = tuple[tuple[re.Pattern[str], dict[str, Action]], ...]
-"""Paths below `/console`, each with its methods."""
+"""Paths below a base path, each with its methods."""
 
 
 @dataclass(frozen=True, slots=True)
-class ConsoleEndpoint:
+class JsonEndpoint:
     """One path and method."""
 
     operation: Operation
     action: Action
     subject: str
-    """ID of the session or recording in the path; "" where it has none."""
+    """The ID in the path; "" where it has none."""
 
     @property
     def is_socket(self) -> bool:
@@ -95,8 +96,12 @@ class ConsoleEndpoint:
         )
 
 
+IdentifyCaller = Callable[[ListenerRequest, RequestContext], Awaitable[Principal]]
+"""Sets and returns the caller of a request, and counts it in the caller's limit."""
+
+
 class Bearer:
-    """Identifies the caller by the JWT, and counts the request in the caller's limit."""
+    """Identifies the caller by the JWT (an `IdentifyCaller`)."""
 
     def __init__(
         self, credentials: CallerCredentials, identify: Identify, limits: CallerLimits
@@ -117,7 +122,20 @@ class Bearer:
         return context.principal
 
 
-def require_own_origin(origin: ConsoleOrigin, request: ListenerRequest) -> None:
+def find_endpoint(paths: Paths, path: str, method: str) -> JsonEndpoint:
+    """Return the endpoint of a path below the base; raise OperationUnknown, MethodNotAllowed."""
+    for pattern, methods in paths:
+        found = pattern.fullmatch(path)
+        if found is not None:
+            if method not in methods:
+                raise MethodNotAllowed(allowed=tuple(methods))
+            action = methods[method]
+            operation = Operation(action.name, method, path, "")
+            return JsonEndpoint(operation, action, found[1] if found.groups() else "")
+    raise OperationUnknown
+
+
+def require_own_origin(origin: PublicOrigin, request: ListenerRequest) -> None:
     """Raise CrossSiteRequest unless a page of the gateway itself sent the request."""
     if request.headers.getall("Origin", ()) != [origin.origin]:
         raise CrossSiteRequest("the Origin is not `listen.public_url`")
@@ -132,33 +150,11 @@ async def read_json(request: ListenerRequest, *, bytes_max: int, within_s: float
     return parse_json_object(await read_body(request, bytes_max, within_s=within_s))
 
 
-class BrowserSockets:
-    """Accepts the WebSockets of the gateway's own pages, and serves each to its end."""
-
-    def __init__(self, accept: AcceptBrowser) -> None:
-        self._accept = accept
-        self._serving: set[asyncio.Task[None]] = set()
-
-    async def serve(
-        self,
-        request: ListenerRequest,
-        context: RequestContext,
-        subprotocol: str,
-        work: Callable[[FrameChannel], Coroutine[Any, Any, None]],
-    ) -> web.StreamResponse:
-        """Run `work` with the page's channel; raise BadRequest before the upgrade."""
-        offered = request.headers.get("Sec-WebSocket-Protocol", "")
-        if subprotocol not in (one.strip() for one in offered.split(",")):
-            raise BadRequest(f"The WebSocket must offer the subprotocol {subprotocol}.")
-        try:
-            headers = {"X-Request-Id": context.request_id}
-            response, channel = await self._accept(request, subprotocol, headers)
-        except web.HTTPException:
-            raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
-        serving = asyncio.create_task(work(channel))  # noqa: TID251 - it outlives its request
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
-        # A lost connection cancels the request's handler. The work ends by itself: it reads the
-        # end of the channel, and a session still has to record why it ended.
-        await asyncio.shield(serving)
-        return response
+def add_headers(common: CIMultiDict[str], own: Sequence[tuple[str, str]]) -> CIMultiDict[str]:
+    """Return the common headers with a reply's own; `Set-Cookie` may occur twice."""
+    for name, value in own:
+        if name == "Set-Cookie":
+            common.add(name, value)
+        else:
+            common[name] = value
+    return common

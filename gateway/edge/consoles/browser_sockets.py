@@ -1,0 +1,49 @@
+"""WebSockets of the gateway's own pages."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from gateway.domain.errors import BadRequest
+from gateway.edge.listener.request import ListenerRequest
+from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.request import RequestContext
+
+AcceptBrowser = Callable[
+    [web.BaseRequest, str, Mapping[str, str]], Awaitable[tuple[web.StreamResponse, FrameChannel]]
+]
+"""Upgrades a request with a subprotocol and headers; returns the response and its channel."""
+
+
+class BrowserSockets:
+    """Accepts the WebSockets of the gateway's own pages, and serves each to its end."""
+
+    def __init__(self, accept: AcceptBrowser) -> None:
+        self._accept = accept
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def serve(
+        self,
+        request: ListenerRequest,
+        context: RequestContext,
+        subprotocol: str,
+        work: Callable[[FrameChannel], Coroutine[Any, Any, None]],
+    ) -> web.StreamResponse:
+        """Run `work` with the page's channel; raise BadRequest before the upgrade."""
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
+        if subprotocol not in (one.strip() for one in offered.split(",")):
+            raise BadRequest(f"The WebSocket must offer the subprotocol {subprotocol}.")
+        try:
+            headers = {"X-Request-Id": context.request_id}
+            response, channel = await self._accept(request, subprotocol, headers)
+        except web.HTTPException:
+            raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
+        serving = asyncio.create_task(work(channel))  # noqa: TID251 - it outlives its request
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        # A lost connection cancels the request's handler. The work ends by itself: it reads the
+        # end of the channel, and a session still has to record why it ended.
+        await asyncio.shield(serving)
+        return response
