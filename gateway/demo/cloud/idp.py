@@ -1,4 +1,4 @@
-"""The simulated identity provider: discovery, key rotation, valid and forged tokens."""
+"""The simulated identity provider: discovery, key rotation, valid and forged tokens, logins."""
 
 import base64
 import hashlib
@@ -15,6 +15,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from gateway.demo.cloud.clock import now
 from gateway.demo.cloud.faults import Fault
+from gateway.demo.cloud.idp_login import LoginEndpoints
 from gateway.demo.cloud.listener import Listener
 
 AUDIENCE = "console-gateway"
@@ -65,8 +66,14 @@ class IdentityProvider(Listener):
         """The issuer in discovery and tokens; None: the listener's URL."""
         self.app.router.add_get("/.well-known/openid-configuration", self._discovery)
         self.app.router.add_get("/jwks", self._jwks)
+        self.login = LoginEndpoints(self.app, self)
         self.app.router.add_post("/_box/tokens", self._mint)
         self.app.router.add_post("/_box/rotate", self._rotate)
+
+    @property
+    def issuer_url(self) -> str:
+        """Return `iss` of tokens and of the discovery document."""
+        return self.issuer or self.url
 
     def token(  # noqa: PLR0913 - one parameter per part of a token
         self,
@@ -89,7 +96,7 @@ class IdentityProvider(Listener):
         signing = self.keys[key]
         at = int(now())
         payload: dict[str, Any] = {
-            "iss": self.issuer or self.url,
+            "iss": self.issuer_url,
             "sub": subject,
             "aud": AUDIENCE,
             "iat": at,
@@ -117,7 +124,7 @@ class IdentityProvider(Listener):
         return {**super().counters(), "fetches": self.fetches}
 
     async def _discovery(self, _: web.Request) -> web.Response:
-        return web.json_response(self._document(self.issuer or self.url))
+        return web.json_response(self._document(self.issuer_url))
 
     def _issuer_foreign(self, _: Fault) -> web.Response:
         return web.json_response(self._document("https://elsewhere.example"))
@@ -129,6 +136,7 @@ class IdentityProvider(Listener):
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": sorted({key.algorithm for key in self.keys}),
+            **self.login.metadata(self.url),
         }
 
     async def _jwks(self, _: web.Request) -> web.Response:
