@@ -69,7 +69,8 @@ class TokenSigner(Protocol):
 
     @property
     def issuer_url(self) -> str: ...
-    def token(self, subject: str | None, **parts: Any) -> str: ...
+    @property
+    def token(self) -> Callable[..., str]: ...
 
 
 class OAuthProblem(Exception):
