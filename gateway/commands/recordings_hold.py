@@ -60,7 +60,15 @@ def hold(config: Settings, recording: str, *, reason: str, lifts: bool) -> None:
             lift_hold(path)
         else:  # a hold without its line is safer than a line without its hold
             set_hold(path, orjson.dumps({"at": clock.now(), "by": by, "reason": reason}))
-            index.append(line)
+            _append(index, line, recording)
     finally:
         index.close()
     print_line(f"recording {recording}: {'hold lifted' if lifts else 'on hold'}")
+
+
+def _append(index: RecordingIndex, line: bytes, recording: str) -> None:
+    try:
+        index.append(line)
+    except OSError as error:
+        problem = f"is on hold, but the index has no line about it: {error.strerror}. Run it again."
+        raise CommandFailed(REJECTED, f"recording {recording} {problem}") from None

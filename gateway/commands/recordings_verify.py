@@ -29,6 +29,7 @@ from gateway.drivers.recordings.recording_index import INDEX_DIRECTORY, index_li
 from gateway.drivers.recordings.recording_keys import RecordingKeys
 
 INTACT, BROKEN, USAGE = 0, 1, 2
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,9 @@ def verify(subject: _Subject, heads: Sequence[Head], *, as_json: bool) -> int:
     if not reports:
         raise ValueError(f"{index} has no chain: nothing was verified. Is this the directory?")
     missing = [one for one in heads if one.chain not in {report.chain for report in reports}]
-    directory = RecordingDirectory(subject.directory)
-    found = found_recordings(directory, subject.keys)
     is_intact = not missing and all(report.intact for report in reports)
     # What a broken index says of the recordings proves nothing.
-    lines = index_lines(subject.directory) if is_intact else ()
-    judgements = [*judge(read_index(lines), found)] if is_intact else []
+    judgements = _judge_all(subject) if is_intact else []
     is_intact = is_intact and not any(one.verdict.is_problem for one in judgements)
     if as_json:
         print_json(
@@ -96,6 +94,24 @@ def verify(subject: _Subject, heads: Sequence[Head], *, as_json: bool) -> int:
     else:
         _print(reports, missing, judgements, is_signed=subject.signatures is not None)
     return INTACT if is_intact else BROKEN
+
+
+def _judge_all(subject: _Subject) -> list[Judgement]:
+    """Judge every recording, and once more what a gateway has changed meanwhile."""
+    directory = RecordingDirectory(subject.directory)
+    index = read_index(index_lines(subject.directory))
+    judgements = [*judge(index, found_recordings(directory, subject.keys))]
+    for _ in range(_TRIES):
+        before, index = index, read_index(index_lines(subject.directory))
+        problems = {one.recording for one in judgements if one.verdict.is_problem}
+        changed = {name for name in problems if index.get(name) != before.get(name)}
+        if not changed:
+            break
+        found = found_recordings(directory, subject.keys, only=changed)
+        lines = {name: one for name, one in index.items() if name in changed}
+        judgements = [one for one in judgements if one.recording not in changed]
+        judgements += judge(lines, found)
+    return judgements
 
 
 def _subject(options: argparse.Namespace) -> _Subject:

@@ -10,7 +10,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from gateway.drivers.recordings import open_part
 from gateway.flow.consoles.frame_channel import ChannelClosed, FrameChannel
 from gateway.flow.recordings.recorded_channel import RecordedChannel
 from tests.support.frame_channel import MemoryChannel
+from tests.support.killed import fork
 from tests.support.recordings import RecordingScene, a_recording
 
 RUNS = 50
@@ -121,20 +122,6 @@ def slow_down() -> None:
         write(fd, data)
 
     open_part._write = slowly
-
-
-def fork(work: Callable[[int], None]) -> tuple[int, int]:
-    """Run `work` in a process with the writing end of a pipe; return its ID and the reading end."""
-    reader, writer = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.close(reader)
-        try:
-            work(writer)
-        finally:
-            os._exit(0)
-    os.close(writer)
-    return process, reader
 
 
 def browse(session: Session, process: int, reader: int, root: Path) -> bytes:

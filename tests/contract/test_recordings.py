@@ -41,6 +41,7 @@ from gateway.drivers.recordings.stored_recordings import StoredRecordings
 from gateway.flow.recordings.recording_store import RecordingUnreadable, Unreadable
 from gateway.flow.recordings.recording_telemetry import RecordingFailure, RewriteOutcome
 from gateway.flow.recordings.recording_writer import RecordingFailed
+from tests.support.clock import FakeClock
 from tests.support.recordings import (
     KEY,
     OTHER_KEY,
@@ -422,7 +423,7 @@ def test_death_during_retention_is_completed(
     scene.retention.apply()
     assert not any(one.verdict.is_problem for one in verdicts(scene))
     assert scene.directory.find(a_recording().id) is None
-    assert not [*scene.directory.leftovers()]
+    assert not [*scene.directory.root.glob("*/*.removed")]
 
 
 def expired(scene: RecordingScene, number: int = 1) -> None:
@@ -493,6 +494,14 @@ async def test_retention_keeps_what_is_being_recorded(tmp_path: Path) -> None:
         )
     assert found.value.reason is Unreadable.IN_PROGRESS
     part.close()
+
+
+def test_clocks_of_hosts_may_differ(scene: RecordingScene) -> None:
+    """The host that closes a dead host's part may have the slower clock."""
+    leave_open(scene, b"x")
+    scene.clock = scene.closer._clock = FakeClock(scene.clock.now() - 120.0)
+    scene.closer.recover(scene.directory.recordings())
+    assert only_verdict(scene) is Verdict.CUT_SHORT
 
 
 # Tampering

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gateway.domain.audit.chain import Signer
 from gateway.domain.consoles.model import ConsoleTarget, PersonRef, SessionMode
 from gateway.domain.model import ProjectId, Secret, ServerId
 from gateway.domain.recordings.index_lines import RemovalReason
@@ -88,11 +89,12 @@ class RecordingScene:
         keys: Sequence[Secret] = (KEY,),
         keep_s: float = 0.0,
         bytes_max: int | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.clock = clock
         self.directory = RecordingDirectory(root)
         self.keys = RecordingKeys(keys)
-        self.index = RecordingIndex(root, clock, None)
+        self.index = RecordingIndex(root, clock, signer)
         self.telemetry = CountedRecordings()
         self.closer = PartCloser(self.keys, self.index, clock, self.telemetry)
         self.retention = RecordingRetention(

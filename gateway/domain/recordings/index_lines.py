@@ -60,6 +60,8 @@ class IndexedPart:
     file_hash: str = ""
     """Of the closed part; "" while it is open."""
     cut: bool = False
+    was_whole: bool = False
+    """A line says that it was closed with its end."""
 
 
 @dataclass(slots=True)
@@ -86,10 +88,12 @@ def _apply(indexed: IndexedRecording, event: str, fields: dict[str, Any]) -> Non
         case "recording_opened", {"details": str(details_hash)}:
             indexed.details_hash, indexed.removed = details_hash, None
         case "part_opened", {"part": int(part), "header": str(header_hash)}:
-            indexed.parts[part] = IndexedPart(header_hash)
+            # Hosts' clocks differ, so it may come after the line of the closed part.
+            indexed.parts.setdefault(part, IndexedPart()).header_hash = header_hash
         case "part_closed", {"part": int(part), "file": str(file_hash), "cut": bool(cut)}:
             closed = indexed.parts.setdefault(part, IndexedPart())
             closed.file_hash, closed.cut = file_hash, cut
+            closed.was_whole = closed.was_whole or not cut
         case "recording_removed", {"reason": str(reason)}:
             indexed.removed = RemovalReason(reason)
         case _:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from gateway.domain.recordings.index_lines import IndexedPart, IndexedRecording
+
+_LOST_ITS_END: Final = "the index has its end, and the file has not"
 
 
 class Verdict(Enum):
@@ -62,6 +64,8 @@ class FoundPart:
     """Where an open part ends."""
     is_empty: bool = False
     """An open part without a block, or without its whole header."""
+    is_cut: bool = False
+    """An open part without its end; False if its content was not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,8 @@ def _judge_closed(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:
         return Verdict.UNKNOWN, "the index has no hash of the closed part"
     if part.hash != indexed.file_hash:
         return Verdict.CHANGED, "the file differs from the hash in the index"
+    if indexed.cut and indexed.was_whole:
+        return Verdict.CHANGED, _LOST_ITS_END
     if indexed.cut:
         return Verdict.CUT_SHORT, "the gateway's process has died while it recorded"
     return Verdict.INTACT, ""
@@ -136,4 +142,6 @@ def _judge_open(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:
         return Verdict.CHANGED, part.problem
     if part.is_locked:
         return Verdict.IN_PROGRESS, ""
+    if part.is_cut and indexed.was_whole:
+        return Verdict.CHANGED, _LOST_ITS_END
     return Verdict.CUT_SHORT, part.detail

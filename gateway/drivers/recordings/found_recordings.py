@@ -4,11 +4,14 @@ Raises OSError.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+from gateway.domain.recordings.part_format import Stream
+from gateway.domain.recordings.records import RecordKind, decode_records
 from gateway.domain.recordings.verdicts import FoundPart, FoundRecording
 from gateway.drivers.recordings.open_part import OpenPartReader, PartChanged
 from gateway.drivers.recordings.recording_directory import (
@@ -25,10 +28,15 @@ from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, Recor
 
 
 def found_recordings(
-    directory: RecordingDirectory, keys: RecordingKeys | None
+    directory: RecordingDirectory, keys: RecordingKeys | None, *, only: Container[str] | None = None
 ) -> Iterator[FoundRecording]:
-    """Yield every recording; without `keys`, the content of open parts is not checked."""
+    """Yield every recording, or `only` these IDs.
+
+    Without `keys`, the content of open parts is not checked.
+    """
     for path in directory.recordings():
+        if only is not None and path.name not in only:
+            continue
         with suppress(FileNotFoundError):  # retention
             parts = tuple(_found_part(path, one, keys) for one in part_files(path))
             yield FoundRecording(path.name, details_hash(path), parts)
@@ -46,10 +54,17 @@ def _found_part(path: Path, part: PartFile, keys: RecordingKeys | None) -> Found
         return FoundPart(
             part.number, False, "", is_locked, f"{part.file.name} {error}", is_empty=is_empty
         )
-    problem, detail = _check_content(path, part.file, keys)
-    is_empty = part.file.stat().st_size <= len(line)
-    hashed = sha256(line).hexdigest()
-    return FoundPart(part.number, False, hashed, is_locked, problem, detail, is_empty)
+    content = _check_content(path, part.file, keys)
+    return FoundPart(
+        part.number,
+        False,
+        sha256(line).hexdigest(),
+        is_locked,
+        content.problem,
+        content.detail,
+        part.file.stat().st_size <= len(line),
+        content.is_cut,
+    )
 
 
 def _is_locked(file: Path) -> bool:
@@ -63,19 +78,29 @@ def _is_locked(file: Path) -> bool:
     return False
 
 
-def _check_content(path: Path, file: Path, keys: RecordingKeys | None) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    problem: str = ""
+    detail: str = ""
+    is_cut: bool = False
+
+
+def _check_content(path: Path, file: Path, keys: RecordingKeys | None) -> _Content:
     """Return where the content is not authentic, and where it ends."""
     if keys is None:
-        return "", "its content is not checked without `recordings.keys`"
+        return _Content(detail="its content is not checked without `recordings.keys`")
     try:
         data_keys = keys.unwrap(path.name, read_wrapped_keys(path))
     except RecordingKeyMissing as error:
-        return "", f"its content is not checked: {error}"
+        return _Content(detail=f"its content is not checked: {error}")
+    last = b""
     with file.open("rb") as opened:
         reader = OpenPartReader(opened, data_keys)
         try:
-            for _ in reader.blocks():
-                pass
+            for block in reader.blocks():
+                last = block.plain or b"" if block.stream is Stream.SCREEN else last
         except PartChanged as changed:
-            return f"{file.name}:{changed}", ""
-        return "", f"{file.name}:{reader.detail}" if reader.detail else "no part of it is missing"
+            return _Content(problem=f"{file.name}:{changed}")
+    detail = f"{file.name}:{reader.detail}" if reader.detail else "no part of it is missing"
+    is_cut = all(one.kind is not RecordKind.END for one in decode_records(last))
+    return _Content(detail=detail, is_cut=is_cut)

@@ -7,6 +7,7 @@ not write.
 import fcntl
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _DETAILS: Final = "recording.json"
 _KEYS: Final = "keys.json"
 _HOLD: Final = "hold"
 _REMOVED: Final = ".removed"
+_NEW: Final = ".new"
+_ABANDONED_S: Final = 3_600.0
+"""After this time without a change, the process that created a directory has died."""
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _PART: Final = re.compile(r"part-(\d{4,8})\.(open|part)")
@@ -75,16 +79,23 @@ class RecordingDirectory:
             with suppress(FileNotFoundError):
                 yield from sorted(one for one in day.iterdir() if _ID.fullmatch(one.name))
 
-    def leftovers(self) -> Iterator[Path]:
-        """Yield what retention has not deleted completely."""
+    def clean_up(self, now: float) -> None:
+        """Delete what a process that died has not created or not removed completely."""
         for day in self._days():
-            yield from day.glob(f"*{_REMOVED}")
+            for removed in day.glob(f"*{_REMOVED}"):
+                _delete(removed)
+            for new in day.glob(f"*{_NEW}"):
+                if new.stat().st_mtime < now - _ABANDONED_S:
+                    _delete(new)
+            if day.stat().st_mtime < now - _ABANDONED_S:
+                with suppress(OSError):  # it has recordings
+                    day.rmdir()
 
     def create(self, details: RecordingDetails, wrapped_keys: bytes) -> Path:
         """Make the directory of a recording, whole or not at all; return the one that exists."""
         path = self.path(details)
         make_directory(path.parent)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_NEW}")
         new.mkdir(mode=0o700)
         _write_file(new / _DETAILS, encode_details(details))
         _write_file(new / _KEYS, wrapped_keys)

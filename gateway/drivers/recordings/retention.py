@@ -88,8 +88,7 @@ class RecordingRetention:
             return RecordingUsage()
         with _locked(root / _LOCK_FILE) as is_locked:
             if is_locked:
-                for removed in self._directory.leftovers():
-                    delete_removed(removed)
+                self._directory.clean_up(self._clock.now())
                 self._remove_due()
         return measure_usage(self._directory, self._clock.now())
 
