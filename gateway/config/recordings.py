@@ -18,8 +18,8 @@ class RecordingSettings(Section):
     keys: tuple[EncryptionKey, ...] = ()
     """Encryption keys, 32 bytes each in base64 (`openssl rand -base64 32`). The first encrypts, all
     decrypt. They are not those of `store.seal_keys`, because recordings stay for months. To rotate:
-    add the new key first on all replicas, run `gateway recordings rewrap`, then remove the old key.
-    Required with `directory`."""
+    add the new key second on all replicas, then put it first, run `gateway recordings rewrap`, and
+    remove the old key. Required with `directory`."""
     keep_days: Annotated[Number, Field(ge=0, le=36_500)] = 90.0
     """Days after the end of a recording at which it is removed; the index stays verifiable. 0 keeps
     recordings."""

@@ -576,6 +576,33 @@ async def test_changed_details_and_foreign_recordings_are_found(scene: Recording
     assert unknown == [a_recording(2).id]
 
 
+async def test_copy_of_a_directory_in_use_verifies_and_is_restored(
+    tmp_path: Path, scene: RecordingScene
+) -> None:
+    """A backup copies the index last; the lines that it has more do not condemn the files."""
+    root, copy = scene.directory.root, tmp_path / "copy"
+    async with scene.running() as recordings:
+        await record(recordings, scene, b"closed")
+        part = await recordings.open_part(a_recording(2), ignore)
+        await part.append([screen_record(0, b"in progress")])
+        shutil.copytree(root, copy, ignore=lambda _, names: {"index", "copy"} & {*names})
+        part.close([END])
+        await until(lambda: scene.telemetry.rewrites[RewriteOutcome.CLOSED] == 2)
+        await record(recordings, scene, b"begun during the copy", number=3)
+        shutil.copytree(root / "index", copy / "index")
+    restored = RecordingScene(copy, clock=SystemClock())
+    found = {one.recording: one.verdict for one in verdicts(restored)}
+    closed, open_then, begun = (a_recording(i).id for i in (1, 2, 3))
+    assert found == {
+        closed: Verdict.INTACT,
+        open_then: Verdict.CUT_SHORT,
+        begun: Verdict.MISSING,
+    }
+    restored.closer.recover(restored.directory.recordings())
+    assert restored.screen(open_then) == b"in progress"
+    assert {one.recording: one.verdict for one in verdicts(restored)} == found
+
+
 # Keys
 
 
