@@ -356,7 +356,7 @@ def links() -> Dashboard:
                     "sum by (reason) (increase(gateway_recordings_removed_total{INSTANCE}[10m]))",
                     "removed: {{reason}}",
                 ),
-                ("sum(gateway_recordings_open{INSTANCE})", "under way"),
+                ("sum(gateway_recordings_open{INSTANCE})", "in progress"),
                 unit="short",
             )
         )

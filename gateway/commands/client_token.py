@@ -48,7 +48,7 @@ def load_token(options: argparse.Namespace) -> ClientToken:
             return ClientToken(None, "")
     token = text.strip()
     if not token or any(char.isspace() or not char.isascii() for char in token):
-        raise usage_error(f"There is no token in {source}.")
+        raise usage_error(f"There is no token in {source}. It must contain one JWT only.")
     return ClientToken(Secret(token), source)
 
 

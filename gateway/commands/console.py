@@ -74,8 +74,8 @@ def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
 def _renew(options: argparse.Namespace, gateway: GatewayClient, project: str, server: str) -> int:
     """Let each live console of the person on the server follow a newer token."""
     sessions = require_member(gateway.request("/console/sessions").data, "sessions", list)
-    place = (project, server.lower())
-    ids = [one["id"] for one in sessions if (one["project_id"], one["server_id"]) == place]
+    target = (project, server.lower())
+    ids = [one["id"] for one in sessions if (one["project_id"], one["server_id"]) == target]
     if not ids:
         raise CommandFailed(REJECTED, "You have no live console on this server.")
     for session_id in ids:

@@ -44,7 +44,7 @@ def register(parser: CommandParser) -> None:
     add_attribute_options(parser)
     add_connection_options(
         parser,
-        "options that ask a running gateway for the locks",
+        "options that query a running gateway for the locks",
         prefix="CONSOLE_GATEWAY_ADMIN",
         url="ask this admin listener for the locks (default: read them from `overrides.file`)",
     )
@@ -134,9 +134,9 @@ def _print_attributes(inventory: Inventory, server: ServerId | None, now: float)
     tags = "unknown"
     if known.tags is not None:
         tags = ", ".join(f"{key}={value}" for key, value in sorted(known.tags)) or "none"
-    place = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
+    location = "/".join(part or "unknown" for part in (known.dc, known.rack, known.unit))
     rest = f"model {known.model or 'unknown'}; name {known.name or 'unknown'}"
-    print_line(f"  tags {tags}; location {place}; {rest}; {age}")
+    print_line(f"  tags {tags}; location {location}; {rest}; {age}")
 
 
 def _print_explanation(explanation: Explanation, now: float, *, head: str) -> None:
@@ -146,7 +146,7 @@ def _print_explanation(explanation: Explanation, now: float, *, head: str) -> No
     else:
         verdict = "ALLOWED" if decision.allowed else "DENIED"
         rule = decision.rule
-        print_line(f"{head}{verdict} by {rule.place}: {rule.label}")
+        print_line(f"{head}{verdict} by {rule.location}: {rule.label}")
     for other in explanation.matching:
         if other.ref != decision.rule:
             print_line(

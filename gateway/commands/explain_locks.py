@@ -20,7 +20,7 @@ from gateway.domain.overrides import (
 from gateway.domain.timestamps import iso
 
 _NOT_CHECKED: Final = "locks were not checked"
-_ASK: Final = "ask a running gateway with --gateway"
+_USE_GATEWAY: Final = "query a running gateway with --gateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ def locks_from_file(file: Path | None, now: float, at: float) -> KnownLocks:
     """Return the locks of the file that have not ended at `at`."""
     if file is None:
         return KnownLocks(
-            OverrideSet(), f"{_NOT_CHECKED}: `overrides.file` is not configured; {_ASK}"
+            OverrideSet(), f"{_NOT_CHECKED}: `overrides.file` is not configured; {_USE_GATEWAY}"
         )
     try:
         written_at, snapshot = file.stat().st_mtime, parse_snapshot(file.read_bytes())
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        return KnownLocks(OverrideSet(), f"{_NOT_CHECKED}: {file}: {reason}; {_ASK}")
+        return KnownLocks(OverrideSet(), f"{_NOT_CHECKED}: {file}: {reason}; {_USE_GATEWAY}")
     except ValueError:
-        return KnownLocks(OverrideSet(), f"{_NOT_CHECKED}: {file}: damaged; {_ASK}")
+        return KnownLocks(OverrideSet(), f"{_NOT_CHECKED}: {file}: damaged; {_USE_GATEWAY}")
     overrides = OverrideSet().merge(snapshot.overrides, at)
     age_s = max(now - written_at, 0.0)
     source = f"{_count(overrides)} in {file}, last written {iso(written_at)}, {age_s:.0f} s ago"

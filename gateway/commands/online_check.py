@@ -80,9 +80,9 @@ class OnlineCheck:
 
     async def _check_accounts(self, runtime: Runtime, valkey: Valkey) -> None:
         """Log in to each project and list a server of it, as serving does."""
-        flight = open_single_flight(runtime, valkey)
+        single_flight = open_single_flight(runtime, valkey)
         budget = open_budget(runtime, valkey)
-        logins = Logins(budget, flight, LoginGates(flight, self._clock))
+        logins = Logins(budget, single_flight, LoginGates(single_flight, self._clock))
         async with supervised(runtime.tasks, self._clock, self._metrics):
             for account in self._config.accounts:
                 opened = await open_account(runtime, account, logins)

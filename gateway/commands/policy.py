@@ -92,7 +92,7 @@ def _run_who(options: argparse.Namespace) -> int:
 def _described(rule: Rule) -> str:
     issuer = "" if rule.issuer is None else f", issuer {rule.issuer}"
     until = "" if rule.valid_until == float("inf") else f", until {iso(rule.valid_until)}"
-    return f"{rule.ref.place}: {rule.ref.label}{issuer}{until}"
+    return f"{rule.ref.location}: {rule.ref.label}{issuer}{until}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def test_policy(config_file: Path, file: Path) -> int:
         decision = _decide(offline, case, inventory)
         if decision.allowed != case.expected:
             failed += 1
-            rule = "no grant applies" if decision.rule is None else f"by {decision.rule.place}"
+            rule = "no grant applies" if decision.rule is None else f"by {decision.rule.location}"
             got, expected = (_word(one) for one in (decision.allowed, case.expected))
             print_line(f"{file}:{case.line}: {case.name}: {got} ({rule}), expected {expected}")
     print_line(f"{len(cases) - failed} of {len(cases)} cases are as expected")

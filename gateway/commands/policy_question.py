@@ -59,7 +59,7 @@ class OfflinePolicy:
         return cls(config, policy, parsed.groups)
 
     def groups(self, named: Iterable[str]) -> frozenset[str]:
-        """Return the groups of tokens; an alias stands for those that the policy gives it."""
+        """Return the groups of tokens; an alias means those that the policy assigns to it."""
         return frozenset(one for name in named for one in self.aliases.get(name, (name,)))
 
     def inventory(

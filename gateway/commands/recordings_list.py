@@ -41,10 +41,10 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
     for one in recordings:
         began = datetime.fromisoformat(one["started_at"]).astimezone().isoformat(" ", "seconds")
         server, person = one["server"], one["person"]
-        place = f"{server['project_id']}/{server['id']}"
+        server_path = f"{server['project_id']}/{server['id']}"
         hosts = ", ".join(one["hosts"])
         end = one["end"] or "-"
-        print_line(f"{one['id']}  {began}  {person['subject']}  {place}  {end}  {hosts}")
+        print_line(f"{one['id']}  {began}  {person['subject']}  {server_path}  {end}  {hosts}")
     if not recordings:
         print_error("No recording that you may view matches.")
     if data.get("truncated"):

@@ -180,7 +180,7 @@ class Issuer(Section):
     @classmethod
     def _is_not_reserved(cls, name: str) -> str:
         if name == CERTIFICATE_ISSUER:
-            raise ValueError(f"`{name}` is reserved: it stands for administrators' certificates")
+            raise ValueError(f"`{name}` is reserved: administrators' certificates have this issuer")
         if name == ANY_ISSUER:
             raise ValueError(f"`{ANY_ISSUER}` is reserved: a rule with it applies to every issuer")
         return name

@@ -35,7 +35,7 @@ class KnownNames:
 
 
 def is_plain_name(name: object, chars_max: int) -> bool:
-    """Return whether a value is a name of which `name_problem` finds none, at a glance."""
+    """Return whether a value is a valid name: a fast check before `name_problem`."""
     return chars_max > 127 and isinstance(name, str) and _PLAIN.fullmatch(name) is not None
 
 

@@ -94,7 +94,7 @@ _TARGETS: Final = {
     "locations": _list("Locations; one must match.", _LOCATION, minItems=1),
     "models": _list("Hardware models; one must match.", _name(), minItems=1),
     "names": _list(
-        "Server names; one must match. `*` stands for any characters: `web-*`.",
+        "Server names; one must match. `*` matches any characters: `web-*`.",
         _text(maxLength=NAME_CHARS_MAX, pattern=PATTERN_PATTERN),
         minItems=1,
     ),

@@ -24,8 +24,8 @@ WARNINGS: Final = {
     " recordings before `keep_days`.",
     "key_ignored": "A key in `public_key_file` verifies no token.",
     "redis_may_evict": "Redis may evict keys without expiry, such as revocations, when its memory"
-    " is full, or the user may not call INFO, which tells. Set `maxmemory-policy noeviction`. Only"
-    " with `--online`.",
+    " is full, or its user may not read the policy by INFO. Set `maxmemory-policy noeviction`."
+    " Only with `--online`.",
     "tags_are_permissions": "A grant has `server:tag` while rules use tags: its holders cannot"
     " write the tag keys of rules without `server:tag_policy`.",
     "tags_change_permissions": "A grant has `server:tag_policy` while rules use tags: its holders"

@@ -288,7 +288,7 @@ class ConsoleUnavailable(GatewayError):
 
 
 class RecordingNotFound(GatewayError):
-    """Also where the right is missing: the caller cannot tell."""
+    """Also raised where the right is missing: the caller sees no difference."""
 
 
 class RecordingUnavailable(GatewayError):

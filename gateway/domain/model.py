@@ -329,7 +329,7 @@ class RuleRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """`file:line`."""
         return f"{self.file}:{self.line}"
 

@@ -69,7 +69,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "The credential was rejected. Get a new token from your identity provider.",
         cause="The token, signature or client certificate is missing, invalid, expired or"
         " revoked. `WWW-Authenticate` has the reason unless it would help an attacker.",
-        caller_action="Do what `error_msg` says: mostly get a new token.",
+        caller_action="Get a new token, unless `error_msg` names another fault: then correct that.",
         operator_action="Read `reason` in the log event `request` with this request ID.",
         alerts=(
             "ConsoleGatewayMostTokensRejected",
@@ -320,7 +320,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "Another session has this console. Wait for its end, watch it, or take it over if you may.",
         cause="The server has as many live consoles with keyboard as the config allows.",
         caller_action="Agree with the person who has the console, or open it view-only.",
-        operator_action="List the sessions; end one if it must make place.",
+        operator_action="List the sessions with `gateway admin consoles`. End one if the server is"
+        " needed.",
     ),
     errors.SessionCookieMissing: ErrorSpec(
         403,
@@ -353,17 +354,20 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.RecordingUnavailable: ErrorSpec(
         409,
         "CGW.4092",
-        "This recording cannot be played now.",
-        cause="The session is still under way, a key of `recordings.keys` is missing, or the"
-        " recording was changed or cannot be read; `error_msg` says which.",
-        caller_action="Do what `error_msg` says.",
-        operator_action="Run `gateway recordings verify`.",
+        "This recording cannot be played now. If it is in progress, try again after the session has"
+        " ended; otherwise report the X-Request-Id to the operators.",
+        cause="The session has not ended, the gateway lacks the key that encrypted the recording,"
+        " the recording was changed, or its files cannot be read. `error_msg` names the cause.",
+        caller_action="If the recording is in progress, play it when the session has ended."
+        " Otherwise report the request ID to the operators.",
+        operator_action="Run `gateway recordings verify`. Restore a missing key in"
+        " `recordings.keys`.",
     ),
     errors.TicketRejected: ErrorSpec(
         410,
         "CGW.4100",
         "This address was used already or has expired. Request a new one.",
-        cause="The ticket is spent, older than 60 s, lapsed because of newer ones, or forged.",
+        cause="The ticket is spent, older than 60 s, replaced by newer ones, or forged.",
         caller_action="Request a new address.",
         operator_action="Read the audit records `console_ticket_rejected`.",
     ),
@@ -409,7 +413,7 @@ REJECTION_TEXTS: Final = {
     Rejection.AUDIENCE: "the token is for another audience; get one for this gateway's audience",
     Rejection.TOKEN_TYPE: "the token is not an access token; send the access token of the same"
     " login",
-    Rejection.CLAIMS: "the token lacks a required claim; the operators of the gateway know which",
+    Rejection.CLAIMS: "the token lacks a required claim; report the X-Request-Id to the operators",
     Rejection.GROUPS_MISSING: "the token has no groups claim; request the scope that adds it",
     Rejection.CERTIFICATE: "the certificate has expired, or the trusted authorities were reloaded;"
     " connect again",
@@ -427,8 +431,8 @@ REJECTION_TEXTS: Final = {
     " set the clock of the client",
     Rejection.SIGNATURE_REPLAYED: "this signed request was received before; sign each write anew",
 }
-"""The texts for rejected credentials, by reason. Other reasons have the table's message: a reason
-would help a forger."""
+"""The texts for rejected credentials, by reason. Other reasons have the message of the table,
+because they would help a forger."""
 
 
 def _is_server_failure(kind: type[GatewayError], spec: ErrorSpec) -> bool:

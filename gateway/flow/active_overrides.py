@@ -219,7 +219,7 @@ class ActiveOverrides:
             )
 
     async def run(self) -> None:
-        """Sync with the store and save to the file, forever; a slow disk does not delay syncs."""
+        """Sync with the store, and save to the file beside that, until cancelled."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._sync_forever())
             if self._file is not None:

@@ -77,7 +77,7 @@ class CallerLimits:
         return Remaining(max(0, requests), math.ceil(ahead_s))
 
     async def run(self) -> None:
-        """Add up the counts of all replicas, forever."""
+        """Add up the counts of all replicas, until cancelled."""
         while True:
             await self._clock.sleep(_SYNC_EVERY_S)
             with suppress(StoreUnavailable):  # then this process's own counts apply

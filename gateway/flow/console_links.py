@@ -27,7 +27,7 @@ from gateway.domain.policy.policy import Permit
 from gateway.flow.attempts import Attempts
 from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
-from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.single_flight import Fetched, FetchResult, SingleFlight
 from gateway.flow.telemetry import Telemetry
 from gateway.flow.waiters import Waiters
 
@@ -89,7 +89,7 @@ class ConsoleLinks:
     def __init__(  # noqa: PLR0913 - its dependencies
         self,
         accounts: Mapping[ProjectId, ConsoleAccount],
-        flight: SingleFlight,
+        single_flight: SingleFlight,
         clock: Clock,
         *,
         links_max: int,
@@ -105,7 +105,7 @@ class ConsoleLinks:
         """
         self._override_ids = override_ids
         self._accounts = accounts
-        self._flight = flight
+        self._single_flight = single_flight
         self._clock = clock
         self._links_max = links_max
         self._jitter = jitter
@@ -170,7 +170,7 @@ class ConsoleLinks:
                 deadline=deadline,
                 waiters=waiters,
             )
-            result = await self._flight.obtain(
+            result = await self._single_flight.obtain(
                 _store_key(key),
                 partial(
                     self._fetch,
@@ -257,7 +257,7 @@ class ConsoleLinks:
             self._telemetry.link_renewed(account.name, "ok")
             return fetched
 
-        self._flight.renew(
+        self._single_flight.renew(
             _store_key(key),
             fetch,
             unusable=cached.value,
@@ -306,7 +306,7 @@ class ConsoleLinks:
             raise NotPermitted("no account has this project")
         return account
 
-    def _cache(self, key: tuple[str, ...], account: ConsoleAccount, result: FlightResult) -> None:
+    def _cache(self, key: tuple[str, ...], account: ConsoleAccount, result: FetchResult) -> None:
         if account.reuse is Reuse.NEVER:
             return
         cached = self._links.get(key)
@@ -323,7 +323,7 @@ class ConsoleLinks:
             self._telemetry.evicted("link")
 
     def _link(
-        self, key: tuple[str, ...], result: FlightResult, account: ConsoleAccount
+        self, key: tuple[str, ...], result: FetchResult, account: ConsoleAccount
     ) -> ConsoleLink:
         cached = self._links.get(key)
         if cached is not None and cached.value is result.value:

@@ -265,7 +265,7 @@ class BudgetQueue:
         self._submit_soon()
 
     async def run(self) -> None:
-        """Submit batches, forever."""
+        """Submit batches, until cancelled."""
         # The first batch only compares the clocks: without it, a call could get a slot up to a
         # second too late.
         await self._submit(QueueBatch())

@@ -90,7 +90,7 @@ class Identify:
         self._clock = clock
         self._telemetry = telemetry
         self._tokens_max = tokens_max
-        # Keyed, so that a memory dump does not show whether a given token was used here.
+        # Keyed, so that a memory dump does not show whether a given token was verified.
         self._keyed_hash = hashlib.sha256(secrets.token_bytes(64))
         self._cached: OrderedDict[bytes, _CachedToken] = OrderedDict()
         self._verifications: dict[bytes, _Verification] = {}

@@ -46,7 +46,7 @@ from gateway.domain.policy.inventory import (
 )
 from gateway.flow.clock import Clock
 from gateway.flow.exchange import Exchange
-from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.single_flight import Fetched, FetchResult, SingleFlight
 from gateway.flow.snapshot_file import SnapshotFile
 from gateway.flow.telemetry import Telemetry
 
@@ -149,7 +149,7 @@ class CachedInventories:
         return self._clock.monotonic() - min(taken)
 
     async def run(self, account: str) -> None:
-        """Refresh and save the inventories of one account, forever; refreshes wait for no disk."""
+        """Refresh the inventories of one account, and save them beside that, until cancelled."""
         states = {p: state for p, state in self._projects.items() if state.account.name == account}
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._refresh_forever(states))
@@ -203,7 +203,7 @@ class CachedInventories:
         if state.taken_at < state.changed_at:  # another replica listed before the change
             state.due_at = 0.0
 
-    async def _adopt(self, state: _ProjectInventory, result: FlightResult) -> None:
+    async def _adopt(self, state: _ProjectInventory, result: FetchResult) -> None:
         state.value = result.value
         try:
             listed = await asyncio.to_thread(_unpacked, result.value)

@@ -51,7 +51,7 @@ class RequestAudit:
     def allowed(self, event: str, permit: Permit, context: RecordedRequest) -> AuditRecord:
         """Return the record of an allowed request, which `record` writes."""
         record = self.about(event, permit.principal, permit.call, context)
-        record.decision, record.rule = "allowed", permit.rule.place
+        record.decision, record.rule = "allowed", permit.rule.location
         record.policy_version = permit.policy_version
         if permit.permission:
             record.permission = permit.permission

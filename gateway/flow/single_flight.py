@@ -23,7 +23,7 @@ from gateway.domain.errors import DeadlineExceeded, GatewayError, StoreUnavailab
 from gateway.domain.model import LinkSource, QueueRequest
 from gateway.flow.attempts import Attempts
 from gateway.flow.clock import Clock
-from gateway.flow.flight_messages import (
+from gateway.flow.fetch_messages import (
     decode_failure,
     decode_waiters,
     encode_failure,
@@ -60,7 +60,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class FlightResult:
+class FetchResult:
     """A value, stored or fetched, and its source."""
 
     value: bytes = field(repr=False)
@@ -71,8 +71,8 @@ class FlightResult:
 Fetch = Callable[[], Awaitable[Fetched]]
 
 
-class _FlightKey(NamedTuple):
-    """Requests with equal keys share a flight."""
+class _FetchKey(NamedTuple):
+    """Requests with equal keys share a fetch."""
 
     key: str
     unusable: bytes | None
@@ -80,10 +80,10 @@ class _FlightKey(NamedTuple):
 
 
 @dataclass(slots=True)
-class _LocalFlight:
+class _LocalFetch:
     """A fetch in this process, and the number of requests that wait for it."""
 
-    task: "asyncio.Task[FlightResult]"
+    task: "asyncio.Task[FetchResult]"
     deadline: float
     """The deadline of the request that started it."""
     waiters: Waiters | None
@@ -150,14 +150,14 @@ class SingleFlight:
         self._lease_s = lease_s
         self._process = secrets.token_hex(8)
         self._numbers = itertools.count()
-        self._flights: dict[_FlightKey, _LocalFlight] = {}
+        self._local_fetches: dict[_FetchKey, _LocalFetch] = {}
         self._leases: dict[str, _Lease] = {}
         """By owner."""
         self._keeper: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self._local_fetches)
 
     async def obtain(  # noqa: PLR0913 - each is an option of the fetch
         self,
@@ -170,8 +170,8 @@ class SingleFlight:
         run_to_completion: bool = False,
         waiters: Waiters | None = None,
         attempts: Attempts | None = None,
-        then: Callable[[FlightResult], None] | None = None,
-    ) -> FlightResult:
+        then: Callable[[FetchResult], None] | None = None,
+    ) -> FetchResult:
         """Return the value stored under `key`, or let exactly one replica fetch it.
 
         `unusable`: a value that is known to be invalid, such as a rejected token; if it is stored,
@@ -182,110 +182,108 @@ class SingleFlight:
         result, also without waiting requests. Raises what `fetch` raises, shared by all that
         waited for it, and DeadlineExceeded.
         """
-        name = _FlightKey(key, unusable, fresh)
+        name = _FetchKey(key, unusable, fresh)
         while True:
-            flight = self._flights.get(name)
-            is_shared = flight is not None
-            if flight is None:
-                flight = self._start(name, fetch, deadline, waiters, attempts)
+            local = self._local_fetches.get(name)
+            is_shared = local is not None
+            if local is None:
+                local = self._start(name, fetch, deadline, waiters, attempts)
                 if then is not None:
-                    _deliver_to(flight.task, then)
-            flight.run_to_completion |= run_to_completion
+                    _deliver_to(local.task, then)
+            local.run_to_completion |= run_to_completion
             try:
-                with flight.attached(waiters):
-                    result = await self._attach(name, flight, deadline)
+                with local.attached(waiters):
+                    result = await self._attach(name, local, deadline)
             except GatewayError as error:
-                has_more_time = deadline > flight.deadline + _CLEARLY_LATER_S
-                if is_shared and flight.task.done() and error.out_of_time and has_more_time:
+                has_more_time = deadline > local.deadline + _CLEARLY_LATER_S
+                if is_shared and local.task.done() and error.out_of_time and has_more_time:
                     # Its callback may not have run yet: this loop would attach to it again and
                     # fail at once, without end, and block the event loop.
-                    self._forget(name, flight)
+                    self._forget(name, local)
                     continue
                 raise
             if is_shared and result.source is LinkSource.UPSTREAM:
-                return FlightResult(result.value, result.good_until, LinkSource.COALESCED)
+                return FetchResult(result.value, result.good_until, LinkSource.COALESCED)
             return result
 
     def renew(
-        self, key: str, fetch: Fetch, *, unusable: bytes, then: Callable[[FlightResult], None]
+        self, key: str, fetch: Fetch, *, unusable: bytes, then: Callable[[FetchResult], None]
     ) -> None:
         """Replace the value `unusable` of `key` in the background, once over all replicas.
 
         `then` receives the new value. After a failure the old value remains until it expires.
         """
-        name = _FlightKey(key, unusable, fresh=False)
-        if name in self._flights:
+        name = _FetchKey(key, unusable, fresh=False)
+        if name in self._local_fetches:
             return
         # With a deadline of now: a request that waits for it and has more time tries again.
-        flight = self._start(name, fetch, self._clock.monotonic())
+        local = self._start(name, fetch, self._clock.monotonic())
 
-        _deliver_to(flight.task, then)
+        _deliver_to(local.task, then)
 
     async def close(self) -> None:
         """Cancel all fetches and wait until their leases are released."""
-        tasks: list[asyncio.Task[Any]] = [flight.task for flight in self._flights.values()]
+        tasks: list[asyncio.Task[Any]] = [local.task for local in self._local_fetches.values()]
         if self._keeper is not None:
             tasks.append(self._keeper)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _attach(
-        self, name: _FlightKey, flight: _LocalFlight, deadline: float
-    ) -> FlightResult:
-        flight.waiting += 1
+    async def _attach(self, name: _FetchKey, local: _LocalFetch, deadline: float) -> FetchResult:
+        local.waiting += 1
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                return await asyncio.shield(flight.task)
+                return await asyncio.shield(local.task)
         except TimeoutError:
             raise DeadlineExceeded("waiting for a fetch") from None
         finally:
-            flight.waiting -= 1
-            self._cancel_if_unwanted(name, flight)
+            local.waiting -= 1
+            self._cancel_if_unwanted(name, local)
 
-    def _cancel_if_unwanted(self, name: _FlightKey, flight: _LocalFlight) -> None:
-        if flight.waiting > 0 or flight.run_to_completion or flight.task.done():
+    def _cancel_if_unwanted(self, name: _FetchKey, local: _LocalFetch) -> None:
+        if local.waiting > 0 or local.run_to_completion or local.task.done():
             return
-        if flight.attempts is not None:
-            if flight.attempts.has_succeeded:
+        if local.attempts is not None:
+            if local.attempts.has_succeeded:
                 return
-            if flight.attempts.is_in_flight:
+            if local.attempts.is_in_flight:
                 # If it fails, the fetch must not wait in the queue for another attempt.
-                flight.attempts.stop(partial(self._cancel_if_unwanted, name, flight))
+                local.attempts.stop(partial(self._cancel_if_unwanted, name, local))
                 return
-        # No request may attach to a flight that is about to be cancelled.
-        self._forget(name, flight)
-        flight.task.cancel()
+        # No request may attach to a fetch that is about to be cancelled.
+        self._forget(name, local)
+        local.task.cancel()
 
     def _start(
         self,
-        name: _FlightKey,
+        name: _FetchKey,
         fetch: Fetch,
         deadline: float,
         waiters: Waiters | None = None,
         attempts: Attempts | None = None,
-    ) -> _LocalFlight:
+    ) -> _LocalFetch:
         entry = None if attempts is None else attempts.entry
         # All owners have one length: the store compares the beginnings of failures with them.
         owner = f"{self._process}{next(self._numbers):016x}"
         work = self._run(name, _LazyFetch(owner, fetch, waiters, entry), deadline)
         task = asyncio.create_task(work, name="single-flight fetch")  # noqa: TID251
-        flight = _LocalFlight(task, deadline, waiters, attempts)
-        self._flights[name] = flight
+        local = _LocalFetch(task, deadline, waiters, attempts)
+        self._local_fetches[name] = local
 
-        def finish(task: "asyncio.Task[FlightResult]") -> None:
-            self._forget(name, flight)
+        def finish(task: "asyncio.Task[FetchResult]") -> None:
+            self._forget(name, local)
             if not task.cancelled():
                 task.exception()  # retrieved: asyncio does not log it as lost
 
-        flight.task.add_done_callback(finish)
-        return flight
+        local.task.add_done_callback(finish)
+        return local
 
-    def _forget(self, name: _FlightKey, flight: _LocalFlight) -> None:
-        if self._flights.get(name) is flight:
-            del self._flights[name]
+    def _forget(self, name: _FetchKey, local: _LocalFetch) -> None:
+        if self._local_fetches.get(name) is local:
+            del self._local_fetches[name]
 
-    async def _run(self, name: _FlightKey, fetch: _LazyFetch, deadline: float) -> FlightResult:
+    async def _run(self, name: _FetchKey, fetch: _LazyFetch, deadline: float) -> FetchResult:
         on_message = None if fetch.waiters is None else fetch.on_message
         try:
             with self._store.watch(name.key, on_message) as changed:
@@ -300,8 +298,8 @@ class SingleFlight:
                 fetch.entry.release()
 
     async def _find_or_fetch(  # noqa: C901 - one case per result of a claim
-        self, name: _FlightKey, fetch: _LazyFetch, deadline: float, changed: asyncio.Event
-    ) -> FlightResult:
+        self, name: _FetchKey, fetch: _LazyFetch, deadline: float, changed: asyncio.Event
+    ) -> FetchResult:
         key = name.key
         awaited, skip = "", ANY_VERSION if name.fresh else b""
         while True:
@@ -376,7 +374,7 @@ class SingleFlight:
 
     async def _fetch_as_holder(
         self, key: str, fetch: _LazyFetch, deadline: float, store_ahead_s: float
-    ) -> FlightResult:
+    ) -> FetchResult:
         owner, began = fetch.owner, self._clock.monotonic()
         self._leases[owner] = _Lease(key, began)
         if self._keeper is None:
@@ -432,10 +430,8 @@ class SingleFlight:
                 lease.extended_at = math.inf
 
 
-def _deliver_to(
-    task: "asyncio.Task[FlightResult]", receiver: Callable[[FlightResult], None]
-) -> None:
-    def deliver(done: "asyncio.Task[FlightResult]") -> None:
+def _deliver_to(task: "asyncio.Task[FetchResult]", receiver: Callable[[FetchResult], None]) -> None:
+    def deliver(done: "asyncio.Task[FetchResult]") -> None:
         if not done.cancelled() and done.exception() is None:
             receiver(done.result())
 
@@ -459,10 +455,10 @@ async def _ends_before(fetch: "asyncio.Task[Fetched]", changed: asyncio.Event) -
     return fetch.done()
 
 
-def _stored_result(found: StoredValue, claimed_at: float, *, was_awaited: bool) -> FlightResult:
+def _stored_result(found: StoredValue, claimed_at: float, *, was_awaited: bool) -> FetchResult:
     source = LinkSource.COALESCED if was_awaited else LinkSource.REDIS
-    return FlightResult(found.value, claimed_at + found.ttl_s, source)
+    return FetchResult(found.value, claimed_at + found.ttl_s, source)
 
 
-def _fetched_result(fetched: Fetched) -> FlightResult:
-    return FlightResult(fetched.value, fetched.good_until, LinkSource.UPSTREAM)
+def _fetched_result(fetched: Fetched) -> FetchResult:
+    return FetchResult(fetched.value, fetched.good_until, LinkSource.UPSTREAM)

@@ -30,7 +30,7 @@ class ClientCertificates:
             )
 
     async def run(self) -> None:
-        """Read the files once a minute, forever."""
+        """Read the files once a minute, until cancelled."""
         while True:
             await self._clock.sleep(_READ_INTERVAL_S)
             await asyncio.to_thread(self._read_all)

@@ -444,7 +444,7 @@ class Supervisor:
         """Bind an address once: all workers share the socket, so it survives each of them.
 
         An inherited socket also stays open in its owner, where connections wait for the next
-        gateway. Port 0 or less means any free port; the number only tells addresses apart.
+        gateway. Port 0 or less means any free port; the number only distinguishes addresses.
         """
         if address not in self._sockets:
             passed = self._inherited.get(address)

@@ -47,7 +47,7 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._ask()
+        self._send()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -63,11 +63,11 @@ class _Client(asyncio.Protocol):
         status = int(head[9:12])
         self._statuses[status] = self._statuses.get(status, 0) + 1
         self._due = max(self._due + self._every_s, self._loop.time() - self._every_s)
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         if self._due > self._loop.time():
-            self._loop.call_at(self._due, self._ask)
+            self._loop.call_at(self._due, self._send)
         elif not self.stopped and self._transport is not None:
             self._transport.write(self._request)
 

@@ -255,7 +255,7 @@ class _Load:
         requested = time.time()
         while True:
             ports.append(ports.pop(0))
-            answer = await self._ask(caller, server, connections[ports[-1]], ports[-1], requested)
+            answer = await self._send(caller, server, connections[ports[-1]], ports[-1], requested)
             self.answers.append(answer)
             if self._over or answer.status not in (0, 429, 503):
                 return
@@ -264,7 +264,7 @@ class _Load:
             else:
                 await asyncio.sleep(answer.retry_after_s or 1.0)
 
-    async def _ask(
+    async def _send(
         self, caller: int, server: int, connection: _Connection, port: int, requested: float
     ) -> _Answer:
         request, began = self._bench.request(caller, server), time.time()

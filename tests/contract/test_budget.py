@@ -114,18 +114,18 @@ async def test_429_pauses_other_process_within_100_ms(
     async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
         sent: list[float] = []
 
-        async def keep_asking() -> None:
+        async def keep_requesting() -> None:
             while True:
                 sent.append(await admit(two))
 
-        asking = asyncio.create_task(keep_asking())
+        requesting = asyncio.create_task(keep_requesting())
         await admit(one)
         await asyncio.sleep(0.3)
         throttled_at = CLOCK.monotonic()
         one.throttled(pause_s=1.0, named_rate=None)
         await asyncio.sleep(1.3)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        requesting.cancel()
+        await asyncio.gather(requesting, return_exceptions=True)
         assert len(sent) > 10
         assert not [at for at in sent if throttled_at + 0.1 < at < throttled_at + 0.99]
         assert [at for at in sent if at > throttled_at + 0.99], "it goes on after the pause"
@@ -158,19 +158,19 @@ async def test_shares_are_fair_over_processes(
     pace = Pace(requests=60, per_s=1, burst=1)
     served: dict[str, int] = {}
 
-    async def keep_asking(line: BudgetQueue, name: str, weight: float = 1.0) -> None:
+    async def keep_requesting(line: BudgetQueue, name: str, weight: float = 1.0) -> None:
         while True:
             await admit(line, QueueRequest(name, weight))
             served[name] = served.get(name, 0) + 1
 
     async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
         await admit(one)
-        asking = [keep_asking(one, "greedy") for _ in range(25)]
-        asking += [keep_asking(two, "greedy") for _ in range(25)]
-        asking += [keep_asking(one, f"one-{i}") for i in range(2)]
-        asking += [keep_asking(two, f"two-{i}") for i in range(6)]
-        asking += [keep_asking(two, "heavy", 3.0) for _ in range(3)]
-        tasks = [asyncio.create_task(one) for one in asking]
+        requesting = [keep_requesting(one, "greedy") for _ in range(25)]
+        requesting += [keep_requesting(two, "greedy") for _ in range(25)]
+        requesting += [keep_requesting(one, f"one-{i}") for i in range(2)]
+        requesting += [keep_requesting(two, f"two-{i}") for i in range(6)]
+        requesting += [keep_requesting(two, "heavy", 3.0) for _ in range(3)]
+        tasks = [asyncio.create_task(one) for one in requesting]
         await asyncio.sleep(4.0)
         for task in tasks:
             task.cancel()
@@ -265,12 +265,12 @@ async def test_live_processes_are_counted(pair: tuple[Valkey, Valkey]) -> None:
 
 
 class Process:
-    """One process's flights of links, each of which takes a slot of its line."""
+    """The link fetches of one process; each takes a slot of its queue."""
 
     def __init__(self, valkey: Valkey, line: BudgetQueue) -> None:
         self.line = line
         self.fetched: list[str] = []
-        self._flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
+        self._single_flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
 
     def admit_call(self, link: str, caller: str) -> "asyncio.Task[float]":
         """Return how long the caller waits."""
@@ -285,7 +285,7 @@ class Process:
             return Fetched(link.encode(), CLOCK.monotonic() + 60)
 
         async def wait() -> float:
-            await self._flight.obtain(link, fetch, deadline=deadline, waiters=waiters)
+            await self._single_flight.obtain(link, fetch, deadline=deadline, waiters=waiters)
             return CLOCK.monotonic() - began
 
         return asyncio.create_task(wait())

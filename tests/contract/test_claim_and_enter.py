@@ -16,7 +16,7 @@ from gateway.drivers.valkey.shared_store import ValkeySharedStore
 from gateway.flow.attempts import Attempts
 from gateway.flow.budgets import FairBudget
 from gateway.flow.fair_budget import BudgetQueue
-from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.single_flight import Fetched, FetchResult, SingleFlight
 from tests.support.budget_queues import CLOCK, SEAL_KEY, connect, open_line
 from tests.support.valkey import RealValkey, free_port, is_cluster_ok, wait_until
 
@@ -33,7 +33,7 @@ class Process:
         valkey.on_message(self.messages.append)
         self._valkey = valkey
         self._budget = FairBudget([line])
-        self._flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
+        self._single_flight = SingleFlight(ValkeySharedStore(valkey, Sealer([SEAL_KEY])), CLOCK)
         self.fetch_s = 0.0
 
     async def until_ready(self) -> None:
@@ -43,7 +43,7 @@ class Process:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
 
-    async def obtain(self, link: str) -> FlightResult:
+    async def obtain(self, link: str) -> FetchResult:
         attempts, deadline = Attempts(), CLOCK.monotonic() + 10
         request = QueueRequest("ann")
         attempts.entry = self._budget.early_entry(
@@ -58,7 +58,7 @@ class Process:
             await asyncio.sleep(self.fetch_s)
             return Fetched(link.encode(), CLOCK.monotonic() + 60)
 
-        return await self._flight.obtain(
+        return await self._single_flight.obtain(
             f"{{prod}}{link}", fetch, deadline=deadline, attempts=attempts
         )
 

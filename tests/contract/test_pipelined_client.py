@@ -59,12 +59,12 @@ async def test_cancelled_call_does_not_answer_the_next(valkey: Valkey) -> None:
     for name in ("ann", "bob"):
         await claim(valkey, name)
     for steps in range(60):
-        asking = asyncio.create_task(claim(valkey, "ann"))
+        requesting = asyncio.create_task(claim(valkey, "ann"))
         for _ in range(steps % 12):
             await asyncio.sleep(0)
-        asking.cancel()
+        requesting.cancel()
         assert await claim(valkey, "bob") == "bob"
-        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.gather(requesting, return_exceptions=True)
 
 
 async def test_server_without_scripts_gets_them(valkey: Valkey, own_valkey: RealValkey) -> None:

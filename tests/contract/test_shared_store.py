@@ -352,12 +352,12 @@ async def test_cancelled_command_does_not_answer_the_next(own_valkey: RealValkey
         await store.claim(name, owner=name, lease_s=5)
         await store.publish(name, owner=name, value=name.encode(), ttl_s=60, until=FAR)
     for steps in range(60):
-        asking = asyncio.create_task(store.claim("ann", owner="x", lease_s=5))
+        requesting = asyncio.create_task(store.claim("ann", owner="x", lease_s=5))
         for _ in range(steps % 12):
             await asyncio.sleep(0)
-        asking.cancel()
+        requesting.cancel()
         found = await store.claim("bob", owner="y", lease_s=5)
         assert isinstance(found, StoredValue)
         assert found.value == b"bob"
-        await asyncio.gather(asking, return_exceptions=True)
+        await asyncio.gather(requesting, return_exceptions=True)
     await valkey.close()

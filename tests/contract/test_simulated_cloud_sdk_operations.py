@@ -262,8 +262,8 @@ async def test_instances_are_created_in_batch(cloud: Cloud) -> None:
     assert [cloud.project.instances[one].server_id for one in ids(made.instances)] == two
     anywhere = options(network_interfaces=network, min_count=1, max_count=9)
     made = await cloud.call("run_instances", sdk.RunInstancesOptions(**anywhere))
-    placed = {cloud.project.instances[one].server_id for one in ids(made.instances)}
-    assert placed == {cloud.servers[8], cloud.servers[11]}
+    hosts = {cloud.project.instances[one].server_id for one in ids(made.instances)}
+    assert hosts == {cloud.servers[8], cloud.servers[11]}
 
 
 async def test_instances_are_listed_by_page_and_server(cloud: Cloud) -> None:

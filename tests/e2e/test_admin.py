@@ -347,7 +347,7 @@ def test_queries_cover_all_processes() -> None:
             assert stack.gateway.console(stack.cloud.token(person), server).status == 200
         assert plain.console(stack.cloud.token("suspect"), server).status == 200
 
-        def ask(*command: str) -> Any:
+        def run_json(*command: str) -> Any:
             """Repeat a query until every process has answered in time."""
             answers: list[Any] = []
 
@@ -358,25 +358,25 @@ def test_queries_cover_all_processes() -> None:
             eventually(is_complete)
             return answers[-1]
 
-        found = ask("sessions")
+        found = run_json("sessions")
         assert (found["total"], found["missing"]) == (3, 0)
         assert {len(one["tokens"]) > 0 for one in found["processes"]} == {True}
         subjects = {one["subject"] for one in rows_of_all(found, "tokens")}
         assert subjects == {*people, "suspect"}
-        only = ask("sessions", "--subject", "suspect")
+        only = run_json("sessions", "--subject", "suspect")
         assert [one["subject"] for one in rows_of_all(only, "tokens")] == ["suspect"]
         assert [one["person"] for one in rows_of_all(only, "links")] == ["corp:suspect"]
-        upper = ask("sessions", "--server", server.upper())
+        upper = run_json("sessions", "--server", server.upper())
         assert rows_of_all(upper, "tokens") == []
         assert {one["server"] for one in rows_of_all(upper, "links")} == {server}
 
-        before = ask("policy")
-        after = ask("policy", "--reload")
+        before = run_json("policy")
+        after = run_json("policy", "--reload")
         assert len(after["processes"]) == 3
         by_process = {one["process"]: one["loaded_at"] for one in before["processes"]}
         assert {one["process"] for one in after["processes"]} == by_process.keys()
         assert all(one["loaded_at"] >= by_process[one["process"]] for one in after["processes"])
-        assert len(ask("queue")["processes"]) == 3
+        assert len(run_json("queue")["processes"]) == 3
 
         stack.valkey.kill()
         eventually(lambda: ada.run_json(stack.gateway, "sessions")["missing"] == 2)

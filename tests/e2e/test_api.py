@@ -278,8 +278,8 @@ def test_instance_on_any_server_requires_all_servers(api: Api) -> None:
     body |= {"network_interfaces": [{"subnet_id": "s"}]}  # type: ignore[dict-item]
     assert api("olga", "POST", "/instances", body).status == 403
     idle = [one for one in api.own if not api.instances([one])]
-    placed = {**body, "placement": {"server_id": api.others[2]}}
-    assert api("olga", "POST", "/instances", placed).status == 403
+    with_placement = {**body, "placement": {"server_id": api.others[2]}}
+    assert api("olga", "POST", "/instances", with_placement).status == 403
     response = api("olga", "POST", "/instances", {**body, "placement": {"server_id": idle[0]}})
     assert response.status < 300, response.body
     assert api.instances([idle[0]])

@@ -337,8 +337,8 @@ def test_archived_segments_are_verified_and_searched(
     code, output = run(capsys, "verify", audit_log, *keyed)
     assert code == 1
     assert "segment 1 is missing" in output
-    for places in ((archive / "one", audit_log), (audit_log, archive / "one")):
-        code, output = run(capsys, "verify", *places, *keyed)
+    for directories in ((archive / "one", audit_log), (audit_log, archive / "one")):
+        code, output = run(capsys, "verify", *directories, *keyed)
         assert code == 0, output
         assert output.count(": intact, chain ") == 2
         assert f"{audit_log / 'chain-1'}" in output

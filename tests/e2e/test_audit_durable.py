@@ -148,7 +148,7 @@ def test_draining_and_new_workers_share_no_chain(own_stack: Stack) -> None:
     assert main(["audit", "verify", str(gateway.directory / "audit")]) == 0
 
 
-def test_audit_log_is_written_to_configured_places(own_stack: Stack) -> None:
+def test_audit_log_is_written_to_configured_paths(own_stack: Stack) -> None:
     token = own_stack.cloud.token()
 
     def streamed(event: str) -> list[dict[str, Any]]:

@@ -202,7 +202,7 @@ def socket_file(tmp_path: Path) -> Path:
     return tmp_path / "public.sock"
 
 
-def ask_on_socket(path: Path, headers: str = "") -> bytes:
+def request_on_socket(path: Path, headers: str = "") -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
@@ -242,14 +242,16 @@ def test_unix_socket_has_its_mode_and_ends_with_the_gateway(
     listen = {"unix_socket": str(socket_file), "unix_socket_mode": "0600"}
     gateway = start(stack, listen, workers=2)
     assert stat.filemode(socket_file.stat().st_mode) == "srw-------"
-    assert ask_on_socket(socket_file, "X-Forwarded-For: 6.6.6.6\r\n").startswith(b"HTTP/1.1 200 ")
+    assert request_on_socket(socket_file, "X-Forwarded-For: 6.6.6.6\r\n").startswith(
+        b"HTTP/1.1 200 "
+    )
     assert gateway.log_lines("request")[-1]["client"] == "unix"
 
     gateway.config["listen"]["unix_socket_mode"] = "0666"
     gateway.write_config()
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
     assert stat.filemode(socket_file.stat().st_mode) == "srw-rw-rw-"
-    assert ask_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
+    assert request_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
 
     assert gateway.stop() == 0
     assert not socket_file.exists()
@@ -264,7 +266,7 @@ def test_unix_socket_of_a_killed_gateway_is_replaced(stack: Stack, socket_file: 
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert socket_file.exists()
     gateway.start()
-    assert ask_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
+    assert request_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
     gateway.close()
 
 
@@ -288,7 +290,7 @@ def test_occupied_unix_socket_is_left_alone(
     if first is None:
         assert socket_file.read_text() == "precious"
     else:
-        assert ask_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
+        assert request_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
         first.close()
     second.close()
 
@@ -301,7 +303,7 @@ def test_unix_socket_of_systemd_is_used(stack: Stack, socket_file: Path) -> None
         gateway.config["listen"] = {"unix_socket": str(socket_file)}
         gateway.write_config()
         gateway.start(passed=listening)
-        assert ask_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
+        assert request_on_socket(socket_file).startswith(b"HTTP/1.1 200 ")
         assert not gateway.log_lines("inherited_socket_unused")
         assert gateway.stop() == 0
         assert socket_file.exists(), "it is systemd's"

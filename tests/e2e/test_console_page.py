@@ -323,7 +323,7 @@ def test_connecting_names_the_next_step(visitor: Visitor) -> None:
 
 
 def test_vnc_password_is_not_stored(visitor: Visitor) -> None:
-    screen = SmallScreen(asks_password=True)
+    screen = SmallScreen(requires_password=True)
     visitor.site.behaviours = [showing(screen)]
     visitor.connect()
     dialog = visitor.page.get_by_role("dialog", name="VNC password")
@@ -339,7 +339,7 @@ def test_vnc_password_is_not_stored(visitor: Visitor) -> None:
 
 
 def test_rejected_vnc_password_shows_the_servers_text(visitor: Visitor) -> None:
-    screen = SmallScreen(asks_password=True, rejects_password=True)
+    screen = SmallScreen(requires_password=True, rejects_password=True)
     visitor.allowed = re.compile("Security negotiation failed")
     visitor.site.behaviours = [showing(screen)]
     visitor.connect()

@@ -80,7 +80,7 @@ def test_4_dead_holder_costs_one_more_call(own_stack: Stack) -> None:
     token, server = cloud.token(), cloud.servers[4]
     cloud.fail(cloud.upstream, "answer", path=server, delay_s=60.0, times=1)
     with ThreadPoolExecutor(4) as pool:
-        lost = pool.submit(_ask_and_lose, own_stack, token, server)
+        lost = pool.submit(_request_and_lose, own_stack, token, server)
         eventually(lambda: any(server in call["path"] for call in _pending(own_stack, server)))
         waiting = pool.submit(other.console, token, server)
         time.sleep(0.2)
@@ -181,7 +181,7 @@ def test_8_disconnected_caller_releases_its_place(own_stack: Stack) -> None:
     assert gateway.console(cloud.token(), cloud.servers[2]).status == 200
 
 
-def _ask_and_lose(stack: Stack, token: str, server: str) -> bytes:
+def _request_and_lose(stack: Stack, token: str, server: str) -> bytes:
     path = console_path(stack.cloud.project, server)
     raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
     try:

@@ -189,12 +189,12 @@ def test_explain_knows_the_locks_of_file_and_gateway(
         assert token not in ran.stdout + ran.stderr
         return ran.returncode, ran.stdout + ran.stderr
 
-    asking = ("--gateway", other.admin)
-    assert [explain()[0], explain(*asking)[0]] == [0, 0]
+    online = ("--gateway", other.admin)
+    assert [explain()[0], explain(*online)[0]] == [0, 0]
     lock = ada.add_override(stack.gateway, "lock", "--group", "operators", "--reason", "audit")
     eventually(lambda: lock in ada.run(other, "locks").stdout)
     denied = f"DENIED by lock {lock} on group operators, until it is lifted, set by corp:ada: audit"
-    by_file, by_gateway = explain(), explain(*asking)
+    by_file, by_gateway = explain(), explain(*online)
     for code, output in (by_file, by_gateway):
         assert (code, output.splitlines()[0]) == (3, denied)
         assert "without locks: ALLOWED by " in output
@@ -204,7 +204,7 @@ def test_explain_knows_the_locks_of_file_and_gateway(
     assert explain()[0] == 0
     # A gateway that does not answer the question has said neither yes nor no.
     reader = Operator(stack.cloud, "rosa", groups=("may-revoke",))
-    code, output = explain(*asking, token=reader.token)
+    code, output = explain(*online, token=reader.token)
     assert (code, "Missing admin permission: `read`" in output) == (1, True)
 
 

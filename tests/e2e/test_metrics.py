@@ -172,7 +172,7 @@ def test_workers_export_separate_metrics(
         ]
         return [value_of(page, counted) for page in pages]
 
-    def ask_until_both_have_answered() -> int:
+    def request_until_both_have_answered() -> int:
         requested = 0
         before = by_worker()
         while min(now - then for now, then in zip(by_worker(), before, strict=True)) < 1:
@@ -180,14 +180,14 @@ def test_workers_export_separate_metrics(
             requested += 1
         return requested
 
-    first = ask_until_both_have_answered()
+    first = request_until_both_have_answered()
     assert sum(by_worker()) == first
     pid = gateway.log_lines("worker_started")[0]["pid"]
     survivor = by_worker()[1]
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: len(gateway.log_lines("worker_started")) == 3)
     assert by_worker() == [0, survivor]
-    second = ask_until_both_have_answered()
+    second = request_until_both_have_answered()
     assert sum(by_worker()) == survivor + second
     assert gateway.metric("gateway_worker_deaths_total") == 1
 

@@ -261,7 +261,7 @@ def throttled(scene: Scene) -> None:
     assert {one.error_code for one in refused} == {"CGW.4291"}
     scene.cloud.heal()
     eventually(lambda: scene.fresh(1)[0].status == 200)
-    # The first 429 stops further calls; on a busy machine few are under way by then.
+    # The first 429 stops further calls; on a busy machine few have been sent by then.
     for _ in range(6):
         if scene.counted(line) - before >= 6:
             break

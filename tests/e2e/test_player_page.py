@@ -399,7 +399,7 @@ def test_ended_right_removes_the_picture(visitor: PlayerVisitor) -> None:
             "This address does not work any more.",
         ),
         (
-            {"code": 4010, "reason": "unavailable", "error_msg": "This recording is under way."},
+            {"code": 4010, "reason": "unavailable", "error_msg": "This recording is in progress."},
             "The recording was closed.",
         ),
         ({"code": 4003, "reason": "token"}, "Your sign-in has expired."),

@@ -168,7 +168,7 @@ def test_session_in_progress_is_not_played(live: Stack, browser: Browser) -> Non
     (found,) = api(live, "GET", f"/console/recordings?server={server}").json["recordings"]
     reply = api(live, "POST", f"/console/recordings/{found['id']}/views", "nora", {})
     assert (reply.status, reply.json["error_code"]) == (409, "CGW.4092")
-    assert "under way" in reply.json["error_msg"]
+    assert "in progress" in reply.json["error_msg"]
     tab.disconnect()
     tab.page.close()
 

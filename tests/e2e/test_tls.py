@@ -39,7 +39,7 @@ class Site:
             context.load_cert_chain(*files)
         return context
 
-    def ask(
+    def get(
         self, port: int, path: str, pair: CertificatePair | None = None, token: str = ""
     ) -> bytes:
         """Return the body of a successful response."""
@@ -57,7 +57,7 @@ class Site:
     def link(self, pair: CertificatePair | None = None) -> bytes:
         cloud = self.gateway.cloud
         path = console_path(cloud.project, cloud.servers[0])
-        return self.ask(self.gateway.port, path, pair, cloud.token())
+        return self.get(self.gateway.port, path, pair, cloud.token())
 
     def serial(self) -> int:
         """Return the serial number of the certificate of a new connection."""
@@ -114,7 +114,7 @@ def test_renewed_certificate_drops_no_connection(site: Site) -> None:
     assert load.failures == []
     assert load.reused > 30
     assert load.connects > 5
-    page = site.ask(gateway.admin_port, "/metrics", site.authority.issue("prometheus")).decode()
+    page = site.get(gateway.admin_port, "/metrics", site.authority.issue("prometheus")).decode()
     (line,) = [line for line in page.splitlines() if line.startswith("gateway_hit_path_requests_")]
     assert float(line.rpartition(" ")[2]) > 0  # most of the requests repeat the same bytes
     for listener in ("public", "admin"):
@@ -157,10 +157,10 @@ def test_optional_client_certificate_is_verified(site: Site) -> None:
 
 def test_required_client_certificate_is_enforced(site: Site) -> None:
     port = site.gateway.admin_port
-    assert b"alive" in site.ask(port, "/healthz", site.authority.issue("olga"))
+    assert b"alive" in site.get(port, "/healthz", site.authority.issue("olga"))
     for bad in (None, site.stranger.issue("olga"), site.authority.issue("o", days=(-2, -1))):
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            site.ask(port, "/healthz", bad)
+            site.get(port, "/healthz", bad)
 
 
 def test_listener_requires_tls_1_2_and_http_1_1(site: Site) -> None:

@@ -167,7 +167,7 @@ async def person(fleet: Fleet, name: str, *, until: float) -> None:
         alive = [replica for replica in fleet.replicas if replica.alive]
         server = f"server-{chance.randrange(60)}"
         priority = chance.choices([Priority.INTERACTIVE, Priority.BULK], [9, 1])[0]
-        asking = asyncio.create_task(
+        requesting = asyncio.create_task(
             fleet.request_link(
                 chance.choice(alive),
                 server,
@@ -177,9 +177,9 @@ async def person(fleet: Fleet, name: str, *, until: float) -> None:
         )
         if chance.random() < 0.1:
             await asyncio.sleep(chance.uniform(0.0, 0.3))
-            asking.cancel()
+            requesting.cancel()
         with suppress(asyncio.CancelledError):
-            await asking
+            await requesting
         await asyncio.sleep(chance.choice([0.0, 0.1]))
 
 
@@ -208,7 +208,7 @@ async def check_released(fleet: Fleet) -> None:
     for replica in fleet.replicas:
         if replica.alive:
             assert not replica.line._waiting
-            assert replica.flight.in_flight == 0
+            assert replica.single_flight.in_flight == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -229,9 +229,9 @@ async def one_storm(seed: int) -> None:
             await fleet.request_link(replica, what, QueueRequest(name), within_s=30.0)
 
     names = [f"person-{i}" for i in range(12)]
-    asking = [insist(fleet.replicas[min(i % 4, 2)], name) for i, name in enumerate(names)]
-    asking += [insist(fleet.chance.choice(fleet.replicas), "greedy") for _ in range(50)]
-    tasks = [asyncio.create_task(one) for one in asking]
+    requesting = [insist(fleet.replicas[min(i % 4, 2)], name) for i, name in enumerate(names)]
+    requesting += [insist(fleet.chance.choice(fleet.replicas), "greedy") for _ in range(50)]
+    tasks = [asyncio.create_task(one) for one in requesting]
     await asyncio.sleep(30.0)
     shares = [fleet.answered[name] for name in names]
     assert jain(shares) >= 0.98
@@ -300,12 +300,12 @@ async def one_storm_of_shared_links(seed: int) -> None:
                 had[link] += name == link
 
     names = [f"person-{i}" for i in range(12)]
-    asking = [insist(fleet.replicas[i % 3], name, name, 0.05) for i, name in enumerate(names)]
+    requesting = [insist(fleet.replicas[i % 3], name, name, 0.05) for i, name in enumerate(names)]
     greedys = [*names[:6], *names[:6], *(f"own-{i}" for i in range(30))]
-    asking += [  # the greedy caller comes first
+    requesting += [  # the greedy caller comes first
         insist(fleet.replicas[i // 4 % 3], "greedy", link, 0.01) for i, link in enumerate(greedys)
     ]
-    tasks = [asyncio.create_task(one) for one in asking]
+    tasks = [asyncio.create_task(one) for one in requesting]
     await asyncio.sleep(20.0)
     assert jain([had[name] for name in names]) >= 0.98
     assert len(fleet.cloud.calls) >= 0.97 * 20.0 * PACE.requests

@@ -358,7 +358,7 @@ def check_ends(fleet: Fleet) -> None:
     started = _sessions(fleet.world, "console_session_started")
     ended = _sessions(fleet.world, "console_session_ended")
     assert max(started.values(), default=0) <= 1
-    # A process that is killed cannot tell Redis what it has recorded while Redis was unavailable.
+    # A killed process cannot report to Redis what it recorded while Redis was unavailable.
     if not {"replica_is_killed", "store_is_unavailable"} <= set(fleet.faults):
         twice = [one for one, count in ended.items() if count > 1]
         assert not twice, f"ended twice: {twice}"

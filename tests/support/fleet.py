@@ -36,7 +36,7 @@ from gateway.flow.attempts import Attempts
 from gateway.flow.budgets import FairBudget
 from gateway.flow.exchange import Exchange
 from gateway.flow.fair_budget import BudgetQueue
-from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.single_flight import Fetched, FetchResult, SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.lua_redis import LuaRedis
 from tests.support.telemetry import RecordingTelemetry
@@ -252,7 +252,9 @@ class Replica:
             jitter=chance.random,
         )
         self.credential = Credential()
-        self.flight = SingleFlight(ValkeySharedStore(valkey, Sealer((_SEAL_KEY,))), self.clock)
+        self.single_flight = SingleFlight(
+            ValkeySharedStore(valkey, Sealer((_SEAL_KEY,))), self.clock
+        )
         self.exchange = Exchange(
             "a",
             upstream=_Upstream(cloud),
@@ -280,7 +282,7 @@ class Replica:
             asyncio.create_task(valkey.run_heartbeat()),
             asyncio.create_task(valkey.run_subscription()),
         ]
-        self.asking: set[asyncio.Task[Any]] = set()
+        self.requesting: set[asyncio.Task[Any]] = set()
 
     @property
     def alive(self) -> bool:
@@ -288,7 +290,7 @@ class Replica:
 
     async def link(
         self, what: str, queue_request: QueueRequest, *, within_s: float, life_s: float
-    ) -> FlightResult:
+    ) -> FetchResult:
         deadline = self.clock.monotonic() + within_s
         waiters, attempts = Waiters(queue_request), Attempts()
         attempts.entry = self.exchange.early_entry(
@@ -311,17 +313,17 @@ class Replica:
             )
             return Fetched(answer.body, self.clock.monotonic() + life_s)
 
-        return await self.flight.obtain(
+        return await self.single_flight.obtain(
             f"{{a}}{what}", fetch, deadline=deadline, waiters=waiters, attempts=attempts
         )
 
     async def kill(self) -> None:
         """Stop without releasing anything."""
         self.way.cut = True
-        tasks = [*self._tasks, *self.asking]
+        tasks = [*self._tasks, *self.requesting]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self.flight.close(), return_exceptions=True)
+        await asyncio.gather(*tasks, self.single_flight.close(), return_exceptions=True)
 
 
 @dataclass
@@ -376,7 +378,7 @@ class Fleet:
         task = asyncio.create_task(
             replica.link(what, queue_request, within_s=within_s, life_s=life_s)
         )
-        replica.asking.add(task)
+        replica.requesting.add(task)
         try:
             await task
             outcome = "answered"
@@ -392,7 +394,7 @@ class Fleet:
                 raise
             outcome = "killed"
         finally:
-            replica.asking.discard(task)
+            replica.requesting.discard(task)
         late_s = loop_time() - began - within_s
         if late_s > 0.01 and outcome != "killed":
             self.overdue.append(f"{outcome} for {what} {late_s:.3f} s late")

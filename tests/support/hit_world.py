@@ -48,7 +48,7 @@ from gateway.flow.identify import Identify
 from gateway.flow.locked_policies import LockedPolicies
 from gateway.flow.pipeline import build_gateway
 from gateway.flow.request_audit import RequestAudit
-from gateway.flow.single_flight import FlightResult
+from gateway.flow.single_flight import FetchResult
 from tests.support.clock import FakeClock, settle
 from tests.support.stages import FakeInventories, FakePolicies
 
@@ -373,21 +373,21 @@ class HitWorld:
         return None
 
     async def obtain(
-        self, key: str, fetch: object, *, then: Callable[[FlightResult], None], **_: object
-    ) -> FlightResult:
+        self, key: str, fetch: object, *, then: Callable[[FetchResult], None], **_: object
+    ) -> FetchResult:
         self.fetches[key] += 1
         return self._link(key, self.fetches[key])
 
     def renew(
-        self, key: str, fetch: object, *, then: Callable[[FlightResult], None], **_: object
+        self, key: str, fetch: object, *, then: Callable[[FetchResult], None], **_: object
     ) -> None:
         self.renewals[key] += 1
         then(self._link(key, 100 + self.renewals[key]))
 
-    def _link(self, key: str, number: int) -> FlightResult:
+    def _link(self, key: str, number: int) -> FetchResult:
         url = f"https://console.example/{key}?token={number}"
         good_until = self.clock.monotonic() + LIFETIME_S - MIN_REMAINING_S
-        return FlightResult(url.encode(), good_until, LinkSource.UPSTREAM)
+        return FetchResult(url.encode(), good_until, LinkSource.UPSTREAM)
 
     def of(self, secret: Secret) -> str:
         return secret.reveal().rpartition("/")[2]

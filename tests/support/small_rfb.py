@@ -37,7 +37,7 @@ class SmallScreen:
     width: int = 800
     height: int = 600
     name: str = "screen"
-    asks_password: bool = False
+    requires_password: bool = False
     rejects_password: bool = False
     extra: bytes = b""
     """Raw bytes after the first update: other messages of a server, also hostile ones."""
@@ -74,10 +74,10 @@ class SmallScreen:
                     await send(self.extra)
 
     async def _authenticate(self, stream: "_Stream", send: Send) -> bool:
-        kind = 2 if self.asks_password else 1
+        kind = 2 if self.requires_password else 1
         await send(bytes([1, kind]))
         await stream.read(1)
-        if self.asks_password:
+        if self.requires_password:
             await send(_CHALLENGE)
             await stream.read(16)
             self.challenges += 1

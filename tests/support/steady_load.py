@@ -98,16 +98,16 @@ class SteadyLoad:
 
     async def _run(self) -> None:
         health = asyncio.create_task(self._look_at_health())
-        asking: set[asyncio.Task[None]] = set()
+        requesting: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not self._stopping.is_set():
             due += 1 / self.per_s
             await asyncio.sleep(max(0.0, due - loop.time()))
-            one = asyncio.create_task(self._ask())
-            asking.add(one)
-            one.add_done_callback(asking.discard)
-        await asyncio.gather(*asking)
+            one = asyncio.create_task(self._request())
+            requesting.add(one)
+            one.add_done_callback(requesting.discard)
+        await asyncio.gather(*requesting)
         health.cancel()
         await asyncio.gather(health, return_exceptions=True)
         for target in self._targets:
@@ -123,20 +123,20 @@ class SteadyLoad:
                     target.ready = await _is_ready(target.admin_port)
             await asyncio.sleep(_HEALTH_EVERY_S)
 
-    async def _ask(self) -> None:
+    async def _request(self) -> None:
         wanted = self._random.choices(self._wanted, [one.weight for one in self._wanted])[0]
         began = time.monotonic()
         status, body = 0, b""
         try:
             async with asyncio.timeout(_ANSWERED_WITHIN_S):
-                status, body = await self._ask_once(wanted)
+                status, body = await self._request_once(wanted)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self.failures.append(f"{wanted.name} after {time.monotonic() - began:.3f} s: {error!r}")
         took_s = time.monotonic() - began
         self.slowest_s = max(self.slowest_s, took_s)
         self._on_response(wanted.name, status, _error_code(status, body), took_s)
 
-    async def _ask_once(self, wanted: Wanted) -> tuple[int, bytes]:
+    async def _request_once(self, wanted: Wanted) -> tuple[int, bytes]:
         target, reader, writer = await self._connection()
         try:
             writer.write(wanted.make())

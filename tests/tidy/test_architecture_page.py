@@ -34,8 +34,8 @@ def test_named_files_exist() -> None:
         if re.fullmatch(r"[\w/]+\.(py|lua|yaml|toml)|[\w]+/[\w/]+", name)
     ]
     assert len(named) > 40
-    places = (ROOT, FLOW, ROOT / "gateway" / "drivers" / "valkey" / "lua")
-    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+    rooms = (ROOT, FLOW, ROOT / "gateway" / "drivers" / "valkey" / "lua")
+    assert [name for name in named if not any((room / name).exists() for room in rooms)] == []
 
 
 def test_named_classes_and_methods_exist() -> None:

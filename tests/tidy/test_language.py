@@ -34,20 +34,35 @@ REJECTED_WORDS = {
     "tell": "report, notify, describe",
     "tells": "report, notify, describe",
     "teller": "reporter",
+    "telling": "report, notify, describe",
+    "ask": "request",
+    "asks": "request",
     "asked": "request",
+    "asking": "request",
+    "flight": "fetch, single_flight",
+    "flights": "fetches",
+    "land": "finish",
+    "lands": "finishes",
+    "landed": "finished",
+    "landing": "finishing",
     "journal": "audit_log",
     "trail": "audit_log",
     "recorder": "request_audit",
     "fly": "run",
+    "flies": "runs",
+    "flying": "running",
     "demand": "queue_request",
     "hurt": "throttled",
     "news": "update",
     "hear": "on_update",
+    "hears": "on_update",
     "heard": "received",
     "lend": "priority inheritance",
     "lends": "priority inheritance",
     "lender": "priority inheritance",
     "sendings": "attempts",
+    "places": "paths",
+    "placed": "resolved",
     "kept": "snapshot, persisted",
     "held": "cached",
     "away": "unavailable",
@@ -60,6 +75,7 @@ REJECTED_WORDS = {
     "travelling": "request headers",
     "returning": "response headers",
     "obey": "apply",
+    "obeys": "applies",
     "obeyed": "applied",
     "expose": "register",
     "pulse": "watchdog",
@@ -78,6 +94,9 @@ REJECTED_PHRASES = (
     "passed_on",
     "under_way",
     "used_here",
+    "used_once",
+    "when_unknown",
+    "standing_order",
     "there_are",
     "left_out",
     "every_process",
@@ -85,10 +104,14 @@ REJECTED_PHRASES = (
 )
 ALLOWED = {
     "on_demand": "a standard term",
+    "single_flight": "the standard term: request coalescing",
+    "in_flight": "the standard term: sent, and not answered yet",
     "lease_held": "a lease is held; a cached value is not meant",
     "is_held": "the same",
 }
 """Identifiers with a rejected word in its ordinary meaning, each with the reason."""
+# Left out, because their ordinary use is frequent: given, joined, lift (a lock is lifted), parts
+# (of a recording, of a path), record, reach, rate ceiling, unknown.
 
 REJECTED_IN_PROSE = {
     r"standing orders?": "revocations and overrides",
@@ -103,10 +126,15 @@ REJECTED_IN_PROSE = {
     r"nobody|somebody|whoever": "name the thing",
     r"nowhere": "name the state",
     r"tellers?": "reporter",
+    r"tells?|told|telling": "report, notify, describe",
+    r"(?<!in )(?<!single-)flights?": "fetch, single-flight",
+    r"under way": "in progress, outstanding",
+    r"hears?|heard": "receive",
+    r"for ever": "without end, never removed, until cancelled",
     r"passed on": "propagated",
 }
 """Words without an ordinary use in this project's prose."""
-_TEXTS = (".md", ".yml", ".yaml", ".toml", ".lua", ".sh")
+_TEXTS = (".md", ".yml", ".yaml", ".toml", ".lua", ".sh", ".js", ".css", ".html")
 
 
 def words_of(name: str) -> list[str]:
@@ -126,6 +154,11 @@ def is_rejected(name: str) -> bool:
 def python_files() -> Iterator[Path]:
     for room in ("gateway", "tests", "deploy"):
         yield from sorted((ROOT / room).rglob("*.py"))
+
+
+def is_file_name_rejected(file: Path) -> bool:
+    """Return whether the name of a file, or of a folder on the way to it, has a rejected word."""
+    return any(is_rejected(part) for part in file.relative_to(ROOT).with_suffix("").parts)
 
 
 def identifiers(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -148,7 +181,7 @@ def tracked(*endings: str) -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return [ROOT / name for name in listed.stdout.split("\n") if name.endswith(endings)]
+    return [ROOT / name for name in listed.stdout.splitlines() if name.endswith(endings)]
 
 
 def test_prose_is_plain() -> None:
@@ -172,6 +205,11 @@ def test_identifiers_use_the_glossary() -> None:
         for line, name in identifiers(ast.parse(file.read_text()))
         if is_rejected(name)
     ]
+    assert not found, "\n".join(found)
+
+
+def test_file_names_use_the_glossary() -> None:
+    found = [str(file.relative_to(ROOT)) for file in tracked("") if is_file_name_rejected(file)]
     assert not found, "\n".join(found)
 
 
@@ -263,12 +301,32 @@ def test_prose_uses_the_glossary() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["orders_file", "KeptFile", "left_out", "heard_at", "_box", "test_who_is_told"]
+    "name",
+    [
+        "orders_file",
+        "KeptFile",
+        "left_out",
+        "heard_at",
+        "_box",
+        "test_who_is_told",
+        "FlightResult",
+        "_flights",
+        "landed_at",
+        "places",
+        "keep_asking",
+    ],
 )
 def test_rejected_names_are_found(name: str) -> None:
     assert is_rejected(name)
 
 
-@pytest.mark.parametrize("name", ["links_in_flight", "override_id", "held_out_of_word"])
+@pytest.mark.parametrize("name", ["flow/flight_messages.py", "told/model.py", "docs/why.md"])
+def test_rejected_file_names_are_found(name: str) -> None:
+    assert is_file_name_rejected(ROOT / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["links_in_flight", "SingleFlight", "override_id", "held_out_of_word"]
+)
 def test_ordinary_names_pass(name: str) -> None:
     assert is_rejected(name) == name.startswith("held")

@@ -153,7 +153,7 @@ class Simulated:
                 learned = after_calls(learned, 1)
                 later(now + chance.uniform(0.01, 0.015), "arrival")
                 later(now + 1 / rate(learned, ceiling, now), "slot")
-            elif kind == "told":
+            elif kind == "answered":
                 reported = limit(now) if names_limit else None
                 pause_s = 1.0 if names_limit else bare_pause_s(learned, now)
                 learned = after_429(learned, ceiling, now, pause_s=pause_s, named_rate=reported)
@@ -169,7 +169,7 @@ class Simulated:
                     self.good.append(now)
                 else:
                     self.bad.append(now)
-                    later(now + chance.uniform(0.03, 0.1), "told")
+                    later(now + chance.uniform(0.03, 0.1), "answered")
 
     def used(self, since: float, until: float) -> float:
         return sum(since <= at < until for at in self.good) / (until - since)

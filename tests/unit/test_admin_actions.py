@@ -140,7 +140,7 @@ async def test_clearing_requires_the_permission_that_set_it(operating: Operating
 async def test_lifting_a_lock_without_end_is_forgotten(
     operating: Operating, clock: FakeClock
 ) -> None:
-    """Locks and liftings that are kept for ever would fill the bound of locks."""
+    """Locks and liftings that are never removed would fill the bound of locks."""
     locks = [await operating.do("Lock", subject="olga", **more) for more in ({}, {"duration_s": 9})]
     for lock, remembered_s in zip(locks, (30 * 86_400, 9), strict=True):
         lifted = await operating.do("Unlock", id=lock["override"]["id"])

@@ -105,6 +105,6 @@ def test_earlier_call_is_not_the_probe(*, failed: bool | None) -> None:
     probe = breaker.begin()
     assert breaker.end(1.5, probe=slow, failed=failed, seconds=1.5) is False
     assert breaker.state(1.5) is BreakerState.HALF_OPEN
-    assert breaker.retry_after_s(1.5) == pytest.approx(1.0), "the probe is still under way"
+    assert breaker.retry_after_s(1.5) == pytest.approx(1.0), "the probe has not ended"
     breaker.end(1.6, probe=probe, failed=False, seconds=0.1)
     assert breaker.state(1.6) is BreakerState.CLOSED

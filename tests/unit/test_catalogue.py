@@ -317,8 +317,8 @@ def test_oversized_body_is_rejected() -> None:
 
 def test_instance_without_placement_touches_unnamed() -> None:
     create = resolve("POST", "/instances")
-    placed = resolve_body(create, f'{{"placement": {{"server_id": "{SERVER}"}}}}'.encode())
-    assert (placed.servers, placed.touches_unnamed) == ((SERVER,), False)
+    with_placement = resolve_body(create, f'{{"placement": {{"server_id": "{SERVER}"}}}}'.encode())
+    assert (with_placement.servers, with_placement.touches_unnamed) == ((SERVER,), False)
     for anywhere in (b"{}", b'{"placement": {}}', b'{"placement": null}'):
         call = resolve_body(create, anywhere)
         assert (call.servers, call.touches_unnamed) == ((), True)

@@ -152,14 +152,14 @@ class Subject:
             ProjectId("p2"): an_account("b", self.b, reuse),
         }
         self.store = SlowStore(clock)
-        flight = SingleFlight(self.store, clock)
+        single_flight = SingleFlight(self.store, clock)
         self.chance = 1.0
         self.telemetry = RecordingTelemetry()
         nothing: Any = None
         self.admit = Admit(nothing, nothing, group_weights={"oncall": 4.0, "staff": 2.0})
         self.consoles = ConsoleLinks(
             accounts,
-            flight,
+            single_flight,
             clock,
             links_max=links_max,
             jitter=lambda: self.chance,
@@ -229,9 +229,9 @@ async def test_link_that_aged_in_redis_is_replaced(clock: FakeClock) -> None:
     await subject.url(a_permit(server="s2"))
     await clock.advance(269.9)
     subject.store.answers_after_s = 0.2
-    asking = asyncio.ensure_future(subject.url(a_permit(server="s1")))
+    requesting = asyncio.ensure_future(subject.url(a_permit(server="s1")))
     await clock.advance(5.0)
-    second, source = await asking
+    second, source = await requesting
     assert (second != first, source) == (True, LinkSource.UPSTREAM)
 
 
@@ -244,10 +244,10 @@ async def test_link_with_too_short_lifetime_is_rejected(
     obtaining = subject.consoles.obtain(
         a_permit(), QueueRequest("ann"), deadline=deadline, fresh=False, headers=()
     )
-    asking = asyncio.ensure_future(obtaining)
+    requesting = asyncio.ensure_future(obtaining)
     await clock.advance(400.0)
     with pytest.raises(UpstreamBroken):
-        await asking
+        await requesting
     assert len(subject.a.requested) == 1
 
 

@@ -276,10 +276,10 @@ async def test_slot_lost_to_a_login_is_requeued(
 ) -> None:
     bench = Bench(clock, OK)
     bench.cloud.admit_s = 2.0
-    asking = asyncio.ensure_future(bench.call())
+    requesting = asyncio.ensure_future(bench.call())
     await clock.advance(1.0)
     bench.cloud.login_s = 3.0  # the token ends while the slot is waited for
-    await in_time(bench, asking)
+    await in_time(bench, requesting)
     assert bench.cloud.requested == [
         "admit prod console ann", "log in", "admit prod console ann again", "send t1",
     ]  # fmt: skip

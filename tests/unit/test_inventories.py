@@ -64,7 +64,7 @@ class Replica:
         self.clock, self.cloud, self.wanted = clock, cloud, True
         self.exchange = FakeExchange(cloud)
         self.telemetry = RecordingTelemetry()
-        self.flight = SingleFlight(store, clock)
+        self.single_flight = SingleFlight(store, clock)
         files = {} if file is None else {PROJECT: file}
         account = InventoryAccount(
             "prod", as_exchange(self.exchange), (PROJECT,), 60.0, 600.0, files
@@ -72,7 +72,7 @@ class Replica:
         self.inventories = CachedInventories(
             [account],
             is_needed=lambda: self.wanted,
-            shared=self.flight,
+            shared=self.single_flight,
             clock=clock,
             telemetry=self.telemetry,
         )
@@ -116,7 +116,7 @@ async def test_all_pages_are_listed_from_spare_budget(
     }
     assert len(replica.exchange.requested) == 3
     assert replica.inventories.age_s("prod") == 0.0
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_replicas_share_a_listing_until_it_expires(
@@ -135,8 +135,8 @@ async def test_replicas_share_a_listing_until_it_expires(
     await first.look()
     await second.look()
     assert (cloud.times, first.times(), second.times()) == (2, "2", "2")
-    await first.flight.close()
-    await second.flight.close()
+    await first.single_flight.close()
+    await second.single_flight.close()
 
 
 async def test_change_refreshes_at_once(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -147,7 +147,7 @@ async def test_change_refreshes_at_once(clock: FakeClock, store: FakeSharedStore
     replica.inventories.refresh_soon(PROJECT)
     await replica.look()
     assert (cloud.times, replica.times()) == (2, "2")
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_failed_listing_keeps_the_inventory_until_expiry(
@@ -163,7 +163,7 @@ async def test_failed_listing_keeps_the_inventory_until_expiry(
         assert (known is not None) == (replica.inventories.age_s("prod") < 600)
         await replica.look()
     assert ("prod", "UpstreamRefused") in replica.telemetry.polls
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_page_waits_for_spare_budget(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -176,7 +176,7 @@ async def test_page_waits_for_spare_budget(clock: FakeClock, store: FakeSharedSt
         await clock.advance(0.6)
     await looking
     assert replica.times() == "1"
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_saved_inventory_serves_at_start(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -188,7 +188,7 @@ async def test_saved_inventory_serves_at_start(clock: FakeClock, store: FakeShar
     damaged = Replica(clock, FakeSharedStore(clock), Cloud(), FakeSnapshotFile(b"{"))
     assert damaged.inventories.current(PROJECT) is NO_INVENTORY
     for one in (first, late, damaged):
-        await one.flight.close()
+        await one.single_flight.close()
 
 
 async def test_hung_disk_delays_no_refresh(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -204,7 +204,7 @@ async def test_hung_disk_delays_no_refresh(clock: FakeClock, store: FakeSharedSt
             await asyncio.sleep(0.001)  # an answer is taken apart in a thread
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_nothing_is_listed_without_attribute_rules(
@@ -222,7 +222,7 @@ async def test_nothing_is_listed_without_attribute_rules(
     assert len(replica.inventories.current(PROJECT)) == 10
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 class SkewedClock(FakeClock):
@@ -261,8 +261,8 @@ async def test_wrong_clock_does_not_affect_other_replicas(
     right.times()
     await clock.advance(1)
     assert right.inventories.current(PROJECT) is NO_INVENTORY
-    await wrong.flight.close()
-    await right.flight.close()
+    await wrong.single_flight.close()
+    await right.single_flight.close()
 
 
 async def test_clock_set_back_extends_no_inventory(
@@ -277,7 +277,7 @@ async def test_clock_set_back_extends_no_inventory(
     assert replica.inventories.current(PROJECT) is NO_INVENTORY
     await replica.look()
     assert replica.times() == "2"
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_saved_inventory_of_the_future_is_ignored(
@@ -289,8 +289,8 @@ async def test_saved_inventory_of_the_future_is_ignored(
     clock.step_wall(-60)
     late = Replica(clock, FakeSharedStore(clock), Cloud(), file)
     assert late.inventories.current(PROJECT) is NO_INVENTORY
-    await first.flight.close()
-    await late.flight.close()
+    await first.single_flight.close()
+    await late.single_flight.close()
 
 
 async def test_saved_inventory_ages_without_process(
@@ -305,8 +305,8 @@ async def test_saved_inventory_ages_without_process(
     clock.step_wall(-300)
     await clock.advance(200)
     assert late.inventories.current(PROJECT) is NO_INVENTORY
-    await first.flight.close()
-    await late.flight.close()
+    await first.single_flight.close()
+    await late.single_flight.close()
 
 
 async def test_age_is_infinite_without_inventory(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -330,8 +330,8 @@ async def test_older_listing_never_replaces_newer_one(
     assert replica.times() == "2", "listing 1 is still shared"
     await replica.look()
     assert replica.times() == "3"
-    await other.flight.close()
-    await replica.flight.close()
+    await other.single_flight.close()
+    await replica.single_flight.close()
 
 
 @pytest.mark.parametrize("ahead_s", [0.0, 3_600.0])
@@ -354,8 +354,8 @@ async def test_listing_begun_before_change_is_repeated(
     assert (cloud.times, replica.times()) == (3, "3")
     await replica.look()
     assert cloud.times == 3, "one that began afterwards does"
-    await other.flight.close()
-    await replica.flight.close()
+    await other.single_flight.close()
+    await replica.single_flight.close()
 
 
 async def test_listing_stored_late_keeps_its_age(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -374,8 +374,8 @@ async def test_listing_stored_late_keeps_its_age(clock: FakeClock, store: FakeSh
     assert (cloud.times, replica.times()) == (1, "1")
     await replica.look()
     assert cloud.times == 2, "what was listed before the change does not do"
-    await other.flight.close()
-    await replica.flight.close()
+    await other.single_flight.close()
+    await replica.single_flight.close()
 
 
 async def test_change_during_listing_causes_another(
@@ -391,7 +391,7 @@ async def test_change_during_listing_causes_another(
     await looking
     await replica.look()
     assert (cloud.times, replica.times()) == (2, "2")
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_change_survives_failed_listing(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -405,7 +405,7 @@ async def test_change_survives_failed_listing(clock: FakeClock, store: FakeShare
     await clock.advance(5)
     await replica.look()
     assert replica.times() == "2"
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_damaged_value_in_redis_is_replaced(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -419,7 +419,7 @@ async def test_damaged_value_in_redis_is_replaced(clock: FakeClock, store: FakeS
     await clock.advance(5)
     await replica.look()
     assert replica.times() == "1"
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def walk(replica: Replica, clock: FakeClock) -> None:
@@ -447,7 +447,7 @@ async def test_temporary_page_error_is_retried(
     await walk(replica, clock)
     assert replica.telemetry.polls[-1] == ("prod", type(error).__name__)
     assert len(replica.exchange.requested) == 8
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_permanent_page_error_ends_the_listing(
@@ -458,7 +458,7 @@ async def test_permanent_page_error_ends_the_listing(
     replica = Replica(clock, store, cloud)
     await replica.look()
     assert len(replica.exchange.requested) == 1
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_repeated_marker_ends_the_listing(clock: FakeClock, store: FakeSharedStore) -> None:
@@ -468,7 +468,7 @@ async def test_repeated_marker_ends_the_listing(clock: FakeClock, store: FakeSha
     await replica.look()
     assert replica.telemetry.polls == [("prod", "UpstreamBroken")]
     assert len(replica.exchange.requested) == 2
-    await replica.flight.close()
+    await replica.single_flight.close()
 
 
 async def test_large_bodies_are_decoded_in_threads(
@@ -492,4 +492,4 @@ async def test_large_bodies_are_decoded_in_threads(
     await replica.look()
     assert len(threads) == 21
     assert threading.main_thread() not in threads
-    await replica.flight.close()
+    await replica.single_flight.close()

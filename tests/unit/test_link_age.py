@@ -38,7 +38,7 @@ async def test_link_is_replaced_only_once() -> None:
 async def test_deadline_applies_while_record_is_written() -> None:
     scene = OneLink(deadline_s=0.05)
     scene.is_disk_hung = True
-    asking = asyncio.ensure_future(scene.request_link())
+    requesting = asyncio.ensure_future(scene.request_link())
     async with asyncio.timeout(2):
         with pytest.raises(DeadlineExceeded):
-            await asking
+            await requesting

@@ -529,7 +529,7 @@ def test_idle_session_ends_after_a_warning_and_input_keeps_it() -> None:
 
 
 def test_idle_time_goes_on_over_a_resume() -> None:
-    """Else an unused page could stay open for ever on a network that flaps."""
+    """Otherwise an unused page could stay open without end on an unstable network."""
 
     async def scenario(replica: Replica) -> None:
         page = await replica.live()

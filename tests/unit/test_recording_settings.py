@@ -55,8 +55,8 @@ def test_recording_directory_must_be_writable_if_required(directory: Path) -> No
     for recording, is_required in (("required", True), ("when_possible", False)):
         console = {**RECORDS, "recording": recording}
         settings = load_settings(write(directory, section, console))
-        places = {one.key: one.is_required for one in settings.writable_directories}
-        assert places["recordings", "directory"] is is_required
+        directories = {one.key: one.is_required for one in settings.writable_directories}
+        assert directories["recordings", "directory"] is is_required
 
 
 @pytest.mark.parametrize(

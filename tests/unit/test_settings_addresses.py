@@ -45,7 +45,7 @@ def problem(directory: Path, path: tuple[str | int, ...], value: object) -> tupl
     return error.key, error.message
 
 
-PLACES = [
+KEYS = [
     (ISSUER, "discovery", {}),
     (ISSUER, "jwks", {}),
     (LOGIN, "iam_endpoint", yaml.safe_load(EXAMPLE)["accounts"][0]["login"]),
@@ -53,7 +53,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("section", "key", "others"), PLACES)
+@pytest.mark.parametrize(("section", "key", "others"), KEYS)
 @pytest.mark.parametrize("host", ["idp.example.com", "10.1.2.3:8080", "[2001:db8::1]:80"])
 def test_plain_http_beyond_loopback_is_rejected(
     directory: Path, section: tuple[str | int, ...], key: str, others: dict[str, Any], host: str

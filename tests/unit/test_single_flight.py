@@ -16,7 +16,7 @@ from gateway.domain.errors import (
 from gateway.domain.model import LinkSource, QueueRequest
 from gateway.flow import single_flight
 from gateway.flow.shared_store import StoredValue
-from gateway.flow.single_flight import Fetched, FlightResult, SingleFlight
+from gateway.flow.single_flight import Fetched, FetchResult, SingleFlight
 from gateway.flow.waiters import Waiters
 from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
@@ -46,14 +46,14 @@ def replicas(count: int, clock: FakeClock, store: FakeSharedStore) -> list[Singl
     return [SingleFlight(store, clock, lease_s=2.0) for _ in range(count)]
 
 
-RequestValue = Callable[..., Awaitable[FlightResult]]
+RequestValue = Callable[..., Awaitable[FetchResult]]
 
 
 async def test_hundred_requests_on_three_replicas_fetch_once(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    flights = replicas(3, clock, store)
+    fleet = replicas(3, clock, store)
     requested = [
-        asyncio.ensure_future(flights[i % 3].obtain("k", fetches, deadline=clock.monotonic() + 30))
+        asyncio.ensure_future(fleet[i % 3].obtain("k", fetches, deadline=clock.monotonic() + 30))
         for i in range(100)
     ]
     await settle()
@@ -79,11 +79,11 @@ async def test_value_stored_late_expires_on_time(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     store.publishes_after_s = 1.5  # it hangs, and runs what it was sent when it goes on
-    asking = asyncio.ensure_future(first.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    caller = asyncio.ensure_future(first.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await clock.advance(1.0)
     fetches.outcome.set_result(b"link")
     await clock.advance(2.0)
-    good_until = (await asking).good_until
+    good_until = (await caller).good_until
     cached_value = await second.obtain("k", fetches, deadline=clock.monotonic() + 30)
     assert (cached_value.value, cached_value.source) == (b"link", LinkSource.REDIS)
     assert cached_value.good_until <= good_until
@@ -91,10 +91,10 @@ async def test_value_stored_late_expires_on_time(clock: FakeClock) -> None:
 
 async def test_fetch_survives_its_first_request(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
-    first = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    (replica,) = replicas(1, clock, store)
+    first = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
-    second = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    second = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
     first.cancel()
     await settle()
@@ -161,21 +161,21 @@ async def test_live_holder_keeps_its_lease(
     clock: FakeClock,
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
-    asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 60))
+    (replica,) = replicas(1, clock, store)
+    caller = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 60))
     for _ in range(10):
         await clock.advance(1.0)
         assert store._holder("k") is not None
     fetches.outcome.set_result(b"link")
-    assert (await asking).value == b"link"
+    assert (await caller).value == b"link"
 
 
 async def test_lease_survives_a_short_store_outage(
     clock: FakeClock,
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
-    asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 60))
+    (replica,) = replicas(1, clock, store)
+    caller = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 60))
     await clock.advance(0.6)
     store.unavailable = True
     await clock.advance(0.1)  # over the first extension
@@ -184,7 +184,7 @@ async def test_lease_survives_a_short_store_outage(
         await clock.advance(0.5)
         assert store._holder("k") is not None
     fetches.outcome.set_result(b"link")
-    assert (await asking).value == b"link"
+    assert (await caller).value == b"link"
 
 
 def facts(error: BaseException) -> dict[str, Any]:
@@ -204,10 +204,10 @@ async def test_failure_is_shared_by_waiting_requests(
     clock: FakeClock, failure: GatewayError
 ) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    flights = replicas(3, clock, store)
+    fleet = replicas(3, clock, store)
     requested = [
-        asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
-        for flight in flights
+        asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
+        for replica in fleet
         for _ in range(5)
     ]
     await settle()
@@ -221,23 +221,23 @@ async def test_failure_is_shared_by_waiting_requests(
 
 async def test_request_after_failure_fetches_again(clock: FakeClock) -> None:
     store, fetches, again = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
+    (replica,) = replicas(1, clock, store)
     fetches.outcome.set_exception(UpstreamBroken("no url"))
     with pytest.raises(UpstreamBroken):
-        await flight.obtain("k", fetches, deadline=clock.monotonic() + 30)
+        await replica.obtain("k", fetches, deadline=clock.monotonic() + 30)
     again.outcome.set_result(b"link")
-    assert (await flight.obtain("k", again, deadline=clock.monotonic() + 30)).value == b"link"
+    assert (await replica.obtain("k", again, deadline=clock.monotonic() + 30)).value == b"link"
 
 
 async def test_fresh_ignores_stored_value(clock: FakeClock) -> None:
     store, old, new = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
+    (replica,) = replicas(1, clock, store)
     old.outcome.set_result(b"old")
     new.outcome.set_result(b"new")
-    await flight.obtain("k", old, deadline=clock.monotonic() + 30)
-    fresh = await flight.obtain("k", new, deadline=clock.monotonic() + 30, fresh=True)
+    await replica.obtain("k", old, deadline=clock.monotonic() + 30)
+    fresh = await replica.obtain("k", new, deadline=clock.monotonic() + 30, fresh=True)
     assert fresh.value == b"new"
-    after = await flight.obtain("k", old, deadline=clock.monotonic() + 30)
+    after = await replica.obtain("k", old, deadline=clock.monotonic() + 30)
     assert after.value == b"new"
 
 
@@ -286,44 +286,42 @@ async def test_fresh_ignores_stored_value_after_abandonment(
     await first.obtain("k", old, deadline=later)
     leaving = asyncio.ensure_future(first.obtain("k", left, deadline=later, fresh=True))
     await settle()
-    asking = asyncio.ensure_future(second.obtain("k", new, deadline=later, fresh=True))
+    caller = asyncio.ensure_future(second.obtain("k", new, deadline=later, fresh=True))
     await settle()
     leaving.cancel()
     await settle()
     new.outcome.set_result(b"new")
-    cached_value = await asking
+    cached_value = await caller
     assert (cached_value.value, cached_value.source) == (b"new", LinkSource.UPSTREAM)
 
 
 async def test_unusable_value_is_replaced_by_one_fetch(clock: FakeClock) -> None:
     store, first, second = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
-    flights = replicas(3, clock, store)
+    fleet = replicas(3, clock, store)
     first.outcome.set_result(b"token 1")
-    await flights[0].obtain("k", first, deadline=clock.monotonic() + 30)
+    await fleet[0].obtain("k", first, deadline=clock.monotonic() + 30)
     requested = [
         asyncio.ensure_future(
-            flight.obtain("k", second, deadline=clock.monotonic() + 30, unusable=b"token 1")
+            replica.obtain("k", second, deadline=clock.monotonic() + 30, unusable=b"token 1")
         )
-        for flight in flights
+        for replica in fleet
     ]
     await settle()
     second.outcome.set_result(b"token 2")
     cached_value = await asyncio.gather(*requested)
     assert {one.value for one in cached_value} == {b"token 2"}
     assert second.begun == 1
-    late = await flights[0].obtain(
-        "k", second, deadline=clock.monotonic() + 30, unusable=b"token 1"
-    )
+    late = await fleet[0].obtain("k", second, deadline=clock.monotonic() + 30, unusable=b"token 1")
     assert (late.value, second.begun) == (b"token 2", 1)
 
 
 async def test_each_replica_fetches_once_without_store(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
     store.unavailable = True
-    flights = replicas(2, clock, store)
+    fleet = replicas(2, clock, store)
     requested = [
-        asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
-        for flight in flights
+        asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
+        for replica in fleet
         for _ in range(10)
     ]
     await settle()
@@ -334,9 +332,9 @@ async def test_each_replica_fetches_once_without_store(clock: FakeClock) -> None
 
 async def test_store_lost_while_waiting_blocks_no_request(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
+    (replica,) = replicas(1, clock, store)
     await store.claim("k", owner="elsewhere", lease_s=2.0)
-    waiting = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    waiting = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
     store.unavailable = True
     for event in store._listeners["k"]:
@@ -348,37 +346,39 @@ async def test_store_lost_while_waiting_blocks_no_request(clock: FakeClock) -> N
 
 async def test_store_lost_while_fetching_returns_value(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
-    asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    (replica,) = replicas(1, clock, store)
+    caller = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
     store.unavailable = True
     fetches.outcome.set_result(b"link")
-    assert (await asking).value == b"link"
+    assert (await caller).value == b"link"
 
 
-async def test_request_at_its_deadline_leaves_the_flight(clock: FakeClock) -> None:
+async def test_request_at_its_deadline_leaves_the_fetch(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
+    (replica,) = replicas(1, clock, store)
     with pytest.raises(DeadlineExceeded):
-        await flight.obtain("k", fetches, deadline=clock.monotonic() + 0.01)
+        await replica.obtain("k", fetches, deadline=clock.monotonic() + 0.01)
     await settle()
-    assert flight.in_flight == 0
+    assert replica.in_flight == 0
     assert store._holder("k") is None
 
 
 async def test_cancellation_at_any_point_leaves_nothing(clock: FakeClock) -> None:
     for steps in range(40):
         store, fetches = FakeSharedStore(clock), Fetches(clock)
-        (flight,) = replicas(1, clock, store)
-        asking = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+        (replica,) = replicas(1, clock, store)
+        caller = asyncio.ensure_future(
+            replica.obtain("k", fetches, deadline=clock.monotonic() + 30)
+        )
         for step in range(steps):
             if step == 10:
                 fetches.outcome.set_result(b"link")
             await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
         await settle()
-        assert flight.in_flight == 0, steps
+        assert replica.in_flight == 0, steps
         assert store._holder("k") is None, steps
         assert not store._listeners["k"] if "k" in store._listeners else True, steps
 
@@ -416,13 +416,13 @@ async def test_local_fetch_is_published_after_recovery(clock: FakeClock) -> None
 
 async def test_disconnect_without_store_ends_the_fetch(clock: FakeClock) -> None:
     store, fetches = FakeSharedStore(clock), Fetches(clock)
-    (flight,) = replicas(1, clock, store)
+    (replica,) = replicas(1, clock, store)
     store.unavailable = True
-    leaving = asyncio.ensure_future(flight.obtain("k", fetches, deadline=clock.monotonic() + 30))
+    leaving = asyncio.ensure_future(replica.obtain("k", fetches, deadline=clock.monotonic() + 30))
     await settle()
     leaving.cancel()
     await settle()
-    assert (fetches.begun, fetches.cancelled, flight.in_flight) == (1, 1, 0)
+    assert (fetches.begun, fetches.cancelled, replica.in_flight) == (1, 1, 0)
 
 
 def out_of_time(error: GatewayError) -> GatewayError:
@@ -505,7 +505,7 @@ async def test_shared_failure_keeps_its_time_limit(clock: FakeClock) -> None:
 def test_values_are_in_no_repr() -> None:
     shown = (
         Fetched(b"canary", 1.0),
-        FlightResult(b"canary", 1.0, LinkSource.REDIS),
+        FetchResult(b"canary", 1.0, LinkSource.REDIS),
         StoredValue(b"canary", 1.0, b"version"),
     )
     assert "canary" not in repr(shown)
@@ -525,9 +525,9 @@ class WearyClock(FakeClock):
 
 
 async def test_request_at_failure_starts_another_fetch() -> None:
-    """An ended flight remains for one iteration of the event loop."""
+    """An ended fetch remains for one iteration of the event loop."""
     clock = WearyClock()
-    flight = SingleFlight(FakeSharedStore(clock), clock)
+    replica = SingleFlight(FakeSharedStore(clock), clock)
     may_fail = asyncio.Event()
     begun = 0
 
@@ -539,13 +539,13 @@ async def test_request_at_failure_starts_another_fetch() -> None:
             raise BudgetExhausted("no slot in time", retry_after_s=1.0)
         return Fetched(b"link", clock.monotonic() + 100)
 
-    async def comes(turns_later: int) -> FlightResult:
+    async def comes(turns_later: int) -> FetchResult:
         await may_fail.wait()
         for _ in range(turns_later):
             await asyncio.sleep(0)
-        return await flight.obtain("k", fetch, deadline=clock.monotonic() + 20)
+        return await replica.obtain("k", fetch, deadline=clock.monotonic() + 20)
 
-    first = asyncio.ensure_future(flight.obtain("k", fetch, deadline=clock.monotonic() + 1))
+    first = asyncio.ensure_future(replica.obtain("k", fetch, deadline=clock.monotonic() + 1))
     others = [asyncio.ensure_future(comes(turns)) for turns in range(20)]
     await settle()
     may_fail.set()
@@ -555,14 +555,14 @@ async def test_request_at_failure_starts_another_fetch() -> None:
     assert begun == 2
 
 
-def asking(
-    flight: SingleFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
-) -> "asyncio.Task[FlightResult]":
-    requested = flight.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
+def requesting(
+    replica: SingleFlight, fetches: Fetches, clock: FakeClock, waiters: Waiters | None
+) -> "asyncio.Task[FetchResult]":
+    requested = replica.obtain("k", fetches, deadline=clock.monotonic() + 30, waiters=waiters)
     return asyncio.create_task(requested)
 
 
-async def hang_up(*requested: "asyncio.Task[FlightResult]") -> None:
+async def hang_up(*requested: "asyncio.Task[FetchResult]") -> None:
     for one in requested:
         one.cancel()
     await asyncio.gather(*requested, return_exceptions=True)
@@ -570,13 +570,13 @@ async def hang_up(*requested: "asyncio.Task[FlightResult]") -> None:
 
 async def test_fetch_sees_current_waiters(clock: FakeClock) -> None:
     fetches = Fetches(clock)
-    (flight,) = replicas(1, clock, FakeSharedStore(clock))
+    (replica,) = replicas(1, clock, FakeSharedStore(clock))
     waiters = Waiters(QueueRequest("ann"))
-    ann = asking(flight, fetches, clock, waiters)
+    ann = requesting(replica, fetches, clock, waiters)
     await settle()
     assert waiters.all == (QueueRequest("ann"),)
-    bob = asking(flight, fetches, clock, Waiters(QueueRequest("bob")))
-    unknown = asking(flight, fetches, clock, None)
+    bob = requesting(replica, fetches, clock, Waiters(QueueRequest("bob")))
+    unknown = requesting(replica, fetches, clock, None)
     await settle()
     assert waiters.all == (QueueRequest("ann"), QueueRequest("bob"))
     await hang_up(ann)
@@ -597,10 +597,10 @@ async def test_fetch_sees_waiters_of_other_replicas(clock: FakeClock) -> None:
     store, fetches, none = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     waiters = Waiters(QueueRequest("ann"))
-    ann = asking(first, fetches, clock, waiters)
+    ann = requesting(first, fetches, clock, waiters)
     await settle()
     bob, eve = (
-        asking(second, none, clock, Waiters(request))
+        requesting(second, none, clock, Waiters(request))
         for request in (QueueRequest("bob"), QueueRequest("eve", 4))
     )
     await settle()
@@ -621,15 +621,15 @@ async def test_next_holder_sees_remaining_waiters_only(clock: FakeClock) -> None
     store, fetches, later = FakeSharedStore(clock), Fetches(clock), Fetches(clock)
     first, second = replicas(2, clock, store)
     waiters = Waiters(QueueRequest("bob"))
-    ann = asking(first, fetches, clock, Waiters(QueueRequest("ann")))
+    ann = requesting(first, fetches, clock, Waiters(QueueRequest("ann")))
     await settle()
-    bob = asking(second, later, clock, waiters)
-    eve = asking(second, later, clock, Waiters(QueueRequest("eve")))
+    bob = requesting(second, later, clock, waiters)
+    eve = requesting(second, later, clock, Waiters(QueueRequest("eve")))
     await settle()
     await hang_up(ann)  # its process held the lease
     await settle()
     assert later.begun == 1
-    again = asking(first, fetches, clock, Waiters(QueueRequest("ann")))
+    again = requesting(first, fetches, clock, Waiters(QueueRequest("ann")))
     await settle()
     await hang_up(eve)
     await settle()
@@ -646,9 +646,9 @@ async def test_lost_waiter_message_is_harmless(clock: FakeClock) -> None:
     first, second = replicas(2, clock, store)
     waiters = Waiters(QueueRequest("ann"))
     store.messages_lost = True
-    ann = asking(first, fetches, clock, waiters)
+    ann = requesting(first, fetches, clock, waiters)
     await settle()
-    bob = asking(second, none, clock, Waiters(QueueRequest("bob")))
+    bob = requesting(second, none, clock, Waiters(QueueRequest("bob")))
     await settle()
     assert waiters.all == (QueueRequest("ann"),)
     store.messages_lost = False
@@ -667,7 +667,7 @@ async def test_fetch_without_waiters_sends_no_message(
         store, "notify_holder", lambda *_, **reported_: reported.append(reported_["text"])
     )
     first, second = replicas(2, clock, store)
-    requested = [asking(one, fetches, clock, None) for one in (first, second)]
+    requested = [requesting(one, fetches, clock, None) for one in (first, second)]
     await settle()
     await hang_up(requested[1])
     await settle()

@@ -27,7 +27,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     """Additional response headers, e.g. Retry-After."""
     body: str = ""
-    """Body of the kind `answer`, in which `{x-auth-token}` stands for the token that was sent;
+    """Body of the kind `answer`, in which the token that was sent replaces `{x-auth-token}`;
     target of the kind `redirect`."""
     delay_s: float = 0.0
     """Delay before the fault; the kind `slow` is only this delay."""

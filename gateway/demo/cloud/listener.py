@@ -59,7 +59,7 @@ class Listener:
         response_faults: Mapping[str, ResponseFactory] | None = None,
         connection_faults: Mapping[str, ConnectionFault] | None = None,
     ) -> None:
-        """Use a free port for `port` 0 and keep it; the other two add kinds of fault."""
+        """`port` 0: any free port, kept over restarts. The faults add to the built-in ones."""
         self.name = name
         self.host = "127.0.0.1"
         """Address to listen on, also used in `url`."""

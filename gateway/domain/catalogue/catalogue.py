@@ -52,7 +52,7 @@ _ID_MEMBERS = frozenset(
     {"server_id", "server_ids", "server_id_set", "instance_id", "instance_ids", "instance_id_set"}
     | {"resource_id", "resource_ids", "resource_id_set"}
 )
-"""The cloud's names for server and instance IDs. An ID at a place that the catalogue does not
+"""The cloud's names for server and instance IDs. An ID at a path that the catalogue does not
 know could be effective in the cloud without a decision by the policy."""
 
 
@@ -169,12 +169,12 @@ def resolve_body(
     if body:
         require_json(content_types)
     call = replace(call, tag_keys=_tag_keys_in_body(call, body))
-    place = operation.servers_in_body or operation.instances_in_body
-    if not place:
+    path = operation.servers_in_body or operation.instances_in_body
+    if not path:
         _reject_ids(call, body)
         return replace(call, body=body)
     document = parse_json_object(body)
-    ids = _ids_in_body(document, place, operation)
+    ids = _ids_in_body(document, path, operation)
     if ids is None:
         return replace(call, body=body, touches_unnamed=True)
     if operation.servers_in_body:
@@ -197,16 +197,14 @@ def _tag_keys_in_body(call: ResolvedCall, body: bytes) -> frozenset[str] | None:
     return call.tag_keys
 
 
-def _ids_in_body(
-    document: dict[str, Any], place: str, operation: Operation
-) -> Sequence[Any] | None:
-    """Return the IDs at `place`; None if the body has no IDs and the operation allows that."""
-    found = member_at(document, place)
+def _ids_in_body(document: dict[str, Any], path: str, operation: Operation) -> Sequence[Any] | None:
+    """Return the IDs at `path`; None if the body has no IDs and the operation allows that."""
+    found = member_at(document, path)
     if found is None and not operation.may_name_none:
-        raise ServerIdsRequired(f"`{place}` is missing or empty")
+        raise ServerIdsRequired(f"`{path}` is missing or empty")
     counts = operation.counts_in_body
     names = tuple(member_names(document))
-    reject_lookalikes(names, {*_ID_MEMBERS, *place.split("."), *counts})
+    reject_lookalikes(names, {*_ID_MEMBERS, *path.split("."), *counts})
     if sum(name in counts for name in names) > sum(name in document for name in counts):
         raise BadRequest(f"{' and '.join(counts)} must be at the top level.")
     number = sum(name in _ID_MEMBERS for name in names)
@@ -214,9 +212,9 @@ def _ids_in_body(
         return None
     ids = [found] if isinstance(found, str) else found
     if not isinstance(ids, list) or not ids:
-        raise ServerIdsRequired(f"`{place}` is missing or empty")
-    if number != int(place.rpartition(".")[2] in _ID_MEMBERS):
-        raise BadRequest(f"IDs of servers and instances are allowed in `{place}` only.")
+        raise ServerIdsRequired(f"`{path}` is missing or empty")
+    if number != int(path.rpartition(".")[2] in _ID_MEMBERS):
+        raise BadRequest(f"IDs of servers and instances are allowed in `{path}` only.")
     return ids
 
 

@@ -53,10 +53,10 @@ def parse_json(body: bytes) -> dict[str, Any] | list[Any]:
     )
 
 
-def member_at(document: Mapping[str, Any], place: str) -> Any:
+def member_at(document: Mapping[str, Any], path: str) -> Any:
     """Return the member that a path with dots leads to; None without one."""
     found: Any = document
-    for step in place.split("."):
+    for step in path.split("."):
         if not isinstance(found, dict):
             return None
         found = found.get(step)

@@ -109,7 +109,7 @@ def address_problem(address: Address, private_networks: Collection[Network]) -> 
 
 
 def _embedded(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
+    """Return the IPv4 address in an IPv4-mapped IPv6 address, or the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:

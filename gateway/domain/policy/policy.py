@@ -88,7 +88,7 @@ class Policy:
 
     @property
     def group_aliases(self) -> Mapping[str, frozenset[str]]:
-        """The groups of tokens that each alias of the policy stands for."""
+        """The groups of tokens that each alias of the policy means."""
         return self._index.group_aliases
 
     def denies_groups(self, now: float) -> bool:
@@ -197,7 +197,7 @@ class Policy:
                 rule = decision.rule
                 raise NotPermitted(
                     "no grant applies" if rule is None else rule.label,
-                    rule="" if rule is None else rule.place,
+                    rule="" if rule is None else rule.location,
                     refused=self._visible_rejections(principal, call, decisions, now, inventory),
                     permission=permission,
                 )

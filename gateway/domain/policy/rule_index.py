@@ -82,7 +82,7 @@ def compile_rules(
 ) -> bytes:
     """Return the block of an index of these rules.
 
-    `group_aliases`: the groups of tokens that each alias of the policy stands for.
+    `group_aliases`: the groups of tokens that each alias of the policy means.
     """
     summary = _Summary(dict(group_aliases), [])
     permissions: dict[frozenset[str], int] = {}

@@ -35,7 +35,7 @@ def _equals(wanted: str, actual: str, *, if_unknown: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class NamePattern:
-    """A pattern of server names, in which `*` stands for any characters, or for none."""
+    """A pattern of server names, in which `*` matches any characters, or none."""
 
     text: str
 

@@ -18,7 +18,7 @@ class TargetLocks:
     def find(self, project: str, server: str | None) -> str | None:
         """Return the ID of a lock on the server or its project.
 
-        None as the server stands for any server of the project. A lock does not name the server's
+        None as the server means any server of the project. A lock does not name the server's
         project, so each lock on a server may concern it.
         """
         lock = self.projects.get(project)

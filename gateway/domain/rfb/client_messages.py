@@ -134,7 +134,7 @@ class ClientMessages:
     def release(self) -> bytes:
         """Return the messages that release what is pressed, for a session that becomes view-only.
 
-        The server would hold a key down for ever otherwise, because its release is dropped.
+        Otherwise the server would never see the key released, because its release is dropped.
         """
         messages = b"".join(self._pressed.values())
         self._pressed.clear()
@@ -267,7 +267,7 @@ class ClientMessages:
         return passing
 
     def _set_pixel_format(self, pixel_format: PixelFormat) -> None:
-        """Follow the format, unless pixels change their size while updates are under way.
+        """Follow the format, unless pixels change their size while updates are outstanding.
 
         Nothing in an update says which of two formats it has, so its length would be unknown.
         """

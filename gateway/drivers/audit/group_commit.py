@@ -142,7 +142,7 @@ class GroupCommitAuditLog:
         self._telemetry.audit_recorded("audit_chain_opened")
 
     async def run(self) -> None:
-        """Write checkpoints, apply retention and retry after a failure, forever."""
+        """Write checkpoints, apply retention and retry after a failure, until cancelled."""
         retention_at = self._clock.monotonic()
         checkpoint_at = retention_at + self._checkpoint_s
         while True:

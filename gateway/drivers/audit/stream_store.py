@@ -149,7 +149,7 @@ class AuditStream:
                 yield line
 
     async def keep_trimmed(self, clock: Clock) -> None:
-        """Trim the stream regularly, forever.
+        """Trim the stream regularly, until cancelled.
 
         A server that the stream has filled counts as unavailable, and only trimming makes room:
         so this also tries a server that is unavailable.
@@ -339,7 +339,7 @@ class StreamFollower:
         self._filled.set()
 
     async def run(self) -> None:
-        """Send lines in order, forever."""
+        """Send lines in order, until cancelled."""
         while True:
             await self._filled.wait()
             try:

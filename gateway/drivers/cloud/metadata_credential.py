@@ -61,7 +61,7 @@ class MetadataKeys:
             return self._keys
 
     async def run(self) -> None:
-        """Fetch new keys before these expire, forever."""
+        """Fetch new keys before these expire, until cancelled."""
         while True:
             try:
                 keys = await self.replace(self._keys)

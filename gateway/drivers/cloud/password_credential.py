@@ -97,7 +97,7 @@ class PasswordCredential:
             self._was_accepted = sent == _headers(token)
 
     async def run(self) -> None:
-        """Renew the token before it expires, forever; the old token serves until then."""
+        """Renew the token before it expires, until cancelled; the old token serves until then."""
         while True:
             token = self._token
             wait_s = (

@@ -94,10 +94,10 @@ class PolicyFile:
         return self._policy
 
     async def run(self) -> None:
-        """Reload when the content changes, forever.
+        """Reload when the content changes, until cancelled.
 
         The content decides: a ConfigMap is replaced through a symlink, and an editor may write
-        twice within the time resolution of the file system. The file's times and size only tell
+        twice within the time resolution of the file system. The file's times and size only decide
         when to read it sooner.
         """
         seen, read_at = None, -math.inf
@@ -236,7 +236,7 @@ class PolicyFile:
 
 
 def _signature(file: Path) -> tuple[int, int, int, int] | None:
-    """Return what tells most changes of a file; None if there is none."""
+    """Return the values that change with most changes of a file; None without a file."""
     try:
         found = file.stat()
     except OSError:

@@ -18,7 +18,7 @@ BEING_WRITTEN: Final = "is being written; replace files by a rename"
 def is_open_for_writing(file: Path) -> bool:
     """Return whether a process has the file open for writing.
 
-    False also where Linux does not tell: for a file of another user, and on network file systems.
+    False also where Linux does not report it: for files of other users and on network file systems.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

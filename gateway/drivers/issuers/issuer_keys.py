@@ -118,7 +118,7 @@ class IssuerKeys:
         return self._confirmed_at + self._issuer.keys_age_max_s
 
     async def run(self) -> None:
-        """Refresh on schedule and on demand, forever."""
+        """Refresh on schedule and on demand, until cancelled."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._refresh_on_schedule())
             loops.create_task(self._refresh_on_demand())
@@ -217,7 +217,7 @@ class IssuerKeys:
             await self._refresh_when_due()
 
     async def _refresh_when_due(self) -> None:
-        """Wait once, and refresh if it is due then; both loops may be here."""
+        """Wait once, and refresh if it is due then; both loops may run this at once."""
         await self._clock.sleep(self._due_at - self._clock.monotonic())
         if self._refresh_lock.locked():
             await self._refreshed.wait()

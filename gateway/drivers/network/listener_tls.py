@@ -70,7 +70,7 @@ class ServedCertificate:
         return context is self.context.in_force
 
     async def run(self) -> None:
-        """Reload the certificate when its files change, forever.
+        """Reload the certificate when its files change, until cancelled.
 
         The content is compared, not the files' times, for the reasons given in PolicyFile.run.
         """

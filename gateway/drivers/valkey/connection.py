@@ -299,7 +299,7 @@ class Valkey:
             call()
 
     async def run_heartbeat(self) -> None:
-        """Send heartbeats while the server responds, and probe for it otherwise; forever.
+        """Send heartbeats while the server responds, and probe for it otherwise; until cancelled.
 
         Each return of the server restarts the shared budgets without a burst. The probe interval
         therefore doubles while the server is lost again and again.
@@ -325,7 +325,7 @@ class Valkey:
             return
 
     async def run_subscription(self) -> None:
-        """Pass the channel's messages to the callbacks, and subscribe again after errors; forever.
+        """Pass messages to the callbacks and subscribe again after errors, until cancelled.
 
         Each waiter also polls, so a lost message costs time only.
         """
@@ -373,7 +373,7 @@ class Valkey:
         log.warning("store_subscription_lost", extra={"reason": reason})
 
     async def run_cleanup(self) -> None:
-        """Close replaced clients once their calls have ended, forever."""
+        """Close replaced clients once their calls have ended, until cancelled."""
         while True:
             await self._client_replaced.wait()
             self._client_replaced.clear()

@@ -62,7 +62,7 @@ class ValkeyReplicas:
         return QueryResult(responses, processes)
 
     async def run(self) -> None:
-        """Respond to the queries of other processes, forever."""
+        """Respond to the queries of other processes, until cancelled."""
         while True:
             query_id, sealed = await self._queries.get()
             key = self._key(query_id)

@@ -63,7 +63,7 @@ admin:
     certificates: {{breakglass: all}}
 ```
 
-A token has the permissions of all its groups. `all` stands for every permission in this table, and
+A token has the permissions of all its groups. `all` means every permission in this table, and
 for those that a later version adds. Without the permission of an action, the response is 403
 CGW.4032 with the name of the missing permission, and the audit log has a record `admin_refused`.
 The URLs `/metrics`, `/healthz`, `/readyz` and `{prefix}/openapi.json` require no permission.

@@ -45,7 +45,7 @@ class RecordingFile:
         )
 
     def head(self, opened: Mapping[str, Any]) -> bytes:
-        """Return the file up to the first chunk; `opened` is what the player is told."""
+        """Return the file up to the first chunk; `opened` describes the recording to the player."""
         description = script_json(opened)
         return (
             self._head

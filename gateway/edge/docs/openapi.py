@@ -81,11 +81,11 @@ def permission_scope(row: Operation) -> str:
         case Operation(listing=listing) if listing is not None:
             named = f", and on each in `{row.servers_in_query}`" if row.servers_in_query else ""
             return f"each server in the response (others are filtered out){named}"
-        case Operation(servers_in_body=place) if place:
+        case Operation(servers_in_body=path) if path:
             absent = "; without IDs, on everything in the project" if row.may_name_none else ""
-            return f"each server in `{place}`{absent}"
-        case Operation(instances_in_body=place) if place:
-            return f"the server of each instance in `{place}`"
+            return f"each server in `{path}`{absent}"
+        case Operation(instances_in_body=path) if path:
+            return f"the server of each instance in `{path}`"
         case Operation(path=path) if "{server_id}" in path:
             return "the server in the path"
         case Operation(path=path) if "{instance_id}" in path:
@@ -168,8 +168,8 @@ def _in_query(row: Operation) -> Iterator[Json]:
 
 
 def _body(row: Operation) -> Json:
-    place = row.servers_in_body or row.instances_in_body
-    if not place:
+    path = row.servers_in_body or row.instances_in_body
+    if not path:
         return {"type": "object"}
     one = {"type": "string", "pattern": (_UUID if row.servers_in_body else _SEGMENT)}
     if row.servers_in_body:
@@ -177,7 +177,7 @@ def _body(row: Operation) -> Json:
     schema: Json = {"type": "array", "items": one, "minItems": 1, "maxItems": row.ids_max}
     if row.ids_max == 1:
         schema = one
-    for step in reversed(place.split(".")):
+    for step in reversed(path.split(".")):
         schema = {"type": "object", "properties": {step: schema}}
         if not row.may_name_none:
             schema["required"] = [step]

@@ -75,7 +75,7 @@ def _canonical(text: str) -> str:
 
 
 def canonical_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    """Return a network of IPv4-mapped addresses as the IPv4 network that it stands for."""
+    """Return a network of IPv4-mapped addresses as the IPv4 network that it maps."""
     first = _without_mapping(network.network_address)
     if isinstance(network, IPv6Network) and isinstance(first, IPv4Address):
         return IPv4Network((first, max(0, network.prefixlen - 96)))

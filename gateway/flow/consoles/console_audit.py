@@ -49,7 +49,7 @@ class ConsoleAudit:
     ) -> None:
         """Record a session before its first screen byte; raise AuditLogUnavailable."""
         record = self._about(session, event="console_session_started")
-        record.decision, record.rule = "allowed", permit.rule.place
+        record.decision, record.rule = "allowed", permit.rule.location
         record.permission, record.policy_version = permit.permission, permit.policy_version
         record.operation, record.link_fingerprint = permit.call.operation.name, fingerprint
         await self._durable.record(record)

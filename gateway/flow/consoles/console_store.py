@@ -66,7 +66,7 @@ class TakeOver(Enum):
 
     NONE = "none"
     OWN = "own"
-    """Those of the same person; with one of another person the console is in use."""
+    """The same person's sessions; a session of another person means ConsoleInUse."""
     ANY = "any"
 
 

@@ -134,7 +134,7 @@ class LiveSession:
         self._end(Ending(end, by, detail))
 
     def set_mode(self, mode: SessionMode) -> None:
-        """Change the mode of all further messages, and tell the page."""
+        """Change the mode of all further messages, and notify the page."""
         if mode is self.session.mode:
             return
         self.session = replace(self.session, mode=mode)
@@ -208,7 +208,7 @@ class LiveSession:
         return ending
 
     async def report_end(self, ending: Ending) -> None:
-        """Tell the page why its connection ended, and close it."""
+        """Report to the page why its connection ended, and close it."""
         if ending.end is not None:
             await self._page.end(
                 ending.end,

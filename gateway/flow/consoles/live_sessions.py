@@ -340,7 +340,7 @@ class LiveSessions:
         return False
 
     async def _update_watchers(self, session: ConsoleSession) -> None:
-        """Tell those who have the keyboard of the server who watches it."""
+        """Report to the pages with the keyboard who watches the server."""
         if session.mode is SessionMode.CONTROL:
             connection = self._connections.get(session.id)
             if connection is not None:

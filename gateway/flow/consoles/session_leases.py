@@ -26,7 +26,7 @@ class SessionLeases:
         self._clock = clock
 
     async def run(self) -> None:
-        """Take commands, renew leases and claim dead sessions, forever."""
+        """Take commands, renew leases and claim dead sessions, until cancelled."""
         renew_at = claim_at = self._clock.monotonic()
         while True:
             with suppress(StoreUnavailable):

@@ -37,7 +37,7 @@ class SessionWatch:
         return sum(one.needs_old_inventory for one in connections)
 
     async def run(self) -> None:
-        """Check the sessions, forever."""
+        """Check the sessions, until cancelled."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._check_at_intervals())
             loops.create_task(self._check_when_woken())

@@ -59,10 +59,10 @@ _CHECK_EVERY_S: Final = 0.25
 _FIRST_MESSAGE_S: Final = 10.0
 _LAST_MESSAGE_S: Final = 1.0
 _MARKED_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Marks of what follows are not looked for: the player must not wait."""
+"""The marks of later parts are not computed: the player must not wait for them."""
 _TEXTS: Final = {
-    Unreadable.IN_PROGRESS: "This recording is under way. Play it when the session has ended; until"
-    " then, `console:view` opens the live console.",
+    Unreadable.IN_PROGRESS: "This recording is in progress. Play it when the session has ended;"
+    " until then, `console:view` opens the live console.",
     Unreadable.KEY_MISSING: "This recording is encrypted with a key that the gateway does not have."
     " Ask the operators to restore it in `recordings.keys`.",
     Unreadable.CHANGED: "This recording was changed or damaged. Report it to the operators:"
@@ -82,7 +82,7 @@ class ViewEnding:
 
 
 class ActiveView:
-    """A view or an export that is under way; `ended` is set once."""
+    """A view or an export in progress; `ended` is set once."""
 
     def __init__(self, permit: Permit) -> None:
         """Every view needs `recording:view`, also one whose permit is for keystrokes."""
@@ -99,7 +99,7 @@ class ActiveView:
 
 
 class RecordingExport:
-    """A recording that a person takes along."""
+    """An exported recording: the file that a person downloads."""
 
     def __init__(
         self, reader: RecordingReader, marks: Marks, active: ActiveView, views: set[ActiveView]
@@ -145,7 +145,7 @@ class RecordingViews:
         self._active: set[ActiveView] = set()
 
     async def run(self) -> None:
-        """End the views whose right has ended, forever."""
+        """End views when the right to them ends, until cancelled."""
         while True:
             self.check()
             await self._clock.sleep(_CHECK_EVERY_S)

@@ -35,11 +35,11 @@ class OpenAccount:
 
 
 async def open_accounts(
-    runtime: Runtime, budget: FairBudget, flight: SingleFlight
+    runtime: Runtime, budget: FairBudget, single_flight: SingleFlight
 ) -> dict[ProjectId, ConsoleAccount]:
     """Open all accounts; return the account of each project."""
     accounts: dict[ProjectId, ConsoleAccount] = {}
-    logins = Logins(budget, flight, LoginGates(flight, runtime.clock))
+    logins = Logins(budget, single_flight, LoginGates(single_flight, runtime.clock))
     for account in runtime.config.accounts:
         opened = await open_account(runtime, account, logins)
         accounts |= {ProjectId(project): opened.console for project in account.projects}

@@ -40,7 +40,7 @@ class Logins:
     """What the logins of all accounts share."""
 
     budget: FairBudget
-    flight: SingleFlight
+    single_flight: SingleFlight
     gates: LoginGates
 
 
@@ -167,7 +167,7 @@ async def _passwords(
             project,
             login,
             iam=iam,
-            shared=logins.flight,
+            shared=logins.single_flight,
             clock=runtime.clock,
             telemetry=runtime.metrics,
             jitter=runtime.random.random,
@@ -214,7 +214,7 @@ def _check(
         account,
         endpoint=endpoint,
         gate=gate,
-        shared=logins.flight,
+        shared=logins.single_flight,
         clock=runtime.clock,
         telemetry=runtime.metrics,
     )

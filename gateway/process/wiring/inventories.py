@@ -23,7 +23,7 @@ def open_inventories(
     runtime: Runtime,
     accounts: Mapping[ProjectId, ConsoleAccount],
     policies: PolicyFile,
-    flight: SingleFlight,
+    single_flight: SingleFlight,
 ) -> CachedInventories:
     def is_needed() -> bool:
         return policies.current().selects_by_attributes
@@ -32,7 +32,7 @@ def open_inventories(
     inventories = CachedInventories(
         [_inventory_account(account, accounts) for account in runtime.config.accounts],
         is_needed=is_needed,
-        shared=flight,
+        shared=single_flight,
         clock=runtime.clock,
         telemetry=runtime.metrics,
     )

@@ -107,13 +107,13 @@ def _open_caller_limits(runtime: Runtime, valkey: Valkey) -> CallerLimits:
 def open_console_links(
     runtime: Runtime,
     accounts: Mapping[ProjectId, ConsoleAccount],
-    flight: SingleFlight,
+    single_flight: SingleFlight,
     overrides: ActiveOverrides,
 ) -> ConsoleLinks:
     config = runtime.config
     console_links = ConsoleLinks(
         accounts,
-        flight,
+        single_flight,
         runtime.clock,
         links_max=config.cache.links_max,
         jitter=runtime.random.random,

@@ -30,7 +30,7 @@ async def open_valkey(runtime: Runtime, new_client: ClientFactory) -> Valkey:
 
 def open_single_flight(runtime: Runtime, valkey: Valkey) -> SingleFlight:
     sealer = Sealer(runtime.config.store.seal_keys)
-    flight = SingleFlight(ValkeySharedStore(valkey, sealer), runtime.clock)
-    runtime.stack.push_async_callback(flight.close)
-    runtime.metrics.gauge("gateway_fetches_in_flight", lambda: flight.in_flight)
-    return flight
+    single_flight = SingleFlight(ValkeySharedStore(valkey, sealer), runtime.clock)
+    runtime.stack.push_async_callback(single_flight.close)
+    runtime.metrics.gauge("gateway_fetches_in_flight", lambda: single_flight.in_flight)
+    return single_flight

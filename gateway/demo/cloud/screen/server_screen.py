@@ -110,7 +110,7 @@ class ServerScreen:
         }
 
     async def blink(self, interval_s: float) -> None:
-        """Blink the cursor for ever."""
+        """Blink the cursor until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             self.screen.blink()

@@ -55,7 +55,7 @@ class ScreenShell:
         self._screen.write("Demo Linux 1.0", WHITE)
         self._screen.write(f" on {self._host}, console tty1\n")
         self._screen.write("Log in with any name and any password.\n\n")
-        self._ask_login()
+        self._prompt_login()
 
     def key(self, keysym: int, *, is_down: bool) -> None:
         if not is_down:
@@ -140,9 +140,9 @@ class ScreenShell:
 
     def _log_out(self) -> None:
         self._screen.write("\n")
-        self._ask_login()
+        self._prompt_login()
 
-    def _ask_login(self) -> None:
+    def _prompt_login(self) -> None:
         self._line, self._user, self._is_logged_in = "", None, False
         self._prompt()
 

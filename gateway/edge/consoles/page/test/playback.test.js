@@ -130,7 +130,7 @@ test("a jump back begins the part again", async () => {
   assert.deepEqual(events.screens, ["opened 1", "closed 1", "opened 1"]);
 });
 
-test("a later jump replaces one that is under way", async () => {
+test("a later jump replaces one in progress", async () => {
   const { playback, events } = player(ONE_PART, {
     onFeed: (text, { playback: playing }) => {
       if (text === "e" && playing.position === 9000) playing.seek(1000);

@@ -35,7 +35,7 @@ test("the ticket leaves the address at once", () => {
   assert.equal(addresses.length, 1);
 });
 
-test("describing tells the time that is left", async () => {
+test("describing reports the time that is left", async () => {
   const { ticket } = client([{ body: { expires_in: 42.5 } }]);
   await ticket.describe();
   assert.equal(ticket.deadline, 42500);
