@@ -57,7 +57,7 @@ class _Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class _Closing:
+class _Ending:
     part: ThreadedPart
     records: Sequence[Record]
 
@@ -80,8 +80,10 @@ class FileRecordings:
         self._telemetry = telemetry
         self._threads = PartThreads(clock)
         self._opens = WorkerThread("recording opens")
-        self._rewrites = WorkerThread("recording rewrites")
-        self._closing: asyncio.Queue[_Closing] = asyncio.Queue()
+        self._closes = WorkerThread("recording closes")
+        self._passes = WorkerThread("recording passes")
+        self._ending: asyncio.Queue[_Ending] = asyncio.Queue()
+        self._closing: asyncio.Queue[OpenPart] = asyncio.Queue()
 
     @property
     def open_parts(self) -> int:
@@ -97,6 +99,7 @@ class FileRecordings:
     ) -> "FilePart":
         opening = _Opening(details)
         try:
+            self._threads.check()
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
                 part = await self._opens.do(partial(self._open, opening))
         except (OSError, ValueError, RecordingKeyMissing) as error:
@@ -114,23 +117,31 @@ class FileRecordings:
 
         written = ThreadedPart(part, self._threads, failed)
         self._threads.parts.add(written)
-        return FilePart(written, self._threads, self._closing, self._count(details))
+        return FilePart(written, self._threads, self._ending, self._count(details))
 
     async def run(self) -> None:
         """Write, close, recover and remove, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for work in (self._threads.run, self._close_parts, self._recover, self._retain):
+            for work in (
+                self._threads.run,
+                self._end_parts,
+                self._close_parts,
+                self._recover,
+                self._retain,
+            ):
                 _ = group.create_task(work())
 
     async def close(self) -> None:
         """Finish the parts that are being closed, within a bound; the background task has ended."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
+                while not self._ending.empty():
+                    await self._end_part(self._ending.get_nowait())
                 while not self._closing.empty():
                     await self._close_part(self._closing.get_nowait())
         self._threads.end()
-        self._opens.end()
-        self._rewrites.end()
+        for thread in (self._opens, self._closes, self._passes):
+            thread.end()
 
     def _open(self, opening: _Opening) -> OpenPart:
         part = open_recording_part(self._files, opening.details, self._clock.now())
@@ -146,19 +157,25 @@ class FileRecordings:
         extra = {"recording": details.id, "kind": kind.value, "error": detail}
         log.error("recording_failed", extra=extra)
 
+    async def _end_parts(self) -> None:
+        while True:
+            await self._end_part(await self._ending.get())
+
+    async def _end_part(self, ending: _Ending) -> None:
+        """Write the last records, before any part is rewritten: a crash then cuts nothing."""
+        with suppress(RecordingFailed):
+            await self._threads.write(ending.part, ending.records)
+        await self._threads.release(ending.part)
+        self._closing.put_nowait(ending.part.open_part)
+
     async def _close_parts(self) -> None:
         while True:
             await self._close_part(await self._closing.get())
 
-    async def _close_part(self, closing: _Closing) -> None:
-        part = closing.part
-        with suppress(RecordingFailed):
-            await self._threads.write(part, closing.records)
-        await self._threads.release(part)
-        file = part.open_part.file
-        rewritten = PartFile(part.open_part.header.part, file, is_closed=False)
-        await self._rewrites.do(partial(self._closer.close, rewritten))
-        await self._rewrites.do(part.open_part.close)
+    async def _close_part(self, part: OpenPart) -> None:
+        rewritten = PartFile(part.header.part, part.file, is_closed=False)
+        await self._closes.do(partial(self._closer.close, rewritten))
+        await self._closes.do(part.close)
 
     async def _recover(self) -> None:
         directory = self._files.directory
@@ -181,7 +198,7 @@ class FileRecordings:
     async def _pass(self, work: Callable[[], None]) -> None:
         """Run one pass over the directory; an error of the disk does not end the task."""
         try:
-            await self._rewrites.do(work)
+            await self._passes.do(work)
         except OSError as error:
             log.error("recording_directory_unavailable", extra={"error": describe(error)})  # noqa: TRY400 - no text of a library
 
@@ -217,16 +234,16 @@ class FilePart:
         self,
         part: ThreadedPart,
         threads: PartThreads,
-        closing: asyncio.Queue[_Closing],
+        ending: asyncio.Queue[_Ending],
         count: Callable[[int], None],
     ) -> None:
         self._part = part
         self._threads = threads
-        self._closing = closing
+        self._ending = ending
         self._count = count
 
     async def append(self, records: Sequence[Record]) -> None:
         self._count(await self._threads.write(self._part, records))
 
     def close(self, records: Sequence[Record]) -> None:
-        self._closing.put_nowait(_Closing(self._part, records))
+        self._ending.put_nowait(_Ending(self._part, records))

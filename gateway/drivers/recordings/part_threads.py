@@ -2,15 +2,18 @@
 
 One thread writes what the sessions of the process have queued, together: while it writes, more is
 queued. A second thread makes it durable each second, so that a lost host loses no more, and finds
-files that were removed. Both report to the event loop.
+files that were removed. Both report to the event loop, which fails recordings when a thread hangs
+in a call of the operating system.
 """
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.domain.recordings.records import Record
 from gateway.drivers.host.worker_thread import WorkerThread
@@ -21,11 +24,13 @@ from gateway.flow.recordings.recording_writer import RecordingFailed
 
 _CHECK_EVERY_S: Final = 0.5
 _CHECKS_PER_SYNC: Final = 2
-_STALL_TICK_S: Final = 0.25
-_STALL_TICKS: Final = 4
-"""A write without progress for this many ticks has failed. Ticks, not time: a process that was
-suspended finds one tick, however long it was away."""
+_STALL_TICK_S: Final = 0.1
+_STALL_TICKS: Final = 9
+"""A write, or fdatasync, without progress for this many ticks has failed: a recording that cannot
+be written ends its session within a second. Ticks, not time: a process that was suspended finds
+one tick, however long that took."""
 
+_T = TypeVar("_T")
 OnFailure = Callable[[RecordingFailure, str], None]
 
 
@@ -65,6 +70,20 @@ class _Write:
         self.error: Exception | None = None
 
 
+class _StallWatch:
+    """Finds a thread that has work and makes no progress."""
+
+    def __init__(self) -> None:
+        self._progress = -1
+        self._ticks = 0
+
+    def tick(self, progress: int, *, is_busy: bool) -> bool:
+        """Return whether the thread hangs."""
+        self._ticks = self._ticks + 1 if is_busy and progress == self._progress else 0
+        self._progress = progress
+        return self._ticks >= _STALL_TICKS
+
+
 class PartThreads:
     def __init__(self, clock: Clock) -> None:
         self.parts: set[ThreadedPart] = set()
@@ -73,8 +92,13 @@ class PartThreads:
         self._queued: list[_Write] = []
         self._writing: list[_Write] = []
         self._jobs: SimpleQueue[list[_Write] | None] = SimpleQueue()
-        self._progress = 0
-        """Writes that the thread has finished."""
+        self._written = 0
+        """Writes that the first thread has finished."""
+        self._synced = 0
+        """Parts that the second thread has made durable or checked."""
+        self._syncing = 0
+        """Jobs of the second thread that have not ended."""
+        self._hangs = False
         Thread(target=self._work, name="recording writes", daemon=True).start()
         self._syncs = WorkerThread("recording syncs")
 
@@ -86,6 +110,11 @@ class PartThreads:
             (now - one.unsynced_since for one in self.parts if one.unsynced_since is not None),
             default=0.0,
         )
+
+    def check(self) -> None:
+        """Raise OSError while a thread hangs: no further part could be written."""
+        if self._hangs:
+            raise OSError(errno.EIO, "the disk accepts no data")
 
     async def write(self, part: ThreadedPart, records: Sequence[Record]) -> int:
         """Return the bytes when they are written; raise RecordingFailed."""
@@ -100,14 +129,14 @@ class PartThreads:
     async def run(self) -> None:
         """Make parts durable and watch the disk, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            _ = group.create_task(self._watch_writes())
+            _ = group.create_task(self._watch())
             _ = group.create_task(self._keep_durable())
 
     async def release(self, part: ThreadedPart) -> None:
         """Make a part durable, as far as possible, and write it no more."""
         self.parts.discard(part)
         with suppress(OSError):
-            await self._syncs.do(part.open_part.sync)
+            await self._sync(part.open_part.sync)
 
     def end(self) -> None:
         self._jobs.put(None)
@@ -124,7 +153,7 @@ class PartThreads:
                     one.size = one.part.open_part.append(one.records)
                 except Exception as error:  # noqa: BLE001 - raised where the write is awaited
                     one.error = error
-                self._progress += 1
+                self._written += 1
             with suppress(RuntimeError):  # the event loop has ended
                 self._loop.call_soon_threadsafe(self._finish)
 
@@ -146,19 +175,31 @@ class PartThreads:
             else:
                 one.done.set_result(one.size)
 
-    async def _watch_writes(self) -> None:
-        """Fail the parts of a write that makes no progress."""
-        seen, ticks = -1, 0
+    async def _watch(self) -> None:
+        """Fail the parts that wait for a thread without progress."""
+        writes, syncs = _StallWatch(), _StallWatch()
         while True:
             await self._clock.sleep(_STALL_TICK_S)
-            ticks = ticks + 1 if self._writing and self._progress == seen else 0
-            seen = self._progress
-            if ticks < _STALL_TICKS:
-                continue
-            for one in [*self._writing, *self._queued]:
-                one.part.fail(RecordingFailure.STALLED, "the disk accepts no data")
-                if not one.done.done() and one.part.failure is not None:
-                    one.done.set_exception(one.part.failure)
+            write_hangs = writes.tick(self._written, is_busy=bool(self._writing))
+            sync_hangs = syncs.tick(self._synced, is_busy=self._syncing > 0)
+            self._hangs = write_hangs or sync_hangs
+            if write_hangs:
+                for one in [*self._writing, *self._queued]:
+                    one.part.fail(RecordingFailure.STALLED, "the disk accepts no data")
+                    if not one.done.done() and one.part.failure is not None:
+                        one.done.set_exception(one.part.failure)
+            if sync_hangs:
+                for part in [one for one in self.parts if one.unsynced_since is not None]:
+                    part.fail(RecordingFailure.STALLED, "the disk makes no data durable")
+
+    async def _sync(self, job: Callable[[], _T]) -> _T:
+        """Run a job of the second thread, which counts its progress in `_synced`."""
+        self._syncing += 1
+        try:
+            return await self._syncs.do(job)
+        finally:
+            self._syncing -= 1
+            self._synced += 1
 
     async def _keep_durable(self) -> None:
         checks = 0
@@ -170,7 +211,7 @@ class PartThreads:
                 continue
             syncs = checks % _CHECKS_PER_SYNC == 0
             began = self._clock.monotonic()
-            errors = await self._syncs.do(lambda: _check(parts, syncs=syncs))  # noqa: B023
+            errors = await self._sync(partial(self._check, parts, syncs=syncs))
             for part, (kind, detail) in errors.items():
                 part.fail(kind, detail)
             if syncs:
@@ -178,23 +219,23 @@ class PartThreads:
                     is_durable = part.written_at < began
                     part.unsynced_since = None if is_durable else began
 
+    def _check(
+        self, parts: Sequence[ThreadedPart], *, syncs: bool
+    ) -> dict[ThreadedPart, tuple[RecordingFailure, str]]:
+        errors = {}
+        for part in parts:
+            try:
+                part.open_part.check()
+                if syncs and part.unsynced_since is not None:
+                    part.open_part.sync()
+            except PartFileMissing as error:
+                errors[part] = (RecordingFailure.REMOVED, describe(error))
+            except OSError as error:
+                errors[part] = (RecordingFailure.SYNC, describe(error))
+            self._synced += 1
+        return errors
+
 
 def describe(error: Exception) -> str:
     """Return the reason without a path."""
     return (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
-
-
-def _check(
-    parts: Sequence[ThreadedPart], *, syncs: bool
-) -> dict[ThreadedPart, tuple[RecordingFailure, str]]:
-    errors = {}
-    for part in parts:
-        try:
-            part.open_part.check()
-            if syncs and part.unsynced_since is not None:
-                part.open_part.sync()
-        except PartFileMissing as error:
-            errors[part] = (RecordingFailure.REMOVED, describe(error))
-        except OSError as error:
-            errors[part] = (RecordingFailure.SYNC, describe(error))
-    return errors
