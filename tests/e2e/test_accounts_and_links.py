@@ -142,7 +142,7 @@ def test_store_tls_requires_a_trusted_certificate(
         redis = {"url": f"rediss://127.0.0.1:{front.port}/0"}
         if trusted:
             redis["tls_ca_file"] = str(certificate)
-        store = {**own_stack.gateway.config["store"], "redis": redis, "timeout_s": 2}
+        store = {**own_stack.gateway.config["store"], "redis": redis}
         gateway = own_stack.replica(change={"store": store})
         assert gateway.metric("gateway_store_available") == trusted
         assert gateway.console(own_stack.cloud.token()).status == 200

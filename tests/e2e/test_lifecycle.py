@@ -297,7 +297,7 @@ def test_cluster_and_sentinel_stores(own_stack: Stack) -> None:
             {"cluster": [f"127.0.0.1:{node.port}"]},
             {"sentinels": [f"127.0.0.1:{sentinel.port}"], "service": "main"},
         ):
-            store = {**own_stack.gateway.config["store"], "redis": redis, "timeout_s": 2}
+            store = {**own_stack.gateway.config["store"], "redis": redis}
             gateway = own_stack.replica(change={"store": store})
             eventually(lambda g=gateway: g.metric("gateway_store_available") == 1, gateway.log_text)
             assert gateway.console(own_stack.cloud.token()).status == 200

@@ -88,7 +88,8 @@ ADMIN_API: dict[str, Any] = {
 }
 KEYS_AGE_MAX_S = 12
 REDIS_TIMEOUT_S = 0.5
-"""A busy machine must not look like a lost Redis before the event that stops it."""
+"""A busy machine must not look like a lost Redis before the event that stops it. With 1 s, requests
+during that event would miss their deadline."""
 IAM_TOKEN_LIFE_S = 900
 """Below the half hour at which the alert on token renewal fires."""
 

@@ -54,6 +54,12 @@ class Site:
         finally:
             connection.close()
 
+    def metric(self, name: str) -> float:
+        """Return the value of the series whose line begins with this."""
+        page = self.get(self.gateway.admin_port, "/metrics", self.authority.issue("prometheus"))
+        (line,) = [line for line in page.decode().splitlines() if line.startswith(name)]
+        return float(line.rpartition(" ")[2])
+
     def link(self, pair: CertificatePair | None = None) -> bytes:
         cloud = self.gateway.cloud
         path = console_path(cloud.project, cloud.servers[0])
@@ -111,16 +117,14 @@ def test_renewed_certificate_drops_no_connection(site: Site) -> None:
         gateway.write_config()
         eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
         load.goes_on(0.5)  # on the new worker
+        # Most of the requests repeat the same bytes.
+        eventually(lambda: site.metric("gateway_hit_path_requests_") > 0)
     assert load.failures == []
     assert load.reused > 30
     assert load.connects > 5
-    page = site.get(gateway.admin_port, "/metrics", site.authority.issue("prometheus")).decode()
-    (line,) = [line for line in page.splitlines() if line.startswith("gateway_hit_path_requests_")]
-    assert float(line.rpartition(" ")[2]) > 0  # most of the requests repeat the same bytes
     for listener in ("public", "admin"):
         name = f'gateway_certificate_expires_timestamp_seconds{{listener="{listener}"}} '
-        (line,) = [line for line in page.splitlines() if line.startswith(name)]
-        assert float(line.rpartition(" ")[2]) == pytest.approx(renewed.ends_at, abs=1)
+        assert site.metric(name) == pytest.approx(renewed.ends_at, abs=1)
 
 
 @pytest.mark.parametrize("what", ["expired", "not yet valid", "half written", "of another key"])
