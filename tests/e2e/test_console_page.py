@@ -510,6 +510,11 @@ def test_power_is_sent_after_a_confirmation(visitor: Visitor) -> None:
     dialog.get_by_role("button", name="Restart").click()
     visitor.wait_for(lambda: bool(screen.power))
     assert screen.power == [3]
+    rejected = {"type": "power_rejected", "error_code": "CGW.5035", "error_msg": "No audit log."}
+    visitor.site.call(lambda socket: socket.send(rejected))
+    warning = "The power operation has not reached the server. No audit log."
+    expect(visitor.page.locator("#warning-text")).to_have_text(warning)
+    visitor.show("power-rejected")
     visitor.site.call(lambda socket: socket.send({"type": "power_ended"}))
     expect(visitor.button("Power")).to_be_hidden()
 

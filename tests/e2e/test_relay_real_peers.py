@@ -48,6 +48,8 @@ COLOURS = """() => {
   return new Set(new Uint32Array(pixels.buffer)).size;
 }"""
 
+PICTURE = "() => document.querySelector('canvas').toDataURL()"
+
 
 class TcpChannel:
     """A TCP connection with RFB as a channel (port `FrameChannel`)."""
@@ -95,7 +97,12 @@ class Gate:
     async def run(self, browser: FrameChannel) -> None:
         self.cloud = TcpChannel(*await asyncio.open_connection(*self._address))
         self.relay = Relay(
-            browser, self.cloud, rules=self._rules, on_input=self._input, on_text=self._text
+            browser,
+            self.cloud,
+            rules=self._rules,
+            on_input=self._input,
+            on_text=self._text,
+            on_power=rfb.pass_allowed_power,
         )
         self.ends.append(await self.relay.run())
 
@@ -206,15 +213,20 @@ async def pasted(page: Page, console: RealConsoleHost, name: str, *, wait: bool)
 
 @needs_novnc
 @needs_chromium
-async def test_novnc_types_nothing_in_view_only_mode(console):
-    rules = RelayRules(SessionMode.VIEW)
-    async with novnc(console, rules) as (page, gate):
+async def test_novnc_types_nothing_and_sees_updates_after_a_change_to_view(console):
+    """TigerVNC waits for no fence of the browser: it no longer gets any."""
+    async with novnc(console, rfb.CONTROL) as (page, gate):
+        noise = "for i in $(seq 150); do sleep 0.1; head -c 1500 /dev/urandom | base64; done"
+        await page.keyboard.type(f"({noise}) & echo typed > before-view\n")
+        assert await typed(console, "before-view") == "typed\n"
+        before = gate.inputs
+        await gate.relay.become_view_only()
         await page.keyboard.type("echo typed > view\n")
         async with asyncio.timeout(30):
-            await until(lambda: gate.inputs >= 20)
-        await gate.relay.set_mode(SessionMode.CONTROL)
-        await page.keyboard.type("echo typed > after-view\n")
-        assert await typed(console, "after-view") == "typed\n"
+            await until(lambda: gate.inputs >= before + 20)
+        for _ in range(10):
+            shown = await page.evaluate(PICTURE)
+            await page.wait_for_function(f"(shown) => ({PICTURE})() !== shown", arg=shown)
         assert console.typed("view") == ""
         assert gate.ends == []
 

@@ -1,6 +1,7 @@
 """Signing keys, lines and verification of audit chains."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.domain.audit.chain import Head
 from gateway.domain.audit.events import CHAIN_LINES, LINE_FIELDS, RECORDS
 from gateway.domain.audit.neighbours import recorded_neighbours, verify_chains
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.audit.report import Report, Segment
 from gateway.domain.audit.verify import SignatureCheck, verify
 from gateway.domain.model import Secret
@@ -44,6 +46,14 @@ def assert_documented(record: Mapping[str, Any]) -> None:
     filled = {name for name, value in record.items() if value not in ("", [])}
     undocumented = filled - set(LINE_FIELDS) - set(event.fields)
     assert not undocumented, (event.name, undocumented)
+
+
+def fields_of(record: AuditRecord) -> dict[str, Any]:
+    """Return the fields of a record that is not written yet."""
+    fields = asdict(record)
+    extra = fields.pop("extra") or {}
+    lists = {"groups": list(record.groups), "servers": list(record.servers)}
+    return {**fields, **{name: value or "" for name, value in extra.items()}, **lists}
 
 
 def lines_in(chain_directory: Path) -> list[bytes]:

@@ -137,9 +137,13 @@ class ConsoleMetrics:
         self.started: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.resumed: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
 
     def ticket_rejected(self, reason: str) -> None:
         self.rejected[reason] += 1
+
+    def request_rejected(self, reason: str) -> None:
+        self.requests[reason] += 1
 
     def session_started(self, account: str, mode: str) -> None:
         self.started[mode] += 1

@@ -24,6 +24,7 @@ from gateway.drivers.cloud.console_connector import CloudConsoles, ConsoleRoute,
 from gateway.drivers.network.egress import EgressRoute
 from gateway.drivers.network.websocket_channel import WebSocketChannel, browser_websocket
 from gateway.flow.consoles.relay import Relay
+from tests.support.rfb import pass_allowed_power
 
 CONTROL = RelayRules(SessionMode.CONTROL)
 _ACCOUNT = "cloud"
@@ -89,7 +90,14 @@ class RelayBridge:
             self.ends.append((CLOUD_UNAVAILABLE.name, str(error)))
             await socket.close(code=CLOUD_UNAVAILABLE.code or 0)
             return socket
-        relay = Relay(browser, cloud, rules=self.rules, on_input=_ignore, on_text=_take_no_text)
+        relay = Relay(
+            browser,
+            cloud,
+            rules=self.rules,
+            on_input=_ignore,
+            on_text=_take_no_text,
+            on_power=pass_allowed_power,
+        )
         ended = await relay.run()
         self.ends.append((ended.end.name if ended.end else "", ended.detail))
         await browser.close((ended.end and ended.end.code) or 1000, "")

@@ -82,6 +82,7 @@ async def relay_server(
                     rules=rules,
                     on_input=lambda: setattr(server, "inputs", server.inputs + 1),
                     on_text=channel.send_text,
+                    on_power=rfb.pass_allowed_power,
                 )
                 end = await relay.run()
             server.ends.append(end)

@@ -5,6 +5,7 @@ import zlib
 
 from gateway.domain.consoles.model import Clipboard, SessionMode
 from gateway.domain.rfb.encodings import Encoding
+from gateway.domain.rfb.power import PowerRequest
 from gateway.domain.rfb.relay_filter import RelayFilter
 from gateway.domain.rfb.rules import RelayRules
 
@@ -104,8 +105,8 @@ def fence(payload: bytes) -> bytes:
     return struct.pack(">BxxxIB", 248, 0, len(payload)) + payload
 
 
-def continuous_updates() -> bytes:
-    return struct.pack(">BBHHHH", 150, 1, 0, 0, 800, 600)
+def continuous_updates(*, enable: bool = True) -> bytes:
+    return struct.pack(">BBHHHH", 150, enable, 0, 0, 800, 600)
 
 
 def set_desktop_size(width: int, height: int) -> bytes:
@@ -114,6 +115,11 @@ def set_desktop_size(width: int, height: int) -> bytes:
 
 def xvp(operation: int) -> bytes:
     return bytes((250, 0, 1, operation))
+
+
+async def pass_allowed_power(request: PowerRequest) -> bool:
+    """Decide on power operations as a relay's `on_power`, without a record."""
+    return request.is_allowed
 
 
 def server_cut_text(text: bytes) -> bytes:

@@ -5,12 +5,12 @@ from typing import get_args
 
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.upstream.verdicts import Verdict
+from gateway.drivers.telemetry.metric_family import MetricKind
 from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.telemetry.metrics_contract import (
     BY_NAME,
     METRIC_FAMILIES,
     UPSTREAM_OUTCOMES,
-    MetricKind,
 )
 
 _LIBRARY_PREFIXES = ("python_", "process_")

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 
 import pytest
 
@@ -29,7 +28,7 @@ from gateway.domain.model import (
 from gateway.domain.policy.inventory import Attributes, Inventory
 from gateway.domain.policy.policy import Policy
 from gateway.domain.policy.selectors import Selector
-from tests.support.audit import assert_documented
+from tests.support.audit import assert_documented, fields_of
 from tests.support.console_world import ConsoleWorld, a_rule
 from tests.support.consoles import OTHER_TARGET, PROJECT, SERVER, TARGET
 from tests.support.live_consoles import Replica
@@ -451,11 +450,7 @@ def test_all_records_are_documented() -> None:
         ticket = await replica.ticket()
         await replica.redemption.reject(ticket, replica.context(), "origin", kind="origin")
         for record in replica.world.records:
-            extra = asdict(record.extra) if record.extra else {}
-            fields = {name: getattr(record, name) for name in record.__slots__ if name != "extra"}
-            values = {**fields, **{key: one or "" for key, one in extra.items()}}
-            values["groups"], values["servers"] = list(record.groups), list(record.servers)
-            assert_documented(values)
+            assert_documented(fields_of(record))
 
     run(scenario)
 

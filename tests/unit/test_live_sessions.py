@@ -2,17 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
+
+import pytest
 
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import PersonRef, SessionMode
-from gateway.domain.errors import ConsoleUnavailable, Rejection, UpstreamRefused
+from gateway.domain.errors import CallerLimited, ConsoleUnavailable, Rejection, UpstreamRefused
 from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER, Principal
 from gateway.domain.policy.policy import Policy
+from gateway.flow.consoles.frame_channel import ChannelClosed
 from gateway.flow.consoles.live_session import LiveSession
 from tests.support import rfb
+from tests.support.audit import assert_documented, fields_of
 from tests.support.console_world import ConsoleWorld, a_rule
-from tests.support.consoles import OTHER_TARGET
+from tests.support.consoles import OTHER_TARGET, SERVER
+from tests.support.frame_channel import MemoryChannel
 from tests.support.live_consoles import Page, Replica
 from tests.support.virtual_time import run_virtually
 
@@ -405,6 +411,11 @@ def test_power_ends_with_its_permission() -> None:
         page.channel.put(rfb.xvp(3))
         await asyncio.sleep(1)
         assert cloud.sent[-1] == rfb.xvp(3)
+        (permitted,) = world.events("console_power_permitted")
+        assert_documented(fields_of(permitted))
+        assert (permitted.subject, permitted.servers) == ("ada", (SERVER,))
+        assert (permitted.permission, permitted.detail) == (SERVER_POWER, "reboot")
+        assert (permitted.decision, permitted.policy_version) == ("allowed", "v2")
         world.policy = Policy([a_rule()], version="v3")
         await asyncio.sleep(1)
         page.channel.put(rfb.xvp(4), rfb.key(65))
@@ -412,6 +423,102 @@ def test_power_ends_with_its_permission() -> None:
         assert cloud.sent[-2:] == [rfb.xvp(3), rfb.key(65)]
         assert page.of_type("power_ended") == [{"type": "power_ended"}]
         assert page.is_live
+        page.channel.put(rfb.xvp(2))
+        await asyncio.sleep(1)
+        (rejected,) = world.events("console_power_rejected")
+        assert_documented(fields_of(rejected))
+        assert (rejected.decision, rejected.permission) == ("denied", SERVER_POWER)
+        assert rejected.detail == "reset: the session has no power operations"
+        assert len(page.of_type("power_rejected")) == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("cause", ["audit log", "rate limit"])
+def test_power_is_dropped_without_record_or_above_the_limit(cause: str) -> None:
+    """The session goes on, and the page says why."""
+
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        world.policy = Policy([a_rule(), a_rule(SERVER_POWER)], version="v2")
+        page = await replica.live()
+        cloud = await page.shake_hands()
+        if cause == "audit log":
+            world.is_audit_down = True
+        else:
+            for _ in range(1_000):
+                with suppress(CallerLimited):
+                    replica.limits.admit(page.new.session.person.key)
+        page.channel.put(rfb.xvp(4), rfb.key(65))
+        await asyncio.sleep(0.1)
+        assert cloud.sent == [rfb.key(65)]
+        (rejected,) = page.of_type("power_rejected")
+        expected = "AuditLogUnavailable" if cause == "audit log" else "CallerLimited"
+        assert rejected["error_code"] == expected
+        assert world.events("console_power_permitted") == []
+        assert page.is_live
+
+    run(scenario)
+
+
+def test_viewer_that_sends_power_is_recorded_once() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        rules = [a_rule(), a_rule(CONSOLE_VIEW), a_rule(SERVER_POWER)]
+        world.policy = Policy(rules, version="v2")
+        page = await replica.live(mode=SessionMode.VIEW)
+        cloud = await page.shake_hands()
+        page.channel.put(rfb.xvp(2), rfb.xvp(3))
+        await asyncio.sleep(1)
+        assert cloud.sent == []
+        assert len(world.events("console_power_rejected")) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("first", "detail"),
+    [
+        (b"RFB 003.008\n", "first message: not `attach`"),
+        ('{"type":"end"}', "first message: not `attach`"),
+        ("x", "first message: not JSON"),
+        (ChannelClosed(1009, violation="a WebSocket message is too long"), "too long"),
+        (None, "first message: none within 10 s"),
+    ],
+    ids=["RFB", "end", "text", "huge", "silence"],
+)
+def test_wrong_first_message_with_a_genuine_cookie_is_recorded_once(
+    first: bytes | str | ChannelClosed | None, detail: str
+) -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        world, cookie = replica.world, page.new.cookie.reveal()
+        for value in (cookie, cookie, "garbage"):
+            channel = MemoryChannel()
+            if first is not None:
+                channel.put(first)
+            serving = replica.sessions.serve(page.id, value, channel, client_address="192.0.2.9")
+            await serving
+            assert channel.closed == (4012, "protocol_error")
+        (rejected,) = world.events("console_request_rejected")
+        assert_documented(fields_of(rejected))
+        assert (rejected.subject, rejected.client_address) == ("ada", "192.0.2.9")
+        assert detail in rejected.detail
+        assert world.metrics.requests == {"first_message": 3}
+        assert page.is_live
+
+    run(scenario)
+
+
+def test_page_that_closes_before_its_first_message_is_no_bad_input() -> None:
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        channel = MemoryChannel()
+        channel.put(ChannelClosed(1001))
+        cookie = page.new.cookie.reveal()
+        await replica.sessions.serve(page.id, cookie, channel, client_address="192.0.2.9")
+        assert replica.world.events("console_request_rejected") == []
+        assert replica.world.metrics.requests == {}
 
     run(scenario)
 

@@ -1,7 +1,7 @@
 """The relay between two channels in memory, in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from gateway.domain.consoles.ends import CLOUD_CLOSED, CLOUD_UNAVAILABLE, PROTOCOL_ERROR
 from gateway.domain.consoles.model import SessionMode
 from gateway.domain.rfb.handshake import Side
+from gateway.domain.rfb.power import PowerAction, PowerRequest
 from gateway.domain.rfb.rules import RelayRules
 from gateway.flow.consoles.frame_channel import ChannelClosed
 from gateway.flow.consoles.relay import Relay, RelayEnd
@@ -27,8 +28,16 @@ class Console:
         self.cloud = MemoryChannel()
         self.inputs = 0
         self.texts: list[str] = []
+        self.power: list[PowerRequest] = []
+        self.on_power: Callable[[], bool] = lambda: True
+        """Decides on a power operation after a second, as the audit log may take."""
         self.relay = Relay(
-            self.browser, self.cloud, rules=rules, on_input=self._input, on_text=self._text
+            self.browser,
+            self.cloud,
+            rules=rules,
+            on_input=self._input,
+            on_text=self._text,
+            on_power=self._power,
         )
         self.run: asyncio.Task[RelayEnd] = asyncio.create_task(self.relay.run())
 
@@ -37,6 +46,11 @@ class Console:
 
     async def _text(self, text: str) -> None:
         self.texts.append(text)
+
+    async def _power(self, request: PowerRequest) -> bool:
+        self.power.append(request)
+        await asyncio.sleep(1)
+        return self.on_power()
 
     async def shake_hands(self) -> None:
         for side, message in (
@@ -109,10 +123,44 @@ async def test_mode_changes_while_the_relay_runs():
     async with live() as console:
         console.browser.put(rfb.key(0xFFE3))
         await asyncio.sleep(1)
-        await console.relay.set_mode(SessionMode.VIEW)
-        console.browser.put(rfb.key(66))
+        await console.relay.become_view_only()
+        console.browser.put(rfb.key(66), rfb.fence(b"\x04\x01\0\0\0\0\0B"))
         await asyncio.sleep(1)
-        assert console.cloud.sent == [rfb.key(0xFFE3), rfb.key(0xFFE3, down=False)]
+        pressed, released = console.cloud.sent
+        assert pressed == rfb.key(0xFFE3)
+        assert released.startswith(rfb.key(0xFFE3, down=False) + b"\x02")
+
+
+POWER = RelayRules(SessionMode.CONTROL, power=True)
+
+
+@in_virtual_time
+async def test_power_waits_for_its_record():
+    async with live(POWER) as console:
+        console.browser.put(rfb.xvp(3), rfb.key(65))
+        await asyncio.sleep(0.9)
+        assert (console.power, console.cloud.sent) == ([PowerRequest(PowerAction.REBOOT, True)], [])
+        await asyncio.sleep(0.2)
+        assert console.cloud.sent == [rfb.xvp(3), rfb.key(65)]
+
+
+@pytest.mark.parametrize("cause", ["no record", "right ends", "view only"])
+def test_power_does_not_pass_after_the_wait_for_its_record(cause):
+    async def scenario() -> None:
+        async with live(POWER) as console:
+            console.on_power = lambda: cause != "no record"
+            console.browser.put(rfb.xvp(4))
+            await asyncio.sleep(0.5)
+            if cause == "right ends":
+                console.relay.forbid_power()
+            if cause == "view only":
+                await console.relay.become_view_only()
+            console.browser.put(rfb.update_request())
+            await asyncio.sleep(1)
+            assert rfb.xvp(4) not in console.cloud.sent
+            assert console.cloud.sent[-1] == rfb.update_request()
+
+    run_virtually(scenario())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import pytest
 
 from gateway.domain.consoles.model import Clipboard, SessionMode
 from gateway.domain.rfb.encodings import KNOWN, MEASURABLE, Encoding
+from gateway.domain.rfb.power import PowerAction, PowerRequest
+from gateway.domain.rfb.relay_filter import RelayFilter
 from gateway.domain.rfb.rules import RelayRules
 from gateway.domain.rfb.violation import RfbViolation
 from tests.support import rfb
@@ -25,7 +27,7 @@ MESSAGES = {
     "continuous updates": rfb.continuous_updates(),
     "desktop size": rfb.set_desktop_size(1024, 768),
 }
-PASS_IN_VIEW = {"pixel format", "update request", "fence", "empty fence", "continuous updates"}
+PASS_IN_VIEW = {"pixel format", "update request"}
 ALLOWED_TYPES = {0, 2, 3, 4, 5, 6, 150, 248, 250, 251, 255}
 
 
@@ -37,7 +39,7 @@ def test_messages_of_novnc_pass_unchanged(name):
 @pytest.mark.parametrize("name", MESSAGES)
 def test_view_only_drops_what_a_person_does(name):
     relay_filter = connected(CONTROL)
-    relay_filter.set_mode(SessionMode.VIEW)
+    relay_filter.become_view_only()
     expected = MESSAGES[name] if name in PASS_IN_VIEW else b""
     assert relay_filter.from_browser(MESSAGES[name]) == expected
 
@@ -71,17 +73,28 @@ def test_view_only_session_does_without_fences(message):
         connected(VIEW).from_browser(message)
 
 
-def test_xvp_passes_only_with_power():
-    with_power = RelayRules(SessionMode.CONTROL, power=True)
-    assert connected(with_power).from_browser(rfb.xvp(3)) == rfb.xvp(3)
-    assert connected(CONTROL).from_browser(rfb.xvp(3)) == b""
-    assert connected(RelayRules(SessionMode.VIEW, power=True)).from_browser(rfb.xvp(3)) == b""
-
-
-def test_xvp_is_dropped_once_power_is_forbidden():
+@pytest.mark.parametrize("action", PowerAction)
+def test_xvp_waits_for_its_record(action):
+    """The relay sends it once the record is written."""
     relay_filter = connected(RelayRules(SessionMode.CONTROL, power=True))
-    relay_filter.forbid_power()
-    assert relay_filter.from_browser(rfb.xvp(3)) == b""
+    request = rfb.update_request()
+    assert relay_filter.from_browser(rfb.xvp(action) + request) == request
+    assert relay_filter.take_power_requests() == [PowerRequest(action, is_allowed=True)]
+    assert relay_filter.take_power_requests() == []
+    assert (relay_filter.passes_power, action.message()) == (True, rfb.xvp(action))
+
+
+def test_xvp_passes_only_with_power():
+    forbidden = connected(RelayRules(SessionMode.CONTROL, power=True))
+    forbidden.forbid_power()
+    became_view = connected(RelayRules(SessionMode.CONTROL, power=True))
+    became_view.become_view_only()
+    view = connected(RelayRules(SessionMode.VIEW, power=True))
+    for relay_filter in (connected(CONTROL), forbidden, became_view, view):
+        assert relay_filter.from_browser(rfb.xvp(3)) == b""
+        (request,) = relay_filter.take_power_requests()
+        assert not request.is_allowed
+        assert not relay_filter.passes_power
 
 
 def encodings_of(message: bytes) -> list[int]:
@@ -95,7 +108,7 @@ def encodings_of(message: bytes) -> list[int]:
     [
         (RelayRules(SessionMode.CONTROL, power=True), {-316}),
         (CONTROL, {-316, -309}),
-        (VIEW, {-316, -309, -312, -313}),
+        (VIEW, {-316, -309, -312, -313, Encoding.EXTENDED_CLIPBOARD}),
         (
             RelayRules(SessionMode.CONTROL, clipboard=Clipboard.FROM_SERVER),
             {-316, -309, Encoding.EXTENDED_CLIPBOARD},
@@ -143,6 +156,10 @@ def test_pointer_event_always_has_six_bytes():
         (rfb.extended_cut_text(0x1F << 24 | 3, bytes(4)), "do not match"),
         (rfb.extended_cut_text(1 << 28 | 1, b"not zlib"), "damaged"),
         (rfb.provided_text(bytes(1 << 20)), "decompressed bytes"),
+        (rfb.xvp(0), "xvp 1, operation 0"),
+        (rfb.xvp(5), "xvp 1, operation 5"),
+        (bytes((250, 0, 2, 3)), "xvp 2, operation 3"),
+        (rfb.xvp(3) * 9, "xvp: more than 8"),
     ],
 )
 def test_message_out_of_bounds_is_rejected(message, what):
@@ -188,23 +205,62 @@ def test_inputs_count_messages_of_a_person(message, counts):
     assert relay_filter.inputs == counts
 
 
+def test_padding_carries_nothing():
+    """In each mode: a viewer could send data to a server in on it."""
+    request = rfb.update_request()
+    dirty = bytes((0, 1, 2, 3)) + rfb.TRUE_COLOUR[:13] + b"abc" + request[:1] + b"k" + request[2:]
+    for rules in (CONTROL, VIEW):
+        assert connected(rules).from_browser(dirty) == rfb.set_pixel_format() + request
+
+
+def without_extensions() -> RelayFilter:
+    """Return a filter whose browser uses nothing that a view-only session withdraws."""
+    return connected(CONTROL, announce=(0, 1, Encoding.QEMU_EXTENDED_KEY))
+
+
 def test_change_to_view_releases_what_is_pressed():
-    relay_filter = connected(CONTROL)
+    relay_filter = without_extensions()
     relay_filter.from_browser(rfb.key(0xFFE3) + rfb.key(65) + rfb.key(65, down=False))
     relay_filter.from_browser(rfb.qemu_key(66, 31) + rfb.pointer(7, 8, 1))
-    assert relay_filter.set_mode(SessionMode.VIEW) == (
+    assert relay_filter.become_view_only() == (
         rfb.key(0xFFE3, down=False) + rfb.qemu_key(66, 31, down=False) + rfb.pointer(7, 8, 0)
     )
-    assert relay_filter.set_mode(SessionMode.VIEW) == b""
-    assert relay_filter.set_mode(SessionMode.CONTROL) == b""
-    assert relay_filter.from_browser(rfb.key(65)) == rfb.key(65)
+    assert relay_filter.become_view_only() == b""
 
 
 def test_pressed_keys_are_bounded():
-    relay_filter = connected(CONTROL)
+    relay_filter = without_extensions()
     for keysym in range(1000):
         relay_filter.from_browser(rfb.key(keysym))
-    assert len(relay_filter.set_mode(SessionMode.VIEW)) == 64 * 8
+    assert len(relay_filter.become_view_only()) == 64 * 8
+
+
+def test_change_to_view_withdraws_extensions():
+    """The server would wait for the browser's fences, and send no further picture."""
+    relay_filter = connected(CONTROL, announce=None)
+    passed = relay_filter.from_browser(rfb.set_encodings(*rfb.NOVNC_ENCODINGS))
+    relay_filter.from_browser(rfb.continuous_updates())
+    left = set(encodings_of(passed)) - {-312, -313, Encoding.EXTENDED_CLIPBOARD}
+    assert relay_filter.become_view_only() == (
+        rfb.continuous_updates(enable=False)
+        + rfb.set_encodings(*(one for one in encodings_of(passed) if one in left))
+        + rfb.update_request()
+    )
+    # What the browser sends before it knows ends nothing, and neither passes.
+    late = rfb.fence(b"12345678") + rfb.continuous_updates() + rfb.qemu_key(65, 30)
+    assert relay_filter.from_browser(late) == b""
+    again = relay_filter.from_browser(rfb.set_encodings(*rfb.NOVNC_ENCODINGS))
+    assert set(encodings_of(again)) == left
+
+
+def test_change_to_view_before_the_first_encodings_sends_nothing():
+    assert connected(CONTROL, announce=None).become_view_only() == b""
+
+
+def test_continuous_updates_that_are_off_are_not_withdrawn():
+    relay_filter = connected(CONTROL)
+    relay_filter.from_browser(rfb.continuous_updates() + rfb.continuous_updates(enable=False))
+    assert relay_filter.become_view_only()[0] == 2, "SetEncodings only"
 
 
 def test_size_of_pixels_is_fixed_while_updates_are_parsed():

@@ -162,8 +162,9 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "console_ticket_rejected",
-        "when a genuine ticket is rejected: spent, expired, without permission, or sent by a page"
-        " of another site; without the person if the ticket is spent or expired",
+        "once for each reason for which a genuine ticket is rejected: spent, expired, without"
+        " permission, sent by a page of another site, by a form, malformed, or in a path; without"
+        " the person if the ticket is spent or expired",
         (*_PERSON, "decision", "rule", "link_fingerprint", "ticket_address", "detail"),
     ),
     AuditEvent(
@@ -183,6 +184,13 @@ RECORDS: Final = (
         (*_PERSON, "decision", *_SESSION),
     ),
     AuditEvent(
+        "console_request_rejected",
+        "once for a live console and each reason for which a request with its genuine cookie is"
+        " rejected: a page of another site or port sent it, it is for another console, or the"
+        " WebSocket began with a message that is not the page's",
+        (*_PERSON, "decision", *_SESSION, "detail"),
+    ),
+    AuditEvent(
         "console_address_changed",
         "when the page of a live console connects from another address than the one that redeemed"
         " its ticket, which is in `detail`",
@@ -192,6 +200,17 @@ RECORDS: Final = (
         "console_mode_changed",
         "when a live console becomes view-only because `console:open` has ended",
         (*_PERSON, *_SESSION, "detail"),
+    ),
+    AuditEvent(
+        "console_power_permitted",
+        "before a power operation of a live console (`shutdown`, `reboot` or `reset`, in `detail`)"
+        " passes to the server",
+        (*_PERSON, "permission", *_DECISION, *_SESSION, "detail"),
+    ),
+    AuditEvent(
+        "console_power_rejected",
+        "once for a live console that sends a power operation without `server:power`, or view-only",
+        (*_PERSON, "permission", "decision", "rule", *_SESSION, "detail"),
     ),
     AuditEvent(
         "console_recording_failed",

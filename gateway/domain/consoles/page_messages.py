@@ -130,6 +130,11 @@ def power_ended() -> str:
     return _encode("power_ended")
 
 
+def power_rejected(error: ErrorText) -> str:
+    """Say why a power operation did not reach the server."""
+    return _encode("power_rejected", error_code=error.code, error_msg=error.message)
+
+
 def recording_ended() -> str:
     """Say that the session goes on without its recording."""
     return _encode("recording", recorded=False)

@@ -16,6 +16,7 @@ from gateway.domain.model import Secret
 RANDOM_BYTES: Final = 32
 _TAG_BYTES = 8
 _TEXT = re.compile(r"[A-Za-z0-9_-]{54}")
+_WITHIN = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{54}(?![A-Za-z0-9_-])")
 
 
 class TicketTexts:
@@ -43,6 +44,10 @@ class TicketTexts:
         if not any(hmac.compare_digest(self._tag(key, random), tag) for key in self._keys):
             return None
         return secret_hash(text)
+
+    def find(self, text: str) -> str | None:
+        """Return the first ticket in a text of any form: a request's body, or its address."""
+        return next((one for one in _WITHIN.findall(text) if self.verify(one) is not None), None)
 
     def _tag(self, key: bytes, random: bytes) -> bytes:
         return hmac.digest(key, random, "sha256")[:_TAG_BYTES]

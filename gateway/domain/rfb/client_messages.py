@@ -5,16 +5,22 @@ of another type ends the session, since its length is unknown. So does a message
 that the browser has not announced in the SetEncodings that passed: a server without the extension
 could read another length. A message passes whole, after its last byte is checked; what may not pass
 is dropped whole. The server therefore never sees part of one.
+
+View-only passes three types that every server knows and that carry nothing of a person:
+SetPixelFormat, SetEncodings and FramebufferUpdateRequest. A session that becomes view-only
+withdraws the extensions whose messages no longer pass, so that the server does not wait for them.
 """
 
 import struct
 import zlib
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, Protocol
 
 from gateway.domain.consoles.model import Clipboard, SessionMode
 from gateway.domain.rfb.encodings import KNOWN, MEASURABLE, Encoding
 from gateway.domain.rfb.pixel_format import NOVNC_FORMAT, PixelFormat
+from gateway.domain.rfb.power import PowerAction, PowerRequest
 from gateway.domain.rfb.rules import CLIPBOARD_BYTES_MAX, RelayRules
 from gateway.domain.rfb.stream import ParsedStream, Parser
 from gateway.domain.rfb.violation import RfbViolation
@@ -64,7 +70,13 @@ _KEYS: Final = frozenset({ClientMessage.KEY_EVENT, ClientMessage.QEMU})
 _UPDATE_REQUESTS: Final = frozenset(
     {ClientMessage.UPDATE_REQUEST, ClientMessage.ENABLE_CONTINUOUS_UPDATES}
 )
-_DROPPED_IN_VIEW: Final = _INPUTS | {ClientMessage.SET_DESKTOP_SIZE, ClientMessage.XVP}
+_PASS_IN_VIEW: Final = frozenset(
+    {
+        ClientMessage.SET_PIXEL_FORMAT,
+        ClientMessage.SET_ENCODINGS,
+        ClientMessage.UPDATE_REQUEST,
+    }
+)
 
 _ANNOUNCED_BY: Final = {
     ClientMessage.ENABLE_CONTINUOUS_UPDATES: Encoding.CONTINUOUS_UPDATES,
@@ -73,10 +85,13 @@ _ANNOUNCED_BY: Final = {
     ClientMessage.QEMU: Encoding.QEMU_EXTENDED_KEY,
 }
 """The encoding that announces an extension's message."""
-_NOT_IN_VIEW: Final = frozenset({Encoding.FENCE, Encoding.CONTINUOUS_UPDATES})
-"""Extensions that a view-only session does without: their messages pass in each mode.
+_NOT_IN_VIEW: Final = frozenset(
+    {Encoding.FENCE, Encoding.CONTINUOUS_UPDATES, Encoding.EXTENDED_CLIPBOARD, Encoding.XVP}
+)
+"""Extensions whose servers wait for messages that do not pass in a view-only session.
 
-A server that skips only the type of an unknown message would read a key in a fence's payload.
+A fence's payload is free: a server that skips only the type of an unknown message would read keys
+in it. Without the extended clipboard the server sends its text at once, and needs no request.
 """
 
 _ENCODINGS_MAX: Final = 256
@@ -86,6 +101,9 @@ _SCREENS_MAX: Final = 16
 _PRESSED_MAX: Final = 64
 """Keys that are remembered as pressed; more fingers than a person has."""
 _BUTTONS: Final = 0x7F
+_POWER_ACTIONS: Final = frozenset(PowerAction)
+_POWER_MAX: Final = 8
+"""Power operations in one WebSocket message, which wait for their audit records."""
 
 _CLIPBOARD_CAPS: Final = 1 << 24
 _CLIPBOARD_PROVIDE: Final = 1 << 28
@@ -100,7 +118,7 @@ class OnKey(Protocol):
 
 
 class ClientMessages:
-    """Filters the messages of one browser; `mode` and `power` may change at any time."""
+    """Filters the messages of one browser; the mode and `power` may change at any time."""
 
     def __init__(
         self, rules: RelayRules, pixel_format: PixelFormat, on_key: OnKey | None = None
@@ -116,6 +134,11 @@ class ClientMessages:
         self._requested_update = False
         self._has_novnc_format = False
         self._announced: frozenset[int] = frozenset()
+        self._encodings: tuple[int, ...] = ()
+        """Of the last SetEncodings that passed."""
+        self._continuous_area = b""
+        """Area of continuous updates; empty unless they are on."""
+        self._power_requests: list[PowerRequest] = []
         self._pressed: dict[bytes, bytes] = {}
         """Keysym of each pressed key, with the message that releases it."""
         self._pointer = bytes(6)
@@ -131,8 +154,18 @@ class ClientMessages:
         """
         return self._stream.feed(data)
 
-    def release(self) -> bytes:
-        """Return the messages that release what is pressed, for a session that becomes view-only.
+    def take_power_requests(self) -> list[PowerRequest]:
+        """Return the power operations since the last call; none of them has passed."""
+        requests, self._power_requests = self._power_requests, []
+        return requests
+
+    def become_view_only(self) -> bytes:
+        """Pass no more input; return the messages for the server that the change requires."""
+        self.mode = SessionMode.VIEW
+        return self._released() + self._withdrawn()
+
+    def _released(self) -> bytes:
+        """Return the messages that release what is pressed.
 
         Otherwise the server would never see the key released, because its release is dropped.
         """
@@ -141,6 +174,22 @@ class ClientMessages:
         if self._pointer[1]:
             messages += self._pointer[:1] + b"\0" + self._pointer[2:]
             self._pointer = bytes(6)
+        return messages
+
+    def _withdrawn(self) -> bytes:
+        """Return the messages that end the use of extensions that do not pass in view-only.
+
+        The server would wait for the browser's fences otherwise, and send no further picture. The
+        browser requests updates again once it has the one that is requested here.
+        """
+        messages, area = b"", self._continuous_area
+        if area:
+            messages += bytes((ClientMessage.ENABLE_CONTINUOUS_UPDATES, 0)) + area
+            self._continuous_area = b""
+        if not _NOT_IN_VIEW.isdisjoint(self._encodings):
+            messages += self._set_encodings(self._encodings)
+        if area:
+            messages += bytes((ClientMessage.UPDATE_REQUEST, 1)) + area
         return messages
 
     def _messages(self) -> Parser:
@@ -199,10 +248,11 @@ class ClientMessages:
             self.inputs += 1
         if self._rules.is_recorded:
             self._check_playable(kind, message)
-        checked = self._checked(kind, message)
-        if self.mode is SessionMode.VIEW and kind in _DROPPED_IN_VIEW:
+        if kind is ClientMessage.XVP:
+            self._add_power_request(version=message[2], operation=message[3])
             return
-        if kind is ClientMessage.XVP and not self.power:
+        checked = self._checked(kind, message)
+        if self.mode is SessionMode.VIEW and kind not in _PASS_IN_VIEW:
             return
         if kind is ClientMessage.CUT_TEXT and not self._rules.clipboard_to_server:
             return
@@ -217,8 +267,10 @@ class ClientMessages:
                 return self._filtered_encodings(message)
             case ClientMessage.SET_PIXEL_FORMAT:
                 self._set_pixel_format(PixelFormat.parse(message[4:20]))
+                return bytes(4) + message[4:17] + bytes(3)  # padding carries nothing
             case ClientMessage.UPDATE_REQUEST:
                 self._requested_update = True
+                return bytes((kind, bool(message[1]))) + message[2:]
             case ClientMessage.POINTER_EVENT:
                 return bytes((message[0], message[1] & _BUTTONS)) + message[2:]
             case ClientMessage.CUT_TEXT if message[4] & 0x80:
@@ -245,10 +297,11 @@ class ClientMessages:
             raise RfbViolation("SetPixelFormat: a recorded session must have noVNC's format")
 
     def _filtered_encodings(self, message: bytes) -> bytes:
+        return self._set_encodings(one for (one,) in struct.iter_unpack(">i", message[4:]))
+
+    def _set_encodings(self, encodings: Iterable[int]) -> bytes:
         allowed = self._passing_encodings()
-        passing = [
-            encoding for (encoding,) in struct.iter_unpack(">i", message[4:]) if encoding in allowed
-        ]
+        passing = self._encodings = tuple(one for one in encodings if one in allowed)
         self._announced |= set(passing)
         return struct.pack(
             f">BxH{len(passing)}i", ClientMessage.SET_ENCODINGS, len(passing), *passing
@@ -266,6 +319,14 @@ class ClientMessages:
             passing -= _NOT_IN_VIEW
         return passing
 
+    def _add_power_request(self, *, version: int, operation: int) -> None:
+        if version != 1 or operation not in _POWER_ACTIONS:
+            raise RfbViolation(f"xvp {version}, operation {operation} is not allowed")
+        if len(self._power_requests) == _POWER_MAX:
+            raise RfbViolation(f"xvp: more than {_POWER_MAX} operations at once")
+        is_allowed = self.power and self.mode is SessionMode.CONTROL
+        self._power_requests.append(PowerRequest(PowerAction(operation), is_allowed))
+
     def _set_pixel_format(self, pixel_format: PixelFormat) -> None:
         """Follow the format, unless pixels change their size while updates are outstanding.
 
@@ -279,6 +340,9 @@ class ClientMessages:
     def _remember(self, kind: ClientMessage, message: bytes) -> None:
         if kind is ClientMessage.POINTER_EVENT:
             self._pointer = message
+            return
+        if kind is ClientMessage.ENABLE_CONTINUOUS_UPDATES:
+            self._continuous_area = message[2:] if message[1] else b""
             return
         if kind is ClientMessage.KEY_EVENT:
             key, released = message[4:8], message[:1] + b"\0" + message[2:]

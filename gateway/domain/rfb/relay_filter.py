@@ -4,6 +4,7 @@ from gateway.domain.consoles.model import SessionMode
 from gateway.domain.rfb.client_messages import ClientMessages, OnKey
 from gateway.domain.rfb.handshake import Handshake, Side
 from gateway.domain.rfb.pixel_format import PixelFormat
+from gateway.domain.rfb.power import PowerRequest
 from gateway.domain.rfb.rules import RelayRules
 from gateway.domain.rfb.server_messages import ServerMessages
 
@@ -43,13 +44,20 @@ class RelayFilter:
         passed, rest = self.handshake.feed(Side.CLOUD, data)
         return passed + self.from_server(rest) if rest else passed
 
+    @property
+    def passes_power(self) -> bool:
+        """Whether power operations may pass now."""
+        return self._from_browser.power and self._from_browser.mode is SessionMode.CONTROL
+
+    def take_power_requests(self) -> list[PowerRequest]:
+        """Return the browser's power operations since the last call; none of them has passed."""
+        return self._from_browser.take_power_requests()
+
     def forbid_power(self) -> bool:
-        """Drop all further xvp messages; return whether they passed until now."""
+        """Pass no more power operations; return whether they passed until now."""
         passed, self._from_browser.power = self._from_browser.power, False
         return passed
 
-    def set_mode(self, mode: SessionMode) -> bytes:
-        """Change the mode; return the messages for the server that release what is pressed."""
-        released = self._from_browser.release() if mode is SessionMode.VIEW else b""
-        self._from_browser.mode = mode
-        return released
+    def become_view_only(self) -> bytes:
+        """Pass no more input; return the messages for the server that the change requires."""
+        return self._from_browser.become_view_only()

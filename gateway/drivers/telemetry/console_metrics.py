@@ -7,7 +7,11 @@ from gateway.domain.consoles.ends import SESSION_ENDS
 from gateway.domain.consoles.model import SessionMode
 from gateway.drivers.telemetry.metrics import Metrics
 
-_REJECTIONS = ("garbage", "gone", "origin", "right", "in_use", "limit", "audit")
+_REJECTIONS = (
+    *("garbage", "gone", "origin", "form", "request", "address"),
+    *("right", "in_use", "limit", "audit"),
+)
+_REQUESTS = ("origin", "cookie", "first_message", "limit")
 _OUTCOMES = ("ok", "stale", "gone", "unavailable")
 
 
@@ -18,6 +22,7 @@ class ConsoleMetrics:
         modes, ends = [one.value for one in SessionMode], [one.name for one in SESSION_ENDS]
         for name, *values in (
             ("gateway_console_tickets_rejected_total", _REJECTIONS),
+            ("gateway_console_requests_rejected_total", _REQUESTS),
             ("gateway_console_resumes_total", _OUTCOMES),
             ("gateway_console_sessions_started_total", accounts, modes),
             ("gateway_console_sessions_ended_total", accounts, ends),
@@ -26,6 +31,9 @@ class ConsoleMetrics:
 
     def ticket_rejected(self, reason: str) -> None:
         self._count("gateway_console_tickets_rejected_total", reason)
+
+    def request_rejected(self, reason: str) -> None:
+        self._count("gateway_console_requests_rejected_total", reason)
 
     def session_started(self, account: str, mode: str) -> None:
         self._count("gateway_console_sessions_started_total", account, mode)

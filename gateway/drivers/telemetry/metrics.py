@@ -14,12 +14,12 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__
 from gateway.domain.errors import Rejection
 from gateway.domain.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
+from gateway.drivers.telemetry.metric_family import MetricKind
 from gateway.drivers.telemetry.metric_types import LabeledCounter, LabeledHistogram
 from gateway.drivers.telemetry.metrics_contract import (
     BY_NAME,
     METRIC_FAMILIES,
     UPSTREAM_OUTCOMES,
-    MetricKind,
 )
 
 _OTHER_TEAM = "other"

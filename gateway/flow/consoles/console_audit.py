@@ -3,7 +3,10 @@
 from gateway.domain.audit.record import AuditRecord, ConsoleSessionFields
 from gateway.domain.consoles.ends import SessionEnd
 from gateway.domain.consoles.model import ConsoleSession, PersonRef, Ticket
+from gateway.domain.errors import NotPermitted
+from gateway.domain.model import SERVER_POWER
 from gateway.domain.policy.policy import Permit
+from gateway.domain.rfb.power import PowerAction
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.clock import Clock
 from gateway.flow.request import RequestContext
@@ -79,6 +82,33 @@ class ConsoleAudit:
         """Record that a page with the session's cookie is not its current page."""
         record = self._about(session, event="console_resume_rejected")
         record.decision, record.client_address = "denied", client_address
+        await self._best_effort.record(record)
+
+    async def request_rejected(
+        self, session: ConsoleSession, client_address: str, detail: str
+    ) -> None:
+        """Record that a request with the session's cookie was rejected."""
+        record = self._about(session, event="console_request_rejected")
+        record.decision, record.client_address, record.detail = "denied", client_address, detail
+        await self._best_effort.record(record)
+
+    async def power_permitted(
+        self, session: ConsoleSession, action: PowerAction, permit: Permit
+    ) -> None:
+        """Record a power operation before it passes; raise AuditLogUnavailable."""
+        record = self._about(session, event="console_power_permitted")
+        record.decision, record.rule = "allowed", permit.rule.location
+        record.permission, record.policy_version = permit.permission, permit.policy_version
+        record.detail = action.name.lower()
+        await self._durable.record(record)
+
+    async def power_rejected(
+        self, session: ConsoleSession, action: PowerAction, refusal: NotPermitted
+    ) -> None:
+        """Record a power operation that did not pass."""
+        record = self._about(session, event="console_power_rejected")
+        record.decision, record.rule, record.permission = "denied", refusal.rule, SERVER_POWER
+        record.detail = f"{action.name.lower()}: {refusal}"
         await self._best_effort.record(record)
 
     async def address_changed(self, session: ConsoleSession, client_address: str) -> None:

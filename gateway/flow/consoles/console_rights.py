@@ -157,6 +157,10 @@ class ConsoleRights:
         )
         return decision.allowed
 
+    def power(self, person: Principal, target: ConsoleTarget) -> Permit:
+        """Return the permit for power operations on a server; raise NotPermitted."""
+        return self._decide(person, self._calls.of(target, SERVER_POWER))
+
     def decide(self, person: Principal, call: ResolvedCall) -> Permit:
         """Decide on a call of the gateway's own, such as a view; raise NotPermitted."""
         return self._decide(person, call)

@@ -7,7 +7,10 @@ class ConsoleTelemetry(Protocol):
     """Label values come from the config, an Enum or the table of ends."""
 
     def ticket_rejected(self, reason: str) -> None:
-        """`reason`: garbage, gone, origin, right, in_use, limit, audit."""
+        """`reason`: garbage, gone, origin, form, request, address, right, in_use, limit, audit."""
+
+    def request_rejected(self, reason: str) -> None:
+        """Count a request by a session's cookie. `reason`: origin, cookie, first_message, limit."""
 
     def session_started(self, account: str, mode: str) -> None: ...
     def session_ended(self, account: str, end: str) -> None: ...

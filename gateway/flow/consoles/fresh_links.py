@@ -41,8 +41,8 @@ class FreshLinks:
         operation = self._calls.of(session.target).operation
         return self._expected_wait_s(session.target.account, operation.budget)
 
-    def count_resume(self, session: ConsoleSession) -> None:
-        """Count a resume in the person's rate limit; raise CallerLimited."""
+    def count_request(self, session: ConsoleSession) -> None:
+        """Count a resume or a power operation in the person's limit; raise CallerLimited."""
         self._limits.admit(session.person.key)
 
     async def fetch(self, session: ConsoleSession) -> Secret:

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.consoles import ends, page_messages
 from gateway.domain.consoles.ends import SessionEnd
-from gateway.domain.consoles.model import PersonRef, SessionMode
+from gateway.domain.consoles.model import ConsoleSession, PersonRef, SessionMode
 from gateway.domain.consoles.page_messages import (
     AttachMessage,
     EndMessage,
@@ -30,6 +30,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import SERVER_POWER, Principal, Secret
 from gateway.domain.recordings.model import RecordingDetails, RecordingPolicy
+from gateway.domain.rfb.power import PowerRequest
 from gateway.domain.rfb.rules import RelayRules
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.connector import ConsoleConnector
@@ -90,6 +91,8 @@ class SessionCallbacks:
     """Follows a newer token of the person."""
     on_key_received: Callable[["LiveSession"], Awaitable[None]]
     """The page has the next resume key."""
+    on_power: Callable[[ConsoleSession, PowerRequest], Awaitable[None]]
+    """Permits and records a power operation; raises a GatewayError if it must not pass."""
     on_unrecorded: Callable[["LiveSession", str], Awaitable[None]]
     """The session goes on without its recording; with the reason."""
 
@@ -280,6 +283,7 @@ class LiveSession:
             ),
             on_input=self._on_input,
             on_text=self._on_text,
+            on_power=self._on_power,
             on_key=recording.mark_key if recording is not None and rules.record_keys else None,
         )
         end = await self._relay.run()
@@ -353,7 +357,7 @@ class LiveSession:
             await self._page.send(page_messages.waiting(wait_s))
             await clock.sleep(wait_s)
             try:
-                self._services.links.count_resume(self.session)
+                self._services.links.count_request(self.session)
             except CallerLimited as limited:
                 wait_s = limited.retry_after_s
             else:
@@ -429,13 +433,22 @@ class LiveSession:
 
     async def _apply_mode(self, mode: SessionMode) -> None:
         if self._relay is not None:
-            await self._relay.set_mode(mode)
+            await self._relay.become_view_only()
         await self._page.send(page_messages.mode_changed(mode))
 
     def _on_input(self) -> None:
         if self._recording is not None:
             self._recording.mark_input()
         self._times.input_at = self._services.clock.monotonic()
+
+    async def _on_power(self, request: PowerRequest) -> bool:
+        """Decide on a power operation, and record it; say in the page why it does not pass."""
+        try:
+            await self._callbacks.on_power(self.session, request)
+        except GatewayError as error:
+            await self._page.send(page_messages.power_rejected(self._services.error_text(error)))
+            return False
+        return True
 
     def _has_power(self) -> bool:
         return self._services.rights.has(self.session.person, self.session.target, SERVER_POWER)

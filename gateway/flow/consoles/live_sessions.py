@@ -1,7 +1,7 @@
 """The sessions whose page is connected to this process."""
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -25,6 +25,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import Principal, Secret
 from gateway.flow.consoles.console_audit import ConsoleAudit
+from gateway.flow.consoles.console_power import ConsolePower
 from gateway.flow.consoles.console_store import (
     LEASE_S,
     Attached,
@@ -36,7 +37,7 @@ from gateway.flow.consoles.console_store import (
     StaleKey,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
-from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.consoles.frame_channel import ChannelClosed, FrameChannel
 from gateway.flow.consoles.live_session import (
     LOST,
     Ending,
@@ -44,10 +45,11 @@ from gateway.flow.consoles.live_session import (
     SessionCallbacks,
     SessionServices,
 )
+from gateway.flow.consoles.recorded_once import RecordedOnce
+from gateway.flow.consoles.rejected_cookies import CookieRejection, RejectedCookies
 from gateway.flow.consoles.session_page import SessionPage
 
 _ATTACH_WITHIN_S: Final = 10.0
-_REJECTED_MAX: Final = 10_000
 
 
 class LiveSessions:
@@ -71,7 +73,9 @@ class LiveSessions:
         self._telemetry = telemetry
         self._new_key = new_key
         self._connections: dict[str, LiveSession] = {}
-        self._rejected: OrderedDict[str, None] = OrderedDict()
+        self.rejected = RejectedCookies(store, audit, telemetry)
+        self._power = ConsolePower(services.rights, services.links, audit)
+        self._stale = RecordedOnce()
         """IDs of the sessions whose rejected resume is recorded."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -85,15 +89,26 @@ class LiveSessions:
         return Counter(one.session.target.account for one in list(self._connections.values()))
 
     async def serve(
-        self, session_id: str, cookie: str, channel: FrameChannel, *, client_address: str
+        self,
+        session_id: str,
+        cookie: str,
+        channel: FrameChannel,
+        *,
+        client_address: str,
+        on_accepted: Callable[[], object] = lambda: None,
     ) -> None:
-        """Serve one WebSocket of a page, from its first message to its close."""
+        """Serve one WebSocket of a page, from its first message to its close.
+
+        `on_accepted` is called unless cookie or resume key are wrong.
+        """
         page = SessionPage(channel)
-        key = await self._first_message(page)
+        key = await self._first_key(session_id, cookie, page, client_address)
         if key is None:
             return
         async with self._lock(session_id):
             connection = await self._attach(session_id, cookie, key, page, client_address)
+            if connection is not ends.STALE_PAGE:
+                on_accepted()
             if isinstance(connection, LiveSession):
                 previous = self._connections.get(session_id)
                 self._connections[session_id] = connection
@@ -105,6 +120,11 @@ class LiveSessions:
         if not isinstance(connection, LiveSession):
             await page.end(connection)
             return
+        await self._run(connection)
+
+    async def _run(self, connection: LiveSession) -> None:
+        """Serve an attached connection to its end."""
+        session_id = connection.session.id
         ending, is_over = LOST, False
         try:
             await self._update_watchers(connection.session)
@@ -199,19 +219,42 @@ class LiveSessions:
         self._telemetry.session_ended(session.target.account, end.name)
         await self._audit.session_ended(session, end, by=by, detail=detail)
 
+    async def _first_key(
+        self, session_id: str, cookie: str, page: SessionPage, client_address: str
+    ) -> str | None:
+        """Return the resume key of the first message; end the page with another one."""
+        try:
+            return await self._first_message(page)
+        except PageMessageError as error:
+            await page.end(ends.PROTOCOL_ERROR)
+            reason = CookieRejection.FIRST_MESSAGE
+            self.rejected.count(reason)
+            await self.rejected.record(
+                [(session_id, cookie)],
+                reason,
+                client_address=client_address,
+                detail=f"first message: {error}",
+            )
+            return None
+
     async def _first_message(self, page: SessionPage) -> str | None:
-        """Return the resume key of the first message; close the channel without one."""
+        """Return the resume key of the first message; None: the page has closed.
+
+        Raises PageMessageError.
+        """
         try:
             async with asyncio.timeout(_ATTACH_WITHIN_S):
-                text = await page.channel.receive()
-            if isinstance(text, str):
-                message = parse_page_message(text)
-                if isinstance(message, AttachMessage):
-                    return message.resume_key
-        except (TimeoutError, PageMessageError):
-            pass
-        await page.end(ends.PROTOCOL_ERROR)
-        return None
+                first = await page.channel.receive()
+        except TimeoutError:
+            raise PageMessageError(f"none within {_ATTACH_WITHIN_S:.0f} s") from None
+        if isinstance(first, ChannelClosed):
+            if first.violation is not None:
+                raise PageMessageError(first.violation)
+            return None
+        message = parse_page_message(first) if isinstance(first, str) else None
+        if not isinstance(message, AttachMessage):
+            raise PageMessageError("not `attach`")
+        return message.resume_key
 
     async def _attach(
         self, session_id: str, cookie: str, key: str, page: SessionPage, client_address: str
@@ -249,7 +292,10 @@ class LiveSessions:
                     page,
                     self._services,
                     SessionCallbacks(
-                        self._person_changed, self._confirm_key, self._record_unrecorded
+                        self._person_changed,
+                        self._confirm_key,
+                        self._power.permit,
+                        self._record_unrecorded,
                     ),
                 )
                 await self._check_again(connection, attached)
@@ -263,12 +309,8 @@ class LiveSessions:
 
     async def _record_rejected(self, session: ConsoleSession, client_address: str) -> None:
         """Record a genuine cookie without the current key: once for each session."""
-        if session.id in self._rejected:
-            return
-        self._rejected[session.id] = None
-        if len(self._rejected) > _REJECTED_MAX:
-            self._rejected.popitem(last=False)
-        await self._audit.resume_rejected(session, client_address)
+        if self._stale.add(session.id):
+            await self._audit.resume_rejected(session, client_address)
 
     async def _check_again(self, connection: LiveSession, attached: Attached) -> None:
         """Repeat the checks of the redemption: strictly at first, then as of a running session."""

@@ -4,7 +4,6 @@ Everything that was checked when the ticket was issued is checked again: token, 
 policy, inventory, limits. It calls no cloud.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,10 +47,10 @@ from gateway.flow.consoles.console_store import (
     TicketGone,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
+from gateway.flow.consoles.recorded_once import RecordedOnce
 from gateway.flow.request import RequestContext
 
 _RETRY_AFTER_S: Final = 1.0
-_RECORDED_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Redemption:
         self._audit = audit
         self._clock = clock
         self._telemetry = telemetry
-        self._recorded: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+        self._recorded = RecordedOnce()
 
     async def describe(self, text: str, context: RequestContext) -> TicketDescription:
         """Return what a ticket is for, without spending it.
@@ -163,6 +162,10 @@ class Redemption:
         self._telemetry.session_started(ticket.target.account, permit.mode.value)
         return new
 
+    def find_ticket(self, text: str) -> str | None:
+        """Return the genuine ticket in the text of a request that the page did not make."""
+        return self._texts.find(text)
+
     async def reject(
         self,
         text: str,
@@ -178,11 +181,8 @@ class Redemption:
         """
         ticket_hash = self._texts.verify(text)
         self._telemetry.ticket_rejected("garbage" if ticket_hash is None else kind)
-        if ticket_hash is None or (ticket_hash, kind) in self._recorded:
+        if ticket_hash is None or not self._recorded.add((ticket_hash, kind)):
             return
-        self._recorded[ticket_hash, kind] = None
-        if len(self._recorded) > _RECORDED_MAX:
-            self._recorded.popitem(last=False)
         if ticket is None:
             ticket = await self._known(ticket_hash)
         fingerprint = self._fingerprints.of(Secret(text))

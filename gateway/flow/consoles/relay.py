@@ -17,9 +17,9 @@ from gateway.domain.consoles.ends import (
     PROTOCOL_ERROR,
     SessionEnd,
 )
-from gateway.domain.consoles.model import SessionMode
 from gateway.domain.rfb.client_messages import OnKey
 from gateway.domain.rfb.handshake import ConsoleRejected, Side
+from gateway.domain.rfb.power import PowerRequest
 from gateway.domain.rfb.relay_filter import RelayFilter
 from gateway.domain.rfb.rules import RelayRules
 from gateway.domain.rfb.violation import RfbViolation
@@ -80,7 +80,7 @@ class _Leg:
 class Relay:
     """One connection of a browser and a console of the cloud."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - two channels, the rules, and who follows what passes
         self,
         browser: FrameChannel,
         cloud: FrameChannel,
@@ -88,18 +88,21 @@ class Relay:
         rules: RelayRules,
         on_input: Callable[[], None],
         on_text: Callable[[str], Awaitable[None]],
+        on_power: Callable[[PowerRequest], Awaitable[bool]],
         on_key: OnKey | None = None,
     ) -> None:
         """Take two open channels.
 
         `on_input` reports a key, pointer or clipboard message of the person. `on_text` receives
-        each text message of the browser, one at a time. `on_key` receives each key that passes.
+        each text message of the browser, one at a time. `on_power` decides on each power operation
+        and records it; True: it passes. `on_key` receives each key that passes.
         """
         self._browser = _Leg(Side.BROWSER, browser)
         self._cloud = _Leg(Side.CLOUD, cloud)
         self._filter = RelayFilter(rules, on_key)
         self._on_input = on_input
         self._on_text = on_text
+        self._on_power = on_power
 
     async def run(self) -> RelayEnd:
         """Relay until one side ends it, then close the cloud's channel.
@@ -119,17 +122,17 @@ class Relay:
         assert end is not None
         return end
 
-    async def set_mode(self, mode: SessionMode) -> None:
-        """Change the mode of all further messages, and release what is pressed on the server.
+    async def become_view_only(self) -> None:
+        """Pass no more input, and release what is pressed on the server.
 
         The mode has changed before this method first waits.
         """
-        released = self._filter.set_mode(mode)
-        if released:
-            await self._cloud.channel.send(released)
+        messages = self._filter.become_view_only()
+        if messages:
+            await self._cloud.channel.send(messages)
 
     def forbid_power(self) -> bool:
-        """Drop all further xvp messages: `server:power` has ended. Return whether they passed."""
+        """Pass no more power operations: `server:power` has ended. Return whether they passed."""
         return self._filter.forbid_power()
 
     async def _from_browser(self) -> None:
@@ -143,10 +146,17 @@ class Relay:
                     self._on_input()
                 if passed:
                     await self._cloud.send(passed)
+                for request in self._filter.take_power_requests():
+                    await self._pass_power(request)
             elif isinstance(message, str):
                 await self._on_text(message)
             else:
                 raise _closed(Side.BROWSER, message)
+
+    async def _pass_power(self, request: PowerRequest) -> None:
+        # The right or the mode may have changed while the record was written.
+        if await self._on_power(request) and self._filter.passes_power:
+            await self._cloud.send(request.action.message())
 
     async def _from_cloud(self) -> None:
         receive, browser = self._cloud.channel.receive, self._browser

@@ -80,10 +80,15 @@ export class App {
     if (this.#connection === null) {
       this.#check(ticket);
     } else {
-      this.#view.warn(CARDS.busyAddress);
-      timers.set(() => this.#showWarning(), NOTICE_MS);
+      this.#notify(CARDS.busyAddress);
     }
     return true;
+  }
+
+  /** Show a text for a while, in place of a warning. */
+  #notify(text) {
+    this.#view.warn(text);
+    timers.set(() => this.#showWarning(), NOTICE_MS);
   }
 
   // Ticket
@@ -265,6 +270,9 @@ export class App {
       },
       powerEnded: () => {
         this.#controls.mayPower = false;
+      },
+      powerRejected: ({ error_msg: message }) => {
+        this.#notify(LABELS.powerRejected(plainText(message, 200)));
       },
       recording: (isRecorded) => {
         this.#session = { ...this.#session, recorded: isRecorded };

@@ -10,7 +10,7 @@ const OPEN_WITHIN_MS = 10000;
  * One session: its WebSocket, and those that follow after a lost network.
  *
  * `listener` has the methods attached(info), waiting(message), connecting(), live(channel),
- * warning(message), warningOver(reason), mode(mode), powerEnded(),
+ * warning(message), warningOver(reason), mode(mode), powerEnded(), powerRejected(message),
  * recording(isRecorded), watchers(list), lost(delayMs), ended(end).
  * `keys` stores the newest resume key: load() and save(key).
  */
@@ -113,6 +113,9 @@ export class Connection {
         break;
       case "power_ended":
         listener.powerEnded();
+        break;
+      case "power_rejected":
+        listener.powerRejected(message);
         break;
       case "recording":
         listener.recording(message.recorded === true);

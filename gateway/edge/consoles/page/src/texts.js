@@ -153,6 +153,7 @@ export const LABELS = {
   passwordRejected: "The console's server rejected the password.",
   tokenSent: "Token sent.",
   powerSent: "Sent to the server.",
+  powerRejected: (message) => `The power operation has not reached the server. ${message}`,
   command: (project, server) => `gateway console ${project}/${server}`,
 };
 
