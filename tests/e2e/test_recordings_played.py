@@ -1,20 +1,27 @@
 """Recordings from a live session to the player: real processes, and Chromium on both ends."""
 
-import base64
 import json
-import os
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from tests.e2e.test_commands import run
 from tests.support.browser import ConsoleTab, needs_chromium
 from tests.support.live_delivery import PROJECT, deliver_live, ticket
-from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually, fetch
+from tests.support.recorded_live import (
+    allow,
+    api,
+    jump_to_end,
+    newest,
+    open_player,
+    record,
+    still_picture,
+)
+from tests.support.stack import CloudProcess, Stack, eventually
 
 pytestmark = needs_chromium
 WAIT_MS = 30_000
@@ -30,31 +37,6 @@ def live() -> Iterator[Stack]:
     stack.close()
 
 
-def record(gateway: RunningGateway) -> None:
-    """Record the account's consoles; only nora may view the recordings."""
-    key = gateway.directory / "recording.key"
-    key.write_text(base64.b64encode(os.urandom(32)).decode())
-    key.chmod(0o600)
-    directory = gateway.directory / "recordings"
-    directory.mkdir(mode=0o700)
-    gateway.config["recordings"] = {"directory": str(directory), "keys": [{"file": str(key)}]}
-    gateway.config["accounts"][0]["console"]["recording"] = "required"
-    gateway.write_config()
-    allow(gateway, "nora")
-
-
-def allow(gateway: RunningGateway, *viewers: str) -> None:
-    policy = json.loads(gateway.policy_file.read_text())
-    policy["roles"]["auditor"] = ["recording:view"]
-    grants = [one for one in policy["grants"] if one["role"] != "auditor"]
-    grants += [{"role": "auditor", "to": {"users": [one]}, "on": "everything"} for one in viewers]
-    gateway.write_policy({**policy, "grants": grants})
-
-
-def picture(page: Page) -> str:
-    return str(page.evaluate("() => document.querySelector('#screen canvas').toDataURL()"))
-
-
 def record_session(live: Stack, browser: Browser, server: str, *, reload: bool = False) -> str:
     """Type into a console and end it; return the last picture that the person saw."""
     tab = ConsoleTab(browser.new_page())
@@ -67,47 +49,10 @@ def record_session(live: Stack, browser: Browser, server: str, *, reload: bool =
         tab.wait_for_state("live")
         tab.page.wait_for_timeout(500)
         tab.type("echo after\n")
-    tab.page.wait_for_timeout(1_200)
-    seen = picture(tab.page)
+    seen = still_picture(tab)
     tab.disconnect()
     tab.page.close()
     return seen
-
-
-def api(
-    live: Stack, method: str, path: str, subject: str = "nora", body: object = None
-) -> Response:
-    headers = {"Authorization": f"Bearer {live.cloud.token(subject)}"}
-    if body is None:
-        return fetch(live.gateway.url, method, path, headers)
-    headers["Content-Type"] = "application/json"
-    return fetch(live.gateway.url, method, path, headers, json.dumps(body))
-
-
-def newest(live: Stack, server: str) -> str:
-    """Return the ID of the newest recording of a server that has ended."""
-
-    def find() -> str:
-        found = api(live, "GET", f"/console/recordings?server={server}").json["recordings"]
-        return str(found[0]["id"]) if found and found[0]["ended_at"] else ""
-
-    eventually(find)
-    return find()
-
-
-def open_player(live: Stack, browser: Browser, recording: str, subject: str = "nora") -> Page:
-    page = browser.new_page()
-    reply = api(live, "POST", f"/console/recordings/{recording}/views", subject, {})
-    assert reply.status == 200, reply.body
-    page.goto(reply.json["url"])
-    page.get_by_role("button", name="Play", exact=True).click()
-    expect(page.locator("body")).to_have_attribute("data-state", "paused", timeout=WAIT_MS)
-    return page
-
-
-def jump_to_end(page: Page) -> None:
-    page.locator("#position").fill(str(page.locator("#position").get_attribute("max")))
-    page.wait_for_function("() => document.body.dataset.jump === 'false'")
 
 
 @pytest.mark.parametrize("reload", [False, True], ids=["at_once", "resumed"])
@@ -116,11 +61,10 @@ def test_last_picture_equals_that_of_the_session(
 ) -> None:
     server = live.cloud.servers[int(reload)]
     seen = record_session(live, browser, server, reload=reload)
-    recording = newest(live, server)
-    page = open_player(live, browser, recording)
-    jump_to_end(page)
-    assert picture(page) == seen
-    parts = json.loads(api(live, "GET", f"/console/recordings/{recording}").body)
+    recording = newest(live.gateway, server)
+    page = open_player(live.gateway, browser, recording)
+    assert jump_to_end(page) == seen
+    parts = json.loads(api(live.gateway, "GET", f"/console/recordings/{recording}").body)
     assert parts["person"] == {"subject": "anna", "issuer": "corp"}
     records = live.gateway.audit("recording_viewed")
     (viewed,) = [one for one in records if one["session"] == recording]
@@ -137,24 +81,24 @@ def test_last_picture_equals_that_of_the_session(
 
 def test_right_decides_on_list_view_and_export(live: Stack, browser: Browser) -> None:
     server = live.cloud.servers[0]
-    recording = newest(live, server) if has_any(live, server) else ""
+    recording = newest(live.gateway, server) if has_any(live, server) else ""
     if not recording:
         record_session(live, browser, server)
-        recording = newest(live, server)
+        recording = newest(live.gateway, server)
     unknown = "0" * 32
     for subject, name in (("anna", recording), ("ben", recording), ("nora", unknown)):
         for path in (f"{name}/views", f"{name}/export"):
-            reply = api(live, "POST", f"/console/recordings/{path}", subject, {})
+            reply = api(live.gateway, "POST", f"/console/recordings/{path}", subject, {})
             assert (reply.status, reply.json["error_code"]) == (404, "CGW.4048")
-        assert api(live, "GET", f"/console/recordings/{name}", subject).status == 404
-    assert api(live, "GET", "/console/recordings", "anna").json["recordings"] == []
+        assert api(live.gateway, "GET", f"/console/recordings/{name}", subject).status == 404
+    assert api(live.gateway, "GET", "/console/recordings", "anna").json["recordings"] == []
     refused = [one for one in live.gateway.audit("refused") if recording in one["detail"]]
     assert {one["permission"] for one in refused} == {"recording:view"}
     assert {one["subject"] for one in refused} == {"anna", "ben"}
 
 
 def has_any(live: Stack, server: str) -> bool:
-    return bool(api(live, "GET", f"/console/recordings?server={server}").json["recordings"])
+    return bool(api(live.gateway, "GET", f"/console/recordings?server={server}").json["recordings"])
 
 
 def test_session_in_progress_is_not_played(live: Stack, browser: Browser) -> None:
@@ -163,8 +107,8 @@ def test_session_in_progress_is_not_played(live: Stack, browser: Browser) -> Non
     token = live.cloud.token("anna")
     tab.open(f"{live.gateway.url}/console#{ticket(live.gateway, token, server)}")
     eventually(lambda: has_any(live, server))
-    (found,) = api(live, "GET", f"/console/recordings?server={server}").json["recordings"]
-    reply = api(live, "POST", f"/console/recordings/{found['id']}/views", "nora", {})
+    (found,) = api(live.gateway, "GET", f"/console/recordings?server={server}").json["recordings"]
+    reply = api(live.gateway, "POST", f"/console/recordings/{found['id']}/views", "nora", {})
     assert (reply.status, reply.json["error_code"]) == (409, "CGW.4092")
     assert "in progress" in reply.json["error_msg"]
     tab.disconnect()
@@ -174,8 +118,10 @@ def test_session_in_progress_is_not_played(live: Stack, browser: Browser) -> Non
 def test_ticket_opens_one_view(live: Stack, browser: Browser) -> None:
     server = live.cloud.servers[3]
     record_session(live, browser, server)
-    recording = newest(live, server)
-    url = api(live, "POST", f"/console/recordings/{recording}/views", "nora", {}).json["url"]
+    recording = newest(live.gateway, server)
+    url = api(live.gateway, "POST", f"/console/recordings/{recording}/views", "nora", {}).json[
+        "url"
+    ]
     page = browser.new_page()
     for state in ("paused", "ended"):
         page.goto("about:blank")
@@ -191,7 +137,7 @@ def test_view_ends_with_its_right(live: Stack, browser: Browser) -> None:
     server = live.cloud.servers[3]
     if not has_any(live, server):
         record_session(live, browser, server)
-    page = open_player(live, browser, newest(live, server))
+    page = open_player(live.gateway, browser, newest(live.gateway, server))
     allow(live.gateway)
     began = time.monotonic()
     try:
@@ -208,7 +154,7 @@ def test_view_ends_with_its_right(live: Stack, browser: Browser) -> None:
 def test_exported_file_plays_offline(live: Stack, browser: Browser, tmp_path: Path) -> None:
     server = live.cloud.servers[4]
     seen = record_session(live, browser, server)
-    recording, file = newest(live, server), tmp_path / "recording.html"
+    recording, file = newest(live.gateway, server), tmp_path / "recording.html"
     environ = {
         "CONSOLE_GATEWAY_URL": live.gateway.url,
         "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),
@@ -231,8 +177,7 @@ def test_exported_file_plays_offline(live: Stack, browser: Browser, tmp_path: Pa
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(file.as_uri())
     expect(page.get_by_text("Not encrypted", exact=True)).to_be_visible()
-    jump_to_end(page)
-    assert picture(page) == seen
+    assert jump_to_end(page) == seen
     assert problems == []
     context.close()
 
@@ -241,7 +186,7 @@ def test_command_prints_list_and_address(live: Stack, browser: Browser) -> None:
     server = live.cloud.servers[4]
     if not has_any(live, server):
         record_session(live, browser, server)
-    recording = newest(live, server)
+    recording = newest(live.gateway, server)
     environ = {
         "CONSOLE_GATEWAY_URL": live.gateway.url,
         "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),

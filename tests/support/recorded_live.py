@@ -1,0 +1,106 @@
+"""Gateways that record live consoles, and Chromium with the player of their recordings."""
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import ConsoleTab
+from tests.support.stack import Response, RunningGateway, eventually, fetch
+
+_WAIT_MS: Final = 30_000
+VIEWER: Final = "nora"
+"""The only person that may view recordings, unless a test permits others."""
+_STILL_MS: Final = 1_200
+"""A screen without changes for this long shows all that was typed."""
+
+
+def record(gateway: RunningGateway, directory: Path | None = None) -> None:
+    """Record the account's consoles, also those of replicas with the same directory."""
+    directory = directory or gateway.directory / "recordings"
+    key = directory.with_name("recording.key")
+    if not directory.exists():
+        key.write_text(base64.b64encode(os.urandom(32)).decode())
+        key.chmod(0o600)
+        directory.mkdir(mode=0o700)
+    gateway.config["recordings"] = {"directory": str(directory), "keys": [{"file": str(key)}]}
+    gateway.config["accounts"][0]["console"]["recording"] = "required"
+    # Without Redis no view opens; a busy machine must not look like that.
+    gateway.config["store"]["timeout_s"] = 1
+    gateway.write_config()
+    allow(gateway, VIEWER)
+
+
+def allow(gateway: RunningGateway, *viewers: str) -> None:
+    """Let these persons, and no others, view recordings."""
+    policy = json.loads(gateway.policy_file.read_text())
+    policy["roles"]["auditor"] = ["recording:view"]
+    grants = [one for one in policy["grants"] if one["role"] != "auditor"]
+    grants += [{"role": "auditor", "to": {"users": [one]}, "on": "everything"} for one in viewers]
+    gateway.write_policy({**policy, "grants": grants})
+
+
+def picture(page: Page) -> str:
+    """Return the picture of a console or a player without loss, for a comparison by pixel."""
+    return str(page.evaluate("() => document.querySelector('#screen canvas').toDataURL()"))
+
+
+def still_picture(tab: ConsoleTab) -> str:
+    """Return the picture when it does not change any more."""
+    seen = [""]
+
+    def is_still() -> bool:
+        seen.append(picture(tab.page))
+        tab.page.wait_for_timeout(_STILL_MS)
+        return picture(tab.page) == seen[-1]
+
+    tab.wait_until(is_still)
+    return seen[-1]
+
+
+def api(
+    gateway: RunningGateway, method: str, path: str, subject: str = VIEWER, body: object = None
+) -> Response:
+    headers = {"Authorization": f"Bearer {gateway.cloud.token(subject)}"}
+    if body is None:
+        return fetch(gateway.url, method, path, headers)
+    headers["Content-Type"] = "application/json"
+    return fetch(gateway.url, method, path, headers, json.dumps(body))
+
+
+def newest(gateway: RunningGateway, server: str) -> str:
+    """Return the ID of the newest recording of a server when it has ended."""
+
+    def find() -> str:
+        found = api(gateway, "GET", f"/console/recordings?server={server}").json["recordings"]
+        return str(found[0]["id"]) if found and found[0]["ended_at"] else ""
+
+    eventually(find, gateway.log_text, within_s=40)
+    return find()
+
+
+def open_player(
+    gateway: RunningGateway, browser: Browser, recording: str, subject: str = VIEWER
+) -> Page:
+    """Open a recording; it is paused at its start."""
+    page = browser.new_page()
+    reply = api(gateway, "POST", f"/console/recordings/{recording}/views", subject, {})
+    assert reply.status == 200, reply.body
+    page.goto(reply.json["url"])
+    page.get_by_role("button", name="Play", exact=True).click()
+    expect(page.locator("body")).to_have_attribute("data-state", "paused", timeout=_WAIT_MS)
+    return page
+
+
+def jump(page: Page, second: float) -> str:
+    """Jump to a second of the recording; return the picture."""
+    page.locator("#position").fill(str(second))
+    page.wait_for_function("() => document.body.dataset.jump === 'false'")
+    return picture(page)
+
+
+def jump_to_end(page: Page) -> str:
+    return jump(page, float(page.locator("#position").get_attribute("max") or "0"))
