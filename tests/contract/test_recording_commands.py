@@ -194,7 +194,7 @@ def test_verify_names_removals_by_retention(host: Host) -> None:
 def test_verify_judges_again_what_changes_meanwhile(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To hash all recordings takes long. The gateway goes on, and nothing of that is a problem."""
+    """To hash all recordings takes minutes, in which the gateway records, closes and removes others."""
     expired = host.record(b"removed meanwhile", number=2).parent
     scene = host.scene()
     part = opened(scene)
@@ -610,7 +610,7 @@ def test_hold_that_is_not_recorded_holds_all_the_same(
 
 
 def test_commands_run_while_a_gateway_records(host: Host) -> None:
-    """They write a chain of their own; `verify` says which part is in progress."""
+    """They write another chain; `verify` says which part is in progress."""
     host.record(b"x", number=2)
     scene = host.scene()
     part = opened(scene)

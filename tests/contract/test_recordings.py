@@ -1,4 +1,4 @@
-"""Recordings on a real disk: what is written is read back, and nothing else is accepted."""
+"""Recordings on a real disk: what is written is read back; all other data is rejected."""
 
 import asyncio
 import errno

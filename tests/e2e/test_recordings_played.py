@@ -9,18 +9,28 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from gateway.domain.consoles.model import ConsoleTarget
+from gateway.domain.model import ProjectId, Secret, ServerId
+from gateway.drivers.recordings.recording_directory import (
+    RecordingDirectory,
+    delete_removed,
+    mark_removed,
+)
 from tests.e2e.test_commands import run
 from tests.support.browser import ConsoleTab, needs_chromium
 from tests.support.live_delivery import PROJECT, deliver_live, ticket
+from tests.support.long_recording import lines_at, shown_lines, write_long_recording
 from tests.support.recorded_live import (
     allow,
     api,
+    jump,
     jump_to_end,
     newest,
     open_player,
     record,
     still_picture,
 )
+from tests.support.recordings import a_recording
 from tests.support.stack import CloudProcess, Stack, eventually
 
 pytestmark = needs_chromium
@@ -200,3 +210,52 @@ def test_command_prints_list_and_address(live: Stack, browser: Browser) -> None:
     assert output.startswith(f"{live.gateway.url}/console/player#")
     assert output.rstrip().endswith("&at=2026-11-30T08:12:44Z")
     assert run("recordings", "play", "x", environ=environ)[0] != 0
+
+
+def test_eight_hours_are_played_from_any_second(live: Stack, browser: Browser) -> None:
+    """Neither the page nor the gateway keeps all of it in memory."""
+    gateway, now = live.gateway, time.time()
+    target = ConsoleTarget("prod", ProjectId(live.cloud.project), ServerId(live.cloud.servers[5]))
+    details = a_recording(8, target=target, started_at=now - 9 * 3_600)
+    key = Secret((gateway.directory / "recording.key").read_text())
+    size = write_long_recording(gateway.directory / "recordings", key, details)
+    assert size > 140_000_000
+    (worker,) = gateway.workers()
+    before = peak_bytes(worker)
+    page = open_player(gateway, browser, details.id)
+    assert page.locator("#length").inner_text() == "8:00:00"
+    for second, clock in ((14_407, "4:00:07"), (28_799, "7:59:59"), (12, "0:12")):
+        jump(page, second)
+        assert shown_lines(page) == lines_at(second), second
+        assert page.locator("#time").inner_text() == clock
+    usage = page.context.new_cdp_session(page).send("Runtime.getHeapUsage")
+    # It caches chunks of 96 MiB at most.
+    assert usage["usedSize"] + usage.get("backingStorageSize", 0) < 0.95 * size, usage
+    assert peak_bytes(worker) - before < 0.3 * size
+    page.close()
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1_024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def test_recording_that_was_removed_is_not_played(live: Stack, browser: Browser) -> None:
+    """An open view goes on; later requests do not find it."""
+    server = live.cloud.servers[4]
+    if not has_any(live, server):
+        record_session(live, browser, server)
+    recording = newest(live.gateway, server)
+    page = open_player(live.gateway, browser, recording)
+    path = RecordingDirectory(live.gateway.directory / "recordings").find(recording)
+    assert path is not None
+    delete_removed(mark_removed(path))
+    for name in ("views", "export"):
+        reply = api(live.gateway, "POST", f"/console/recordings/{recording}/{name}", "nora", {})
+        assert (reply.status, reply.json["error_code"]) == (404, "CGW.4048")
+    found = api(live.gateway, "GET", "/console/recordings").json["recordings"]
+    assert recording not in [one["id"] for one in found]
+    jump_to_end(page)
+    expect(page.locator("#words")).to_be_hidden()
+    page.close()

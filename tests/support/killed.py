@@ -1,6 +1,6 @@
 """Processes that die by a real SIGKILL before one of their system calls: no handler, no `finally`.
 
-What the operating system has accepted by then is there, and the locks of the process are released.
+What the operating system has accepted until then stays, and the locks of the process are released.
 """
 
 import os

@@ -28,8 +28,6 @@ def record(gateway: RunningGateway, directory: Path | None = None) -> None:
         directory.mkdir(mode=0o700)
     gateway.config["recordings"] = {"directory": str(directory), "keys": [{"file": str(key)}]}
     gateway.config["accounts"][0]["console"]["recording"] = "required"
-    # Without Redis no view opens; a busy machine must not look like that.
-    gateway.config["store"]["timeout_s"] = 1
     gateway.write_config()
     allow(gateway, VIEWER)
 
