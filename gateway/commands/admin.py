@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
-from gateway.commands.arguments import CommandParser, instant, nonempty, number
+from gateway.commands.arguments import CommandParser, nonempty, number
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
 from gateway.commands.terminal import print_json, print_line, print_table
+from gateway.commands.times import DURATION_HELP, TIME_HELP, duration, time_or_age
 from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
 from gateway.flow.admin.action_specs import ACTION_SPECS
@@ -88,9 +89,9 @@ def _revoke_options(parser: CommandParser) -> None:
     parser.add_argument("--subject", type=nonempty, help="revoke all tokens of this person")
     parser.add_argument(
         "--before",
-        type=instant,
+        type=time_or_age,
         metavar="TIME",
-        help="revoke tokens issued up to this time (default with --subject: now)",
+        help=f"revoke tokens issued up to this time: {TIME_HELP} (default with --subject: now)",
     )
 
 
@@ -107,9 +108,9 @@ def _lock_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--for",
         dest="duration_s",
-        type=number(1, 31_536_000),
-        metavar="SECONDS",
-        help="how long the lock lasts (default: until it is unlocked)",
+        type=duration(1, 31_536_000),
+        metavar="DURATION",
+        help=f"how long the lock lasts: {DURATION_HELP} (default: until it is unlocked)",
     )
 
 
@@ -151,27 +152,27 @@ def _rate_ceiling_options(parser: CommandParser) -> None:
         default="console",
         help="kind of calls (default: %(default)s)",
     )
-    _duration_option(parser, default=86_400.0)
+    _duration_option(parser, default="1d")
 
 
 def _log_level_options(parser: CommandParser) -> None:
     parser.add_argument(
         "levels", nargs="+", type=_level, metavar="LOGGER=LEVEL", help="see the lists below"
     )
-    _duration_option(parser, default=3_600.0)
+    _duration_option(parser, default="1h")
     loggers = "\n  ".join(get_args(Logger))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"levels: {', '.join(get_args(LogLevel))}\nloggers:\n  {loggers}"
 
 
-def _duration_option(parser: argparse.ArgumentParser, *, default: float) -> None:
+def _duration_option(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument(
         "--for",
         dest="duration_s",
-        type=number(1, 2_592_000),
+        type=duration(1, 2_592_000),
         default=default,
-        metavar="SECONDS",
-        help="how long the change lasts (default: %(default)g)",
+        metavar="DURATION",
+        help=f"how long the change lasts: {DURATION_HELP} (default: %(default)s)",
     )
 
 

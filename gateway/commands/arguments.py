@@ -3,13 +3,11 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 _CONFIG_VARIABLE: Final = "CONSOLE_GATEWAY_CONFIG"
-_YEAR_9999: Final = 253_402_300_799
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -89,16 +87,3 @@ def nonempty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
-
-
-def instant(text: str) -> float:
-    """Return the seconds since the epoch."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("must be an ISO 8601 time") from None
-    if found.tzinfo is None:
-        raise argparse.ArgumentTypeError("needs a time zone, e.g. 2026-11-23T12:00:00+00:00")
-    if not 0 <= found.timestamp() <= _YEAR_9999:
-        raise argparse.ArgumentTypeError("must be in the years 1970 to 9999")
-    return found.timestamp()

@@ -2,7 +2,6 @@
 
 import argparse
 import heapq
-import re
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -10,17 +9,15 @@ from typing import Any
 
 import orjson
 
-from gateway.commands.arguments import CommandParser, instant
+from gateway.commands.arguments import CommandParser
 from gateway.commands.audit import DIRECTORIES
 from gateway.commands.terminal import print_error, print_line, to_json
+from gateway.commands.times import TIME_HELP, time_or_age
 from gateway.domain.audit.report import Segment
 from gateway.domain.audit.search import RecordFilter, as_text
 from gateway.drivers.audit.segments import ending_after, read_chains, without_copies
-from gateway.drivers.host.clock import SystemClock
 
 FOUND, NO_MATCH, USAGE = 0, 1, 2
-_SPAN = re.compile(r"(\d{1,9})([smhd])")
-_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def register(parser: CommandParser) -> None:
@@ -37,12 +34,12 @@ def register(parser: CommandParser) -> None:
     parser.add_argument("--request-id", metavar="ID", help="X-Request-Id of the response")
     parser.add_argument(
         "--since",
-        type=_time,
+        type=time_or_age,
         metavar="TIME",
-        help="this time or later: ISO 8601 with time zone, or a span before now (30m, 1h, 7d)",
+        help=f"this time or later: {TIME_HELP}",
     )
     parser.add_argument(
-        "--until", type=_time, metavar="TIME", help="before this time, in the same form"
+        "--until", type=time_or_age, metavar="TIME", help="before this time, in the same form"
     )
     parser.add_argument("--json", action="store_true", help="print each record as JSON")
     parser.exit_codes = {FOUND: "found", NO_MATCH: "no match", USAGE: "wrong usage"}
@@ -105,13 +102,3 @@ def _records(
                     yield at, encode({**record, "at": at})
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
                 on_unreadable(f"{segment.file}:{number}")
-
-
-def _time(text: str) -> float:
-    """Parse an instant, or a span before now; return seconds since the epoch."""
-    if span := _SPAN.fullmatch(text):
-        return SystemClock().now() - int(span[1]) * _UNIT_S[span[2]]
-    try:
-        return instant(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or a span before now (30m, 1h, 7d)") from None

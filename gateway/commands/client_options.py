@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from gateway.commands.arguments import CommandParser, nonempty, number
+from gateway.commands.arguments import CommandParser, nonempty
 from gateway.commands.client_token import load_token
 from gateway.commands.exit_codes import CLIENT_EXIT_CODES, CommandFailed, usage_error
 from gateway.commands.gateway_client import GatewayClient, parse_url
 from gateway.commands.terminal import print_error, print_json
+from gateway.commands.times import DURATION_HELP, duration
 
 CONNECTION_OPTIONS: Final = "connection options"
 _PRINTED_FIELDS: Final = ("error_code", "request_id")
@@ -52,10 +53,10 @@ def add_connection_options(parser: CommandParser, title: str, *, prefix: str, ur
     )
     group.add_argument(
         "--wait",
-        type=number(0.1, 86_400),
-        default=60.0,
-        metavar="SECONDS",
-        help="time limit, retries included (default: %(default)g)",
+        type=duration(0.1, 86_400),
+        default="60s",
+        metavar="DURATION",
+        help=f"time limit, retries included: {DURATION_HELP} (default: %(default)s)",
     )
 
 

@@ -3,7 +3,7 @@
 import argparse
 from math import inf
 
-from gateway.commands.arguments import CommandParser, add_config_option, instant
+from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.client_options import add_connection_options, open_client, print_failure
 from gateway.commands.exit_codes import USAGE, CommandFailed
 from gateway.commands.explain_locks import (
@@ -18,6 +18,7 @@ from gateway.commands.policy_question import (
     given_attributes,
 )
 from gateway.commands.terminal import print_error, print_line
+from gateway.commands.times import TIME_HELP, time_or_age
 from gateway.config.policy_schema import POLICY_PERMISSIONS
 from gateway.domain.model import Principal, ServerId
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
@@ -39,7 +40,7 @@ def register(parser: CommandParser) -> None:
         "--permission", default="console:open", help="permission (default: %(default)s)"
     )
     parser.add_argument(
-        "--at", type=instant, metavar="TIME", help="ISO 8601 with time zone (default: now)"
+        "--at", type=time_or_age, metavar="TIME", help=f"{TIME_HELP} (default: now)"
     )
     add_attribute_options(parser)
     add_connection_options(

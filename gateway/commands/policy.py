@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.commands.arguments import CommandParser, add_config_option, instant
+from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.policy_question import (
     ANY_SERVER,
     GivenAttributes,
@@ -15,6 +15,7 @@ from gateway.commands.policy_question import (
     given_attributes,
 )
 from gateway.commands.terminal import print_error, print_line
+from gateway.commands.times import TIME_HELP, instant, time_or_age
 from gateway.config.errors import InvalidConfig, KeyPath
 from gateway.config.located_yaml import load
 from gateway.config.policy_form import PolicyForm
@@ -49,7 +50,7 @@ def register(parser: CommandParser) -> None:
     who: CommandParser = kinds.add_parser("who", help=description, description=description)
     add_config_option(who)
     add_attribute_options(who)
-    who.add_argument("--at", type=instant, metavar="TIME", help="ISO 8601 with time zone")
+    who.add_argument("--at", type=time_or_age, metavar="TIME", help=f"{TIME_HELP} (default: now)")
     who.add_argument("permission", metavar="CAN", help="permission, for example console:open")
     who.add_argument("target", metavar="PROJECT/SERVER", help="server by ID, or a project")
     who.exit_codes = {

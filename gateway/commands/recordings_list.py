@@ -9,8 +9,10 @@ from gateway.commands.client_options import add_client_options, run_client_comma
 from gateway.commands.exit_codes import OK
 from gateway.commands.gateway_client import GatewayClient, require_member
 from gateway.commands.terminal import print_error, print_json, print_line
+from gateway.commands.times import TIME_HELP, rfc3339, time_or_age
 
-_FILTERS = ("project", "server", "subject", "since", "until")
+_FILTERS = ("project", "server", "subject")
+_TIMES = ("since", "until")
 
 
 def register(parser: CommandParser) -> None:
@@ -18,8 +20,18 @@ def register(parser: CommandParser) -> None:
     parser.add_argument("--project", metavar="ID", help="of servers of this project")
     parser.add_argument("--server", metavar="ID", help="of this server")
     parser.add_argument("--subject", metavar="PERSON", help="of sessions of this person")
-    parser.add_argument("--since", metavar="TIME", help="that began at this time or later")
-    parser.add_argument("--until", metavar="TIME", help="that began before this time")
+    parser.add_argument(
+        "--since",
+        type=time_or_age,
+        metavar="TIME",
+        help=f"that began at this time or later: {TIME_HELP}",
+    )
+    parser.add_argument(
+        "--until",
+        type=time_or_age,
+        metavar="TIME",
+        help="that began before this time, in the same form",
+    )
     parser.add_argument(
         "--limit", type=number(1, 1_000), default=100, help="at most so many (default: 100)"
     )
@@ -32,6 +44,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
     query = {name: getattr(options, name) for name in _FILTERS if getattr(options, name)}
+    for name in _TIMES:
+        if (at := getattr(options, name)) is not None:
+            query[name] = rfc3339(at)
     query["limit"] = str(int(options.limit))
     data = gateway.request(f"/console/recordings?{urlencode(query)}").data
     recordings = require_member(data, "recordings", list)

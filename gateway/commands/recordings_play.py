@@ -4,7 +4,6 @@ import argparse
 import re
 import sys
 import webbrowser
-from datetime import UTC, datetime
 from typing import Final
 
 from gateway.commands.arguments import CommandParser
@@ -12,6 +11,7 @@ from gateway.commands.client_options import add_client_options, run_client_comma
 from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member
 from gateway.commands.terminal import print_error, print_json, print_line
+from gateway.commands.times import TIME_HELP, rfc3339, time_or_age
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _ADDRESS: Final = re.compile(r"https?://[!-~]+")
@@ -20,7 +20,12 @@ _ADDRESS: Final = re.compile(r"https?://[!-~]+")
 def register(parser: CommandParser) -> None:
     add_client_options(parser)
     parser.add_argument("recording", metavar="ID", help="recording, as `list` prints it")
-    parser.add_argument("--at", metavar="TIME", help="begin at this time, such as that of an alert")
+    parser.add_argument(
+        "--at",
+        type=time_or_age,
+        metavar="TIME",
+        help=f"begin at this time, such as that of an alert: {TIME_HELP}",
+    )
     parser.add_argument(
         "--keys", action="store_true", help="with the keystrokes (permission recording:keys)"
     )
@@ -47,7 +52,7 @@ def recording_path(recording: str) -> str:
 
 def _play(options: argparse.Namespace, gateway: GatewayClient) -> int:
     path = recording_path(options.recording)
-    at = "" if options.at is None else f"&at={_time(options.at)}"
+    at = "" if options.at is None else f"&at={rfc3339(options.at)}"
     data = gateway.request(f"{path}/views", body={"keys": options.keys}).data
     url = require_member(data, "url", str) + at
     if not _ADDRESS.fullmatch(url):
@@ -63,11 +68,3 @@ def _play(options: argparse.Namespace, gateway: GatewayClient) -> int:
     else:
         print_line(url)
     return OK
-
-
-def _time(text: str) -> str:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise usage_error("--at must be a time such as 2026-11-30T08:12:44Z.") from None
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

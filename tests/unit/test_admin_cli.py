@@ -55,12 +55,15 @@ def test_empty_argument_is_rejected(
         (("overrides", "--wait", "inf"), "must be from 0.1"),
         (("overrides", "--wait", "1e12"), "must be from 0.1"),
         (("overrides", "--wait", "0"), "must be from 0.1"),
-        (("overrides", "--wait", "soon"), "must be a number"),
+        (("overrides", "--wait", "soon"), "must be 30s, 15m, 1h, 7d, or a number of seconds"),
+        (("overrides", "--wait", "2d"), "must be from 0.1 to 86,400 seconds"),
+        (("lock", "--subject", "x", "--for", "366d"), "must be from 1 to 31,536,000 seconds"),
+        (("lock", "--subject", "x", "--for", "1 h"), "must be 30s, 15m, 1h, 7d, or a number"),
         (("rate-ceiling", "prod", "nan"), "must be from 0.001"),
         (("rate-ceiling", "prod", "1e-320"), "must be from 0.001"),
         (("rate-ceiling", "prod", "5", "--for", "inf"), "must be from 1 "),
         (("log-level", "gateway=info", "--for", "nan"), "must be from 1 "),
-        (("log-level", "gateway=info", "--for", "1e9"), "must be from 1 to 2,592,000\n"),
+        (("log-level", "gateway=info", "--for", "1e9"), "must be from 1 to 2,592,000 seconds\n"),
     ],
 )
 def test_value_out_of_bounds_names_the_bounds(
