@@ -194,7 +194,7 @@ def test_verify_names_removals_by_retention(host: Host) -> None:
 def test_verify_judges_again_what_changes_meanwhile(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To hash all recordings takes minutes, in which the gateway records, closes and removes others."""
+    """To hash all recordings takes minutes, and the gateway goes on."""
     expired = host.record(b"removed meanwhile", number=2).parent
     scene = host.scene()
     part = opened(scene)

@@ -36,7 +36,7 @@ Report = Callable[[bytes], None]
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """Return a directory in memory: a real `fsync` takes long, and a killed process does not need it."""
+    """Return a directory in memory: a killed process does not need a real `fsync`."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         yield Path(name)
