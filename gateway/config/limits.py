@@ -23,7 +23,10 @@ class RequestLimits(Section):
 
 
 class CallerLimitSettings(Section):
-    """Rate limit per person over all replicas. Cached responses count as well."""
+    """Rate limit per person over all replicas. Cached responses count as well.
+
+    Tickets and WebSockets of live consoles count per client address.
+    """
 
     requests: Annotated[Number, Field(ge=0.001)] = 120
     """Requests per `per_s` seconds. A request beyond it is answered 429."""

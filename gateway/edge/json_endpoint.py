@@ -141,12 +141,22 @@ def require_own_origin(origin: PublicOrigin, request: ListenerRequest) -> None:
         raise CrossSiteRequest("the Origin is not `listen.public_url`")
 
 
-async def read_json(request: ListenerRequest, *, bytes_max: int, within_s: float) -> dict[str, Any]:
-    """Return the JSON object of a body, which must name its type."""
+def address_key(context: RequestContext) -> str:
+    """Return the key of the client's address in the limits of callers."""
+    return f"console {context.client_address}"
+
+
+def require_json_type(request: ListenerRequest) -> None:
+    """Raise UnsupportedMediaType unless the body is declared as JSON: a form cannot do that."""
     content_types = request.headers.getall("Content-Type", ())
     if not content_types:
         raise UnsupportedMediaType
     require_json(content_types)
+
+
+async def read_json(request: ListenerRequest, *, bytes_max: int, within_s: float) -> dict[str, Any]:
+    """Return the JSON object of a body, which must name its type."""
+    require_json_type(request)
     return parse_json_object(await read_body(request, bytes_max, within_s=within_s))
 
 

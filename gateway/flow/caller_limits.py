@@ -23,7 +23,7 @@ _ROUNDING_S = 1e-6
 
 class CallerUsage(Protocol):
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
-        """Add the number of requests by caller to the counts of all replicas.
+        """Add the number of requests by caller, or -1 for one taken back, to those of all replicas.
 
         Returns, by caller, how many seconds its theoretical arrival time is ahead of now. Raises
         StoreUnavailable.
@@ -60,6 +60,12 @@ class CallerLimits:
         self._unsynced[caller] = self._unsynced.get(caller, 0) + 1
         if len(self._tat) > _CALLERS_MAX:
             self._tat.popitem(last=False)
+
+    def take_back(self, caller: str) -> None:
+        """Undo the count of one request."""
+        if caller in self._tat:
+            self._tat[caller] -= self._interval_s
+        self._unsynced[caller] = self._unsynced.get(caller, 0) - 1
 
     def admit_once(self, request: RequestContext) -> None:
         """Count a request once, if its principal is known; raise CallerLimited."""

@@ -257,6 +257,11 @@ async def test_caller_maximum_spans_processes(pair: tuple[Valkey, Valkey]) -> No
     await one.spend({"ann": 10, "bob": 1}, interval_s=1.0)
     ahead = await two.spend({"ann": 5}, interval_s=1.0)
     assert ahead["ann"] == pytest.approx(15, abs=1.0)
+    ahead = await one.spend({"ann": -12}, interval_s=1.0)
+    assert ahead["ann"] == pytest.approx(3, abs=1.0)
+    ahead = await one.spend({"ann": -12, "new": -1}, interval_s=1.0)
+    assert ahead == {"ann": 0, "new": 0}, "what is taken back never becomes a credit"
+    assert (await two.spend({"ann": 1}, interval_s=1.0))["ann"] == pytest.approx(1, abs=0.5)
 
 
 async def test_live_processes_are_counted(pair: tuple[Valkey, Valkey]) -> None:

@@ -190,17 +190,21 @@ async def test_session_ends_within_a_second_on_another_replica(
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "code"),
+    ("change", "status", "code", "detail"),
     [
-        ({"origin": "https://evil.example.net"}, 403, "CGW.4033"),
-        ({"origin": "null"}, 403, "CGW.4033"),
-        ({"origin": "http://127.0.0.1:1"}, 403, "CGW.4033"),
-        ({"type": "text/plain"}, 415, "CGW.4150"),
-        ({"type": "application/x-www-form-urlencoded"}, 415, "CGW.4150"),
-        ({"ticket": "x" * 54}, 410, "CGW.4100"),
-        ({"ticket": 7}, 400, "CGW.4000"),
-        ({"mode": "root"}, 400, "CGW.4000"),
-        ({"take_over": 1}, 400, "CGW.4000"),
+        ({"origin": "https://evil.example.net"}, 403, "CGW.4033", "foreign origin: https://evil"),
+        ({"origin": "null"}, 403, "CGW.4033", "foreign origin: null"),
+        ({"origin": "http://127.0.0.1:1"}, 403, "CGW.4033", "foreign origin: http://127.0.0.1:1"),
+        (
+            {"origin": "https://evil.example.net", "type": "text/plain"},
+            *(403, "CGW.4033", "foreign origin: https://evil"),
+        ),
+        ({"type": "text/plain"}, 415, "CGW.4150", "sent by a form"),
+        ({"type": "application/x-www-form-urlencoded"}, 415, "CGW.4150", "sent by a form"),
+        ({"ticket": "x" * 54}, 410, "CGW.4100", ""),
+        ({"ticket": 7}, 400, "CGW.4000", ""),
+        ({"mode": "root"}, 400, "CGW.4000", "malformed request"),
+        ({"take_over": 1}, 400, "CGW.4000", "malformed request"),
     ],
 )
 async def test_redemption_of_a_foreign_or_malformed_request_spends_nothing(
@@ -210,15 +214,42 @@ async def test_redemption_of_a_foreign_or_malformed_request_spends_nothing(
     change: dict[str, Any],
     status: int,
     code: str,
+    detail: str,
 ) -> None:
+    """Each such request with a genuine ticket is recorded once."""
+    before = len(live.gateway.audit("console_ticket_rejected"))
     text = ticket(live.gateway, live.cloud.token("careful"), server)
     body = {"ticket": text, "mode": "control"} | {
         key: value for key, value in change.items() if key in ("ticket", "mode", "take_over")
     }
     page = LivePage(client, live.gateway.url, origin=change.get("origin", ""))
     headers = {"Content-Type": change["type"]} if "type" in change else {}
-    found, data = await page.post("/console/redeem", body, **headers)
-    assert (found, data["error_code"]) == (status, code)
+    for _ in range(2):
+        found, data = await page.post("/console/redeem", body, **headers)
+        assert (found, data["error_code"]) == (status, code)
+    records = live.gateway.audit("console_ticket_rejected")[before:]
+    assert len(records) == (1 if detail else 0)
+    for one in records:
+        assert (one["subject"], one["servers"]) == ("careful", [server])
+        assert one["detail"].startswith(detail)
+    again = LivePage(client, live.gateway.url)
+    assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
+
+
+async def test_form_of_another_site_with_a_ticket_is_recorded_once(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    """The Origin is checked before the form's type."""
+    before = len(live.gateway.audit("console_ticket_rejected"))
+    text = ticket(live.gateway, live.cloud.token("careful"), server)
+    form = {"ticket": text, "mode": "control"}
+    url, headers = f"{live.gateway.url}/console/redeem", {"Origin": "https://evil.example.net"}
+    async with client.post(url, data=form, headers=headers) as refused:
+        assert refused.status == 403
+    async with client.get(url, params=form, headers=headers) as refused:
+        assert refused.status == 405
+    details = [one["detail"] for one in live.gateway.audit("console_ticket_rejected")[before:]]
+    assert details == ["foreign origin: https://evil.example.net", "in an address"]
     again = LivePage(client, live.gateway.url)
     assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
 
@@ -226,12 +257,15 @@ async def test_redemption_of_a_foreign_or_malformed_request_spends_nothing(
 async def test_request_without_origin_is_refused(
     live: Stack, client: aiohttp.ClientSession, server: str
 ) -> None:
+    before = len(live.gateway.audit("console_ticket_rejected"))
     text = ticket(live.gateway, live.cloud.token("careful"), server)
     headers = {"Content-Type": "application/json"}
     body = json.dumps({"ticket": text})
     for path in ("/console/ticket", "/console/redeem"):
         refused = await asyncio.to_thread(fetch, live.gateway.url, "POST", path, headers, body)
         assert (refused.status, refused.error_code) == (403, "CGW.4033")
+    (record,) = live.gateway.audit("console_ticket_rejected")[before:]
+    assert (record["subject"], record["detail"]) == ("careful", "without Origin")
     again = LivePage(client, live.gateway.url)
     assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
 
@@ -239,10 +273,13 @@ async def test_request_without_origin_is_refused(
 async def test_ticket_in_the_path_opens_nothing(
     live: Stack, client: aiohttp.ClientSession, server: str
 ) -> None:
+    before = len(live.gateway.audit("console_ticket_rejected"))
     text = ticket(live.gateway, live.cloud.token("careful"), server)
     for path in (f"/console/{text}", f"/console/redeem/{text}", f"/console/s/{text}/socket"):
         found = await asyncio.to_thread(fetch, live.gateway.url, "GET", path)
         assert (found.status, found.error_code) == (404, "CGW.4040")
+    (record,) = live.gateway.audit("console_ticket_rejected")[before:]
+    assert (record["subject"], record["detail"]) == ("careful", "in an address")
     again = LivePage(client, live.gateway.url)
     assert (await again.post("/console/ticket", {"ticket": text}))[0] == 200
 
@@ -304,17 +341,111 @@ async def test_cookie_of_another_session_takes_nothing_over(
 async def test_socket_without_cookie_or_own_origin_is_refused_before_the_upgrade(
     live: Stack, client: aiohttp.ClientSession, server: str, what: str
 ) -> None:
+    """A foreign page with the genuine cookie is recorded once."""
     page = LivePage(client, live.gateway.url)
     await page.redeem(ticket(live.gateway, live.cloud.token("guard"), server))
     other = {"cookie": "", "foreign_cookie": f"console-{'0' * 32}=abc"}.get(what)
     origin = {"origin": "https://evil.example.net", "other_port": "http://127.0.0.1:1"}.get(what)
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await page.connect(cookie=other, origin=origin or "")
-    assert refused.value.status == 403
+    for _ in range(2):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await page.connect(cookie=other, origin=origin or "")
+        assert refused.value.status == 403
+    records = rejected_requests(live, page.session_id)
+    assert len(records) == (0 if origin is None else 1)
+    for record in records:
+        assert (record["subject"], record["servers"]) == ("guard", [server])
+        assert record["detail"] == f"foreign origin: {origin}"
     await page.connect()
     await page.until_live()
     await page.send({"type": "end"})
     assert await page.until_closed() == 4000
+
+
+def rejected_requests(live: Stack, session: str) -> list[dict[str, Any]]:
+    records = live.gateway.audit("console_request_rejected")
+    return [record for record in records if record["session"] == session]
+
+
+async def test_cookie_of_another_console_is_recorded(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    page = LivePage(client, live.gateway.url)
+    await page.redeem(ticket(live.gateway, live.cloud.token("mixed"), server))
+    own_path, page._path = page._path, f"/console/s/{'0' * 32}/socket"
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await page.connect()
+    assert refused.value.status == 403
+    url = f"{live.gateway.url}/console/sessions/{'0' * 32}"
+    async with client.delete(url, headers=browser_headers(live, page)) as response:
+        assert response.status == 403
+    (record,) = rejected_requests(live, page.session_id)
+    assert (record["subject"], record["detail"]) == ("mixed", "cookie of another console")
+    page._path = own_path
+    await page.connect()
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+
+
+def browser_headers(live: Stack, page: LivePage, origin: str = "") -> dict[str, str]:
+    return {"Cookie": page.cookie, "Origin": origin or live.gateway.url}
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_foreign_page_with_a_genuine_cookie_reads_and_ends_nothing(
+    live: Stack, client: aiohttp.ClientSession, server: str, method: str
+) -> None:
+    page = await open_console(live, client, server, f"foreign-{method.lower()}")
+    url = f"{live.gateway.url}/console/sessions"
+    if method == "DELETE":
+        url += f"/{page.session_id}"
+    for origin in ("http://127.0.0.1:1", "http://127.0.0.1:1", "https://evil.example.net"):
+        headers = browser_headers(live, page, origin)
+        async with client.request(method, url, headers=headers) as refused:
+            assert (refused.status, (await refused.json())["error_code"]) == (403, "CGW.4033")
+    (record,) = rejected_requests(live, page.session_id)
+    assert record["detail"] == "foreign origin: http://127.0.0.1:1"
+    assert page.close_code is None
+    # The page's own GET has no Origin.
+    headers = browser_headers(live, page)
+    if method == "GET":
+        del headers["Origin"]
+    async with client.request(method, url, headers=headers) as allowed:
+        assert allowed.status == (200 if method == "GET" else 204)
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+
+
+async def test_sockets_of_an_address_are_limited(live: Stack, server: str) -> None:
+    """Only a wrong cookie or key counts: pages that come back at once are not limited."""
+    limited = live.replica(start=False, admin_api=ADMIN_API)
+    limited.config["caller_limits"] = {"requests": 1, "per_s": 3_600, "burst": 4}
+    deliver_live(limited, public_url=live.gateway.url)
+    # Replicas share the counts, so that this address must be one of its own.
+    limited.config["listen"]["trusted_proxies"] = ["127.0.0.1"]
+    limited.write_config()
+    limited.start()
+    headers = {"X-Forwarded-For": "192.0.2.66"}
+    try:
+        async with aiohttp.ClientSession(headers=headers) as client:
+            page = LivePage(client, live.gateway.url)
+            await page.redeem(ticket(live.gateway, live.cloud.token("crowd"), server))
+            for _ in range(6):
+                await page.connect(limited.url)
+                await page.until("attached")
+                await page.lose()
+            codes = []
+            for _ in range(5):
+                await page.connect(limited.url, cookie=f"console-{page.session_id}=wrong")
+                codes.append(await page.until_closed())
+            assert codes == [4009, 4009, 4009, 4009, 1013]
+            await page.connect(limited.url)
+            assert await page.until_closed() == 1013
+            await page.connect()
+            await page.until("attached")
+            await page.send({"type": "end"})
+            assert await page.until_closed() == 4000
+    finally:
+        limited.stop()
 
 
 async def test_console_in_use_is_taken_over_by_the_person_only(

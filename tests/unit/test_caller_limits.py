@@ -23,7 +23,8 @@ class FakeUsage:
             raise StoreUnavailable("away")
         now = self._clock.monotonic()
         for caller, count in requests.items():
-            self._tat[caller] = max(self._tat.get(caller, 0.0), now) + count * interval_s
+            tat = max(self._tat.get(caller, 0.0), now) + count * interval_s
+            self._tat[caller] = max(tat, now)
         return {caller: self._tat[caller] - now for caller in requests}
 
 
@@ -81,6 +82,24 @@ async def test_rejected_request_is_not_counted(clock: FakeClock) -> None:
     await limits.sync()
     await clock.advance(1.01)
     limits.admit("ann")
+
+
+@pytest.mark.parametrize("syncs", [False, True])
+async def test_request_that_is_taken_back_does_not_count(clock: FakeClock, syncs: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+    usage = FakeUsage(clock)
+    limits, other = (CallerLimits(PACE, usage, clock) for _ in range(2))
+    for _ in range(100):
+        limits.admit("ann")
+        if syncs:
+            await limits.sync()
+        limits.take_back("ann")
+    await limits.sync()
+    assert limits.remaining("ann") == Remaining(5, 0)
+    assert spend_all(limits, "ann") == 5
+    await limits.sync()
+    other.admit("ann")
+    await other.sync()
+    assert other.remaining("ann").requests == 0
 
 
 async def test_own_count_continues_without_store(clock: FakeClock) -> None:

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
-from gateway.domain.errors import BadRequest
+from gateway.domain.errors import BadRequest, CallerLimited
+from gateway.edge.json_endpoint import address_key
 from gateway.edge.listener.request import ListenerRequest
+from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.request import RequestContext
+
+TRY_AGAIN_LATER: Final = 1013
+"""Close code of the WebSocket protocol itself; the pages connect again after a while."""
 
 AcceptBrowser = Callable[
     [web.BaseRequest, str, Mapping[str, str]], Awaitable[tuple[web.StreamResponse, FrameChannel]]
@@ -20,8 +25,12 @@ AcceptBrowser = Callable[
 class BrowserSockets:
     """Accepts the WebSockets of the gateway's own pages, and serves each to its end."""
 
-    def __init__(self, accept: AcceptBrowser) -> None:
+    def __init__(
+        self, accept: AcceptBrowser, limits: CallerLimits, on_limited: Callable[[], object]
+    ) -> None:
         self._accept = accept
+        self._limits = limits
+        self._on_limited = on_limited
         self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(
@@ -31,7 +40,11 @@ class BrowserSockets:
         subprotocol: str,
         work: Callable[[FrameChannel], Coroutine[Any, Any, None]],
     ) -> web.StreamResponse:
-        """Run `work` with the page's channel; raise BadRequest before the upgrade."""
+        """Run `work` with the page's channel; raise BadRequest before the upgrade.
+
+        Above the limit of the client's address the WebSocket closes at once with TRY_AGAIN_LATER:
+        a browser would hide the status of a refused upgrade from the page.
+        """
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
         if subprotocol not in (one.strip() for one in offered.split(",")):
             raise BadRequest(f"The WebSocket must offer the subprotocol {subprotocol}.")
@@ -40,6 +53,12 @@ class BrowserSockets:
             response, channel = await self._accept(request, subprotocol, headers)
         except web.HTTPException:
             raise BadRequest("This path is a WebSocket; the upgrade is malformed.") from None
+        try:
+            self._limits.admit(address_key(context))
+        except CallerLimited:
+            self._on_limited()
+            await channel.close(TRY_AGAIN_LATER, "limit")
+            return response
         serving = asyncio.create_task(work(channel))  # noqa: TID251 - it outlives its request
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)

@@ -14,7 +14,8 @@ P is the path of `listen.public_url`.
 """
 
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -22,18 +23,25 @@ import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
+from gateway.domain.catalogue.json_body import parse_json_object
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import InUse, PersonRef, SessionMode
 from gateway.domain.consoles.page_messages import SUBPROTOCOL, person_fields
 from gateway.domain.errors import (
     BadRequest,
+    CallerLimited,
     ConsoleBusy,
     ConsoleStoreUnavailable,
     CrossSiteRequest,
+    GatewayError,
+    MethodNotAllowed,
     NotPermitted,
+    OperationUnknown,
     SessionCookieMissing,
     StoreUnavailable,
+    UnsupportedMediaType,
 )
+from gateway.domain.model import Operation
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
@@ -47,24 +55,28 @@ from gateway.edge.json_endpoint import (
     JsonReply,
     Paths,
     PublicOrigin,
+    address_key,
     find_endpoint,
     json_reply,
-    read_json,
+    require_json_type,
     require_own_origin,
 )
 from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.listener.request_body import read_body
 from gateway.edge.mount import require_read
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import ListedSession
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.redemption import Redemption
+from gateway.flow.consoles.rejected_cookies import CookieRejection
 from gateway.flow.request import RequestContext
 
 _SESSIONS_PATH: Final = f"{PAGE_PATH}/sessions"
 _API_PATHS: Final = (_SESSIONS_PATH, f"{PAGE_PATH}/recordings")
 _BODY_BYTES_MAX: Final = 4_096
 _TICKET_CHARS_MAX: Final = 128
+_ORIGIN_CHARS_MAX: Final = 200
 _SESSION_ID: Final = r"([0-9a-f]{32})"
 _RETRY_AFTER_S: Final = 1.0
 _TICKET_REQUIRED: Final = 'The body must be {"ticket": "TICKET"}.'
@@ -129,9 +141,30 @@ class ConsoleHandler:
 
     def find_endpoint(self, request: ListenerRequest) -> JsonEndpoint:
         """Return the endpoint of a request; raise OperationUnknown, MethodNotAllowed."""
+        try:
+            return self._endpoint(request)
+        except (OperationUnknown, MethodNotAllowed) as refusal:
+            ticket = self._redemption.find_ticket(request.raw_path)
+            if ticket is None:
+                raise
+            return self._reject_address(request, ticket, refusal)
+
+    def _endpoint(self, request: ListenerRequest) -> JsonEndpoint:
         path = request.raw_path.partition("?")[0]
         base = PAGE_PATH if path.startswith(_API_PATHS) else self._origin.prefix + PAGE_PATH
         return find_endpoint(self._paths, path.removeprefix(base), request.method)
+
+    def _reject_address(
+        self, request: ListenerRequest, ticket: str, refusal: GatewayError
+    ) -> JsonEndpoint:
+        """Return an endpoint that records a ticket in an address, where logs of proxies have it."""
+
+        async def reject(_: ListenerRequest, context: RequestContext, __: str) -> JsonReply:
+            await self._redemption.reject(ticket, context, "in an address", kind="address")
+            raise refusal
+
+        action = Action("RejectConsoleTicket", reject)
+        return JsonEndpoint(Operation(action.name, request.method, "", ""), action, "")
 
     async def _open_socket(
         self,
@@ -145,24 +178,68 @@ class ConsoleHandler:
         Raises CrossSiteRequest and SessionCookieMissing before the upgrade; a browser hides the
         status of a refused upgrade from the page, so all else is said on the open WebSocket.
         """
-        require_own_origin(self._origin, request)
-        cookie = self._cookies.find(request, session_id)
-        if cookie is None:
-            raise SessionCookieMissing
+        try:
+            cookie = self._cookie_of_page(request, session_id)
+        except (CrossSiteRequest, SessionCookieMissing) as refusal:
+            await self._record_rejected(request, context, refusal, session_id)
+            raise
         return await self._sockets.serve(
             request,
             context,
             SUBPROTOCOL,
             lambda channel: self._sessions.serve(
-                session_id, cookie, channel, client_address=context.client_address
+                session_id,
+                cookie,
+                channel,
+                client_address=context.client_address,
+                # Pages that come back at once after the loss of a replica do not use up the limit.
+                on_accepted=lambda: self._limits.take_back(address_key(context)),
             ),
+        )
+
+    def _cookie_of_page(self, request: ListenerRequest, session_id: str) -> str:
+        """Return the session's cookie; raise CrossSiteRequest, SessionCookieMissing."""
+        require_own_origin(self._origin, request)
+        cookie = self._cookies.find(request, session_id)
+        if cookie is None:
+            raise SessionCookieMissing
+        return cookie
+
+    async def _record_rejected(
+        self,
+        request: ListenerRequest,
+        context: RequestContext,
+        refusal: CrossSiteRequest | SessionCookieMissing,
+        session_id: str,
+    ) -> None:
+        """Count a rejected request; record it for each session whose genuine cookie it has.
+
+        `session_id` is that of the path, or "". Beyond the limit of the address nothing is looked
+        up.
+        """
+        is_foreign = isinstance(refusal, CrossSiteRequest)
+        reason = CookieRejection.ORIGIN if is_foreign else CookieRejection.COOKIE
+        self._sessions.rejected.count(reason)
+        own = self._cookies.find(request, session_id) if session_id else None
+        others = self._cookies.session_ids(request) if own is None else [session_id]
+        found = ((one, self._cookies.find(request, one)) for one in others)
+        cookies = [(one, cookie) for one, cookie in found if cookie is not None]
+        try:
+            self._limits.admit(address_key(context))
+        except CallerLimited:
+            return
+        await self._sessions.rejected.record(
+            cookies,
+            reason,
+            client_address=context.client_address,
+            detail=_origin_detail(request) if is_foreign else "cookie of another console",
         )
 
     async def _describe(
         self, request: ListenerRequest, context: RequestContext, _: str
     ) -> JsonReply:
-        body = await self._body(request, context)
-        described = await self._redemption.describe(_ticket(body), context)
+        ticket = await self._read(request, context, _ticket)
+        described = await self._redemption.describe(ticket, context)
         target = described.target
         return json_reply(
             {
@@ -176,14 +253,9 @@ class ConsoleHandler:
         )
 
     async def _redeem(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
-        body = await self._body(request, context)
-        mode, take_over = body.get("mode", "control"), body.get("take_over", False)
-        if mode not in ("control", "view") or not isinstance(take_over, bool):
-            raise BadRequest('`mode` must be "control" or "view", `take_over` true or false.')
+        ticket, mode, take_over = await self._read(request, context, _redemption)
         try:
-            new = await self._redemption.redeem(
-                _ticket(body), context, mode=SessionMode(mode), take_over=take_over
-            )
+            new = await self._redemption.redeem(ticket, context, mode=mode, take_over=take_over)
         except ConsoleBusy as busy:
             reply = render_error(busy)
             return json_reply(
@@ -232,9 +304,14 @@ class ConsoleHandler:
         headers = request.headers
         if "Authorization" in headers or "X-Auth-Token" in headers:
             return (await self._identify_bearer(request, context)).key
-        if request.method not in ("GET", "HEAD"):
-            require_own_origin(self._origin, request)
-        self._limits.admit(f"console {context.client_address}")
+        # Browsers send no Origin with a page's own GET.
+        if request.method not in ("GET", "HEAD") or "Origin" in request.headers:
+            try:
+                require_own_origin(self._origin, request)
+            except CrossSiteRequest as refusal:
+                await self._record_rejected(request, context, refusal, session_id)
+                raise
+        self._limits.admit(address_key(context))
         for one in [session_id] if session_id else self._cookies.session_ids(request):
             cookie = self._cookies.find(request, one)
             if cookie is None:
@@ -243,25 +320,55 @@ class ConsoleHandler:
             if session is not None:
                 context.principal = session.person
                 return context.principal.key
-        raise SessionCookieMissing
+        missing = SessionCookieMissing()
+        if session_id:
+            await self._record_rejected(request, context, missing, session_id)
+        else:
+            self._sessions.rejected.count(CookieRejection.COOKIE)
+        raise missing
 
-    async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
-        """Return the JSON body of a POST by our own page.
+    async def _read(
+        self,
+        request: ListenerRequest,
+        context: RequestContext,
+        parse: Callable[[Mapping[str, Any]], _T],
+    ) -> _T:
+        """Return what a POST of our own page has in its JSON body, by `parse`.
 
-        A form of another site can send neither this Content-Type nor this Origin.
+        A form of another site can send neither this Origin nor this Content-Type. A ticket in a
+        rejected body stays unspent: this check comes before the ticket is looked up. Spending it
+        would protect nothing, since a caller that has it can send any Origin.
         """
-        self._limits.admit(f"console {context.client_address}")
-        within_s = context.deadline - self._clock.monotonic()
-        body = await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
+        self._limits.admit(address_key(context))
         try:
             require_own_origin(self._origin, request)
-        except CrossSiteRequest:
-            if isinstance(body.get("ticket"), str):
-                await self._redemption.reject(
-                    _ticket(body), context, "foreign origin", kind="origin"
-                )
+            require_json_type(request)
+        except (CrossSiteRequest, UnsupportedMediaType) as refusal:
+            body = b""
+            with suppress(GatewayError):
+                body = await self._body(request, context)
+            if isinstance(refusal, CrossSiteRequest):
+                await self._reject(body, context, _origin_detail(request), kind="origin")
+            else:
+                await self._reject(body, context, "sent by a form", kind="form")
             raise
-        return body
+        body = await self._body(request, context)
+        try:
+            return parse(parse_json_object(body))
+        except BadRequest:
+            await self._reject(body, context, "malformed request", kind="request")
+            raise
+
+    async def _body(self, request: ListenerRequest, context: RequestContext) -> bytes:
+        within_s = context.deadline - self._clock.monotonic()
+        return await read_body(request, _BODY_BYTES_MAX, within_s=within_s)
+
+    async def _reject(
+        self, body: bytes, context: RequestContext, reason: str, *, kind: str
+    ) -> None:
+        """Record that a request was rejected if its body has a genuine ticket; count it."""
+        ticket = self._redemption.find_ticket(body.decode("latin-1"))
+        await self._redemption.reject(ticket or "", context, reason, kind=kind)
 
     async def _stored(self, reading: Awaitable[_T]) -> _T:
         try:
@@ -275,6 +382,21 @@ def _ticket(body: Mapping[str, Any]) -> str:
     if not isinstance(ticket, str) or len(ticket) > _TICKET_CHARS_MAX:
         raise BadRequest(_TICKET_REQUIRED)
     return ticket
+
+
+def _redemption(body: Mapping[str, Any]) -> tuple[str, SessionMode, bool]:
+    mode, take_over = body.get("mode", "control"), body.get("take_over", False)
+    if mode not in ("control", "view") or not isinstance(take_over, bool):
+        raise BadRequest('`mode` must be "control" or "view", `take_over` true or false.')
+    return _ticket(body), SessionMode(mode), take_over
+
+
+def _origin_detail(request: ListenerRequest) -> str:
+    """Return which page sent a request, for the audit record."""
+    origins = ", ".join(request.headers.getall("Origin", ()))
+    # Bytes that are no UTF-8 are surrogates in a header, and no part of JSON.
+    shown = origins[:_ORIGIN_CHARS_MAX].encode("ascii", "backslashreplace").decode()
+    return f"foreign origin: {shown}" if shown else "without Origin"
 
 
 def _in_use(in_use: InUse) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from typing import Any
 
 from gateway.domain.errors import (
     CallerLimited,
+    CrossSiteRequest,
     GatewayError,
     NotAuthenticated,
+    SessionCookieMissing,
     TicketRejected,
     UpstreamRefused,
 )
@@ -116,7 +118,7 @@ def _is_flood(error: BaseException | None) -> bool:
     """Return whether a line for each such request could fill the log."""
     if isinstance(error, TicketRejected):
         return not error.is_genuine
-    return isinstance(error, CallerLimited)
+    return isinstance(error, CallerLimited | CrossSiteRequest | SessionCookieMissing)
 
 
 def _fields(outcome: RequestOutcome, seconds: float) -> dict[str, Any]:

@@ -126,7 +126,7 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     kind = console_operation(config).budget
     return OpenConsoles(
         _open_tickets(runtime, stages, shared),
-        _open_handler(runtime, stages, _open_redemption(runtime, shared), sessions, views),
+        _open_handler(runtime, stages, shared, sessions, views),
         sessions,
         SessionDrain(sessions, lambda account: budget.spare_interval_s(account, kind), clock),
     )
@@ -353,7 +353,7 @@ def _open_views(
 def _open_handler(
     runtime: Runtime,
     stages: Stages,
-    redemption: Redemption,
+    shared: _SharedParts,
     sessions: LiveSessions,
     views: RecordingViews | None,
 ) -> ConsoleHandler:
@@ -361,7 +361,9 @@ def _open_handler(
     origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
     assets = PageAssets.load(url.path)
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
-    sockets = BrowserSockets(accept_browser)
+    sockets = BrowserSockets(
+        accept_browser, stages.limits, lambda: shared.telemetry.request_rejected("limit")
+    )
     recordings = None
     if views is not None:
         recordings = RecordingsHandler(
@@ -380,7 +382,7 @@ def _open_handler(
             is_secure=url.scheme == "https",
             max_age_s=int(runtime.config.console.time_limit_s),
         ),
-        redemption=redemption,
+        redemption=_open_redemption(runtime, shared),
         sessions=sessions,
         limits=stages.limits,
         bearer=bearer,

@@ -8,7 +8,8 @@ local ahead = {}
 for i, key in ipairs(KEYS) do
   local tat, stored_at = string.match(redis.call('GET', key) or '', '^(%d+) (%d+)$')
   tat = tat and tonumber(tat) - math.max(0, tonumber(stored_at) - now) or now
-  tat = math.max(tat, now) + tonumber(ARGV[1]) * tonumber(ARGV[i + 1])
+  -- Below zero: requests of an earlier call that are taken back.
+  tat = math.max(now, math.max(tat, now) + tonumber(ARGV[1]) * tonumber(ARGV[i + 1]))
   local ttl_ms = math.ceil((tat - now) / 1000) + 1
   redis.call('SET', key, string.format('%.0f %.0f', tat, now), 'PX', ttl_ms)
   ahead[i] = math.floor(tat - now)
