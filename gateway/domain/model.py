@@ -149,6 +149,7 @@ Logger = Literal[
     "gateway.audit",
     "gateway.console",
     "gateway.recording",
+    "gateway.identity",
     "gateway.inventory",
     "gateway.keys",
     "gateway.login",

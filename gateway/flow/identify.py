@@ -72,6 +72,7 @@ class Identify:
         revoked: Callable[[Principal], bool],
         find_lock: Callable[[Principal], str | None],
         groups_required: Callable[[str], bool],
+        groups_missing: Callable[[str], None],
         clock: Clock,
         telemetry: Telemetry,
         tokens_max: int,
@@ -80,10 +81,12 @@ class Identify:
 
         `revoked` raises RevocationsUnavailable until revocations are loaded. `find_lock` returns
         the ID of a lock on the person; it is called after `revoked`. `groups_required` returns
-        whether tokens of an issuer must have the groups claim at this moment.
+        whether tokens of an issuer must have the groups claim at this moment. `groups_missing`
+        is called for each verified token without it, with the issuer.
         """
         self._find_lock = find_lock
         self._groups_required = groups_required
+        self._groups_missing = groups_missing
         self._revoked = revoked
         self._signatures = signatures
         self._rules = rules
@@ -234,6 +237,8 @@ class Identify:
             verified = await self._signatures.verify(token)
             rules = self._rules[verified.issuer]
             principal = principal_of(verified, rules, self._clock.now())
+            if not principal.has_groups_claim:
+                self._groups_missing(principal.issuer)
             self._raise_if_revoked(principal)
             self._raise_if_locked(principal)
             self._raise_if_groups_missing(principal)

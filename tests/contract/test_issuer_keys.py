@@ -1086,6 +1086,7 @@ async def test_rotation_drops_cached_tokens_of_old_key(
             revoked=lambda _: False,
             find_lock=lambda _: None,
             groups_required=lambda _: False,
+            groups_missing=lambda _: None,
             signatures=JwtSignatures([TrustedIssuer("corp", idp.url, frozenset({"RS256"}), keys)]),
             rules={"corp": rules},
             clock=clock,

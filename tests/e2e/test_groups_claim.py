@@ -13,6 +13,9 @@ def test_token_without_groups_is_rejected_beside_group_denial(own_stack: Stack) 
     gateway.write_policy({**policy, "grants": [*policy["grants"], everyone]})
     without = cloud.token("ann", claims={"groups": None})
     eventually(lambda: gateway.console(without).status == 200)
+    assert gateway.console(cloud.token("ann", claims={"groups": None})).status == 200
+    (logged,) = gateway.log_lines("groups_claim_missing")
+    assert (logged["level"], logged["issuer"], logged["claims"]) == ("warning", "corp", ["groups"])
 
     denial = {"permissions": "all", "to": {"groups": ["suspended"]}, "on": "everything"}
     gateway.write_policy({**policy, "grants": [*policy["grants"], everyone], "denials": [denial]})

@@ -189,6 +189,7 @@ class HitWorld:
             revoked=self._is_revoked,
             find_lock=self._find_lock,
             groups_required=self._are_groups_required,
+            groups_missing=lambda _: None,
             clock=self.clock,
             telemetry=self.metrics,
             tokens_max=100,

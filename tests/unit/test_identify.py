@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from gateway.domain.errors import DeadlineExceeded, KeysUnavailable, NotAuthenticated, Rejection
 from gateway.domain.identity.claims import CALLER_JWT_CHARS_MAX, TokenRules
 from gateway.domain.model import Principal, Secret, VerifiedToken
+from gateway.drivers.issuers.groups_claims import MissingGroupsClaims
 from gateway.flow.identify import Identify
 from tests.support.clock import FakeClock, settle
 from tests.support.stages import cached_principal
@@ -74,6 +76,7 @@ def identify(
         revoked=lambda _: False,
         find_lock=lambda _: None,
         groups_required=lambda _: False,
+        groups_missing=lambda _: None,
         signatures=signatures,
         rules={"corp": CORP, "partner": PARTNER},
         clock=clock,
@@ -361,10 +364,12 @@ async def test_missing_groups_claim_is_rejected_while_required(
     signatures: FakeSignatures, clock: FakeClock, telemetry: RecordingTelemetry
 ) -> None:
     required: set[str] = set()
+    missing: list[str] = []
     identify = Identify(
         revoked=lambda _: False,
         find_lock=lambda _: None,
         groups_required=required.__contains__,
+        groups_missing=missing.append,
         signatures=signatures,
         rules={"corp": CORP, "partner": PARTNER},
         clock=clock,
@@ -381,8 +386,47 @@ async def test_missing_groups_claim_is_rejected_while_required(
     with pytest.raises(NotAuthenticated) as rejected:
         await identify.identify(Secret(token))
     assert rejected.value.reason is Rejection.GROUPS_MISSING
+    assert missing == ["corp", "corp"]
     with pytest.raises(NotAuthenticated):
         identify.check(principal)
 
     required.clear()
     assert (await identify.identify(Secret(token))).subject == "ann"
+
+
+async def test_claim_path_that_never_resolves_is_logged_once_per_issuer(
+    signatures: FakeSignatures,
+    clock: FakeClock,
+    telemetry: RecordingTelemetry,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rules = {
+        "corp": replace(CORP, groups_claim="kubernetes.io.group"),
+        "partner": replace(PARTNER, groups_claim="roles"),
+    }
+    missing = MissingGroupsClaims({name: (one.groups_claim,) for name, one in rules.items()})
+    identify = Identify(
+        revoked=lambda _: False,
+        find_lock=lambda _: None,
+        groups_required=lambda issuer: issuer == "partner",
+        groups_missing=missing.report,
+        signatures=signatures,
+        rules=rules,
+        clock=clock,
+        telemetry=telemetry,
+        tokens_max=3,
+    )
+    for number in range(20):
+        claims = {"kubernetes.io": {"groups": ["ops"]}}
+        await identify.identify(Secret(signatures.sign(f"ann-{number}", **claims)))
+        with pytest.raises(NotAuthenticated):
+            await identify.identify(Secret(signatures.sign(f"bob-{number}", PARTNER)))
+    logged = [
+        (one.message, one.__dict__["issuer"], one.__dict__["claims"]) for one in caplog.records
+    ]
+    assert logged == [
+        ("groups_claim_missing", "corp", ["kubernetes.io.group"]),
+        ("groups_claim_missing", "partner", ["roles"]),
+    ]
+    outcomes = Counter(telemetry.identifications)
+    assert outcomes == {("corp", "ok_without_groups"): 20, ("partner", "groups_missing"): 20}

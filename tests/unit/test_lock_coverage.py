@@ -171,6 +171,7 @@ def test_waiting_request_of_a_locked_person_is_rejected(clock: FakeClock) -> Non
         revoked=lambda _: False,
         find_lock=lambda principal: locks.get(principal.subject),
         groups_required=lambda _: False,
+        groups_missing=lambda _: None,
         signatures=signatures,
         rules=rules,
         clock=clock,

@@ -86,6 +86,7 @@ def _line(issuers: list[Issuer], clock: FakeClock) -> tuple[Identify, list[Issue
         revoked=lambda _: False,
         find_lock=lambda _: None,
         groups_required=lambda _: False,
+        groups_missing=lambda _: None,
         signatures=signatures,
         rules=rules,
         clock=clock,

@@ -117,6 +117,14 @@ LOG_EVENTS: Final = (
         "Check time synchronization.",
     ),
     LogEvent(
+        "gateway.identity", "warning", "groups_claim_missing", ("issuer", "claims"),
+        "A verified token of the issuer has no groups claim, or lacks one of several. Each process "
+        "logs the first such token of an issuer; `gateway_identifications_total` with `outcome` "
+        "ok_without_groups or groups_missing counts them.",
+        "If the people have groups, correct `issuers[].claims.groups`, or request the scope that "
+        "adds the claim. Some providers leave the claim out for people without groups.",
+    ),
+    LogEvent(
         "gateway.keys", "info", "keys_changed", ("issuer", "keys"),
         "The issuer's key set has changed; cached tokens of this issuer were dropped.",
         _NONE,

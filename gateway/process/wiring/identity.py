@@ -11,6 +11,7 @@ from gateway.config.issuers import Issuer
 from gateway.domain.identity.claims import TokenRules
 from gateway.domain.model import Principal
 from gateway.drivers.host.handover import Handover
+from gateway.drivers.issuers.groups_claims import MissingGroupsClaims
 from gateway.drivers.issuers.issuer_keys import IssuerKeys
 from gateway.drivers.issuers.signatures import JwtSignatures, TrustedIssuer
 from gateway.drivers.network.egress import EgressRoute
@@ -54,8 +55,11 @@ async def open_identity(
         )
         for issuer, its_keys in zip(runtime.config.issuers, keys, strict=True)
     }
-    callers = _open_callers(runtime, trusted, policies, overrides)
-    admins = _open_admins(runtime, trusted, overrides)
+    missing = MissingGroupsClaims(
+        {issuer.name: _as_tuple(issuer.claims.groups) for issuer in runtime.config.issuers}
+    )
+    callers = _open_callers(runtime, trusted, missing, policies, overrides)
+    admins = _open_admins(runtime, trusted, missing, overrides)
     verifiers += [callers, admins]
     if overrides is not None:
         for verifier in verifiers:
@@ -103,6 +107,7 @@ async def _open_keys(
 def _open_callers(
     runtime: Runtime,
     trusted: Mapping[str, TrustedIssuer],
+    missing: MissingGroupsClaims,
     policies: Policies | None,
     overrides: ActiveOverrides | None,
 ) -> Identify:
@@ -123,6 +128,7 @@ def _open_callers(
         revoked=_never_revoked if overrides is None else overrides.is_revoked,
         find_lock=_never_locked if overrides is None else overrides.find_lock,
         groups_required=groups_required,
+        groups_missing=missing.report,
         tokens_max=config.cache.tokens_max,
         clock=runtime.clock,
         telemetry=runtime.metrics,
@@ -132,7 +138,10 @@ def _open_callers(
 
 
 def _open_admins(
-    runtime: Runtime, trusted: Mapping[str, TrustedIssuer], overrides: ActiveOverrides | None
+    runtime: Runtime,
+    trusted: Mapping[str, TrustedIssuer],
+    missing: MissingGroupsClaims,
+    overrides: ActiveOverrides | None,
 ) -> Identify:
     config = runtime.config
     api = config.admin.api
@@ -150,6 +159,7 @@ def _open_admins(
         groups_required=lambda issuer: (
             overrides is not None and overrides.current.locks_groups(issuer)
         ),
+        groups_missing=missing.report,
         tokens_max=_ADMINS_MAX,
         clock=runtime.clock,
         telemetry=runtime.metrics,
