@@ -15,6 +15,7 @@ def rate_limit_policy_field(pace: Pace) -> str:
     return f'"caller";q={quota};w={math.ceil(pace.per_s)}'
 
 
-def rate_limit_field(remaining: Remaining) -> str:
+def rate_limit_field(remaining: Remaining | tuple[int, int]) -> str:
     """Return the value of `RateLimit`."""
-    return f'"caller";r={remaining.requests};t={remaining.reset_s}'
+    requests, reset_s = remaining
+    return f'"caller";r={requests};t={reset_s}'

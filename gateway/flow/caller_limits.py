@@ -75,12 +75,15 @@ class CallerLimits:
 
     def remaining(self, caller: str) -> Remaining:
         """Return the remainder of the caller's limit, as this process knows it."""
-        now = self._clock.monotonic()
+        return Remaining(*self.remaining_at(self._clock.monotonic(), caller))
+
+    def remaining_at(self, now: float, caller: str) -> tuple[int, int]:
+        """Return the members of `remaining`; `now` is monotonic."""
         ahead_s = self._tat.get(caller, now) - now - _ROUNDING_S
         if ahead_s <= 0:
-            return Remaining(self.pace.burst, 0)
+            return self.pace.burst, 0
         requests = int(self.pace.burst - ahead_s / self._interval_s)
-        return Remaining(max(0, requests), math.ceil(ahead_s))
+        return max(0, requests), math.ceil(ahead_s)
 
     async def run(self) -> None:
         """Add up the counts of all replicas, until cancelled."""

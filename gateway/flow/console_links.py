@@ -78,10 +78,13 @@ class CachedLink:
 
 
 @dataclass(slots=True)
-class _CachedLinkEntry:
+class CachedLinkEntry:
+    """A link in this process's cache."""
+
     link: ConsoleLink
     value: bytes = field(repr=False)
     usable_until: float
+    """When less than `min_remaining_s` is left of it; monotonic, as the next one."""
     renew_from: float
 
 
@@ -111,7 +114,7 @@ class ConsoleLinks:
         self._jitter = jitter
         self._fingerprints = fingerprints
         self._telemetry = telemetry
-        self._links: OrderedDict[tuple[str, ...], _CachedLinkEntry] = OrderedDict()
+        self._links: OrderedDict[tuple[str, ...], CachedLinkEntry] = OrderedDict()
 
     def cached_link(self, permit: Permit) -> ConsoleLink | None:
         """Return a link from this process's cache; never waits.
@@ -131,16 +134,20 @@ class ConsoleLinks:
             self._renew(permit, account, key, cached, now)
         return cached.link
 
-    def settled_link(self, permit: Permit) -> ConsoleLink | None:
-        """Return what `cached_link` would, if that did nothing else; never waits.
+    def settled_link(self, permit: Permit) -> CachedLinkEntry | None:
+        """Return the link that `cached_link` would, if that did nothing else; never waits.
 
         None also if a renewal of the link may be due.
         """
         account = self._accounts.get(permit.call.project)
-        cached = None if account is None else self._links.get(self._key(permit, account))
-        if cached is None or self._clock.monotonic() >= min(cached.usable_until, cached.renew_from):
+        if account is None:
             return None
-        return cached.link
+        cached = self._links.get(self._key(permit, account))
+        if cached is not None:
+            now = self._clock.monotonic()
+            if now < cached.usable_until and now < cached.renew_from:
+                return cached
+        return None
 
     async def obtain(
         self,
@@ -234,7 +241,7 @@ class ConsoleLinks:
         permit: Permit,
         account: ConsoleAccount,
         key: tuple[str, ...],
-        cached: _CachedLinkEntry,
+        cached: CachedLinkEntry,
         now: float,
     ) -> None:
         # XFetch (Vattani, Chierichetti and Lowenstein, VLDB 2015): the more requests a link has,
@@ -314,7 +321,7 @@ class ConsoleLinks:
             return  # its fetch has delivered it already
         before_s = account.renew_before_s
         renew_from = result.good_until - before_s if before_s > 0 else math.inf
-        self._links[key] = _CachedLinkEntry(
+        self._links[key] = CachedLinkEntry(
             self._link(key, result, account), result.value, result.good_until, renew_from
         )
         self._links.move_to_end(key)

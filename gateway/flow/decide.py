@@ -106,11 +106,13 @@ class Decide:
 
     def still_holds(self, principal: Principal, version: tuple[Policy, int]) -> bool:
         """Return whether a decision made at `version` holds after a wait; if not, `recheck`."""
+        return self.is_current(version) and not self._identify.is_expired(principal)
+
+    def is_current(self, version: tuple[Policy, int]) -> bool:
+        """Return whether neither the policy nor a revocation has changed since `version`."""
         policy, revocations = version
         return (
-            self._policies.current() is policy
-            and self._identify.revocations_version == revocations
-            and not self._identify.is_expired(principal)
+            self._policies.current() is policy and self._identify.revocations_version == revocations
         )
 
     def preview(self, policy: Policy, principal: Principal, call: ResolvedCall) -> Permit | None:

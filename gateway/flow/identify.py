@@ -47,7 +47,9 @@ class Signatures(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _CachedToken:
+class CachedToken:
+    """A verified token."""
+
     principal: Principal
     valid_until: float
     """Seconds since the epoch, leeway included."""
@@ -95,7 +97,7 @@ class Identify:
         self._tokens_max = tokens_max
         # Keyed, so that a memory dump does not show whether a given token was verified.
         self._keyed_hash = hashlib.sha256(secrets.token_bytes(64))
-        self._cached: OrderedDict[bytes, _CachedToken] = OrderedDict()
+        self._cached: OrderedDict[bytes, CachedToken] = OrderedDict()
         self._verifications: dict[bytes, _Verification] = {}
         self._keys_version = 0
         self.revocations_version = 0
@@ -127,8 +129,8 @@ class Identify:
         except TimeoutError:
             raise DeadlineExceeded("verifying the token") from None
 
-    def cached_principal(self, digest: bytes) -> Principal | None:
-        """Return the principal of a cached token that is valid now; None: it must be verified.
+    def cached_token(self, digest: bytes) -> CachedToken | None:
+        """Return a cached token if it is valid now; None: it must be verified.
 
         `digest` is the result of `digest_of`. Unlike `identify`, this counts nothing.
         """
@@ -138,7 +140,7 @@ class Identify:
         principal = token.principal
         if not principal.has_groups_claim and self._groups_required(principal.issuer):
             return None  # the verification rejects it
-        return principal
+        return token
 
     def is_expired(self, principal: Principal) -> bool:
         """Return whether the token is no longer accepted because of its age."""
@@ -248,7 +250,7 @@ class Identify:
         else:
             # If keys changed in the meantime, the key that verified this token may be withdrawn.
             if keys_version == self._keys_version and not self._revoked(principal):
-                self._cache(digest, _CachedToken(principal, valid_until(principal, rules)))
+                self._cache(digest, CachedToken(principal, valid_until(principal, rules)))
             outcome = "ok" if principal.has_groups_claim else "ok_without_groups"
             self._telemetry.identified(principal.issuer, outcome)
             return principal
@@ -278,16 +280,16 @@ class Identify:
             raise NotAuthenticated(Rejection.GROUPS_MISSING, issuer=issuer, principal=principal)
 
     def _find_cached(self, digest: bytes) -> Principal | None:
-        principal = self.cached_principal(digest)
-        if principal is not None:
-            self._telemetry.identified(principal.issuer, "cached")
-            return principal
+        valid = self.cached_token(digest)
+        if valid is not None:
+            self._telemetry.identified(valid.principal.issuer, "cached")
+            return valid.principal
         token = self._cached.get(digest)
         if token is not None and self._clock.now() >= token.valid_until:
             del self._cached[digest]
         return None
 
-    def _cache(self, digest: bytes, token: _CachedToken) -> None:
+    def _cache(self, digest: bytes, token: CachedToken) -> None:
         self._cached[digest] = token
         if len(self._cached) > self._tokens_max:
             self._cached.popitem(last=False)

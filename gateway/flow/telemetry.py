@@ -5,6 +5,19 @@ from typing import Protocol
 from gateway.domain.model import BudgetClass, LinkSource, StageTimes
 
 
+class HitCounts(Protocol):
+    """The counts of cache hits that have the same label values, for the hit path."""
+
+    def begin(self) -> None:
+        """Count what `identified` and `decided` count."""
+
+    def serve(self, *instants: float) -> None:
+        """Count what `link_served` and the request log count.
+
+        The instants are the request's begin, the end of each stage, and the request's end.
+        """
+
+
 class Telemetry(Protocol):
     """Counts events and durations. Every label value comes from the config or an Enum."""
 
@@ -13,6 +26,9 @@ class Telemetry(Protocol):
     def link_served(
         self, account: str, groups: frozenset[str], source: LinkSource, times: StageTimes
     ) -> None: ...
+    def hit_counts(
+        self, issuer: str, permission: str, operation: str, account: str, groups: frozenset[str]
+    ) -> HitCounts: ...
     def evicted(self, kind: str) -> None: ...
     def upstream_call(self, account: str, outcome: str, seconds: float) -> None: ...
     def service_login(self, account: str, outcome: str) -> None: ...

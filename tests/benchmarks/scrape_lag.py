@@ -48,19 +48,19 @@ async def lateness(scrape: Callable[[], Awaitable[object]]) -> list[float]:
 def main() -> None:
     sys.setswitchinterval(0.001)  # as in gateway/process/worker.py
     metrics = a_full_page()
-    body, _ = metrics.exposition(OPENMETRICS)
+    body, _ = metrics.render(OPENMETRICS)
     began = time.perf_counter()
-    metrics.exposition(OPENMETRICS)
+    metrics.render(OPENMETRICS)
     took_ms = (time.perf_counter() - began) * 1000
 
     async def nothing() -> None:
         await asyncio.sleep(took_ms / 1000)
 
     async def inside() -> None:
-        metrics.exposition(OPENMETRICS)
+        metrics.render(OPENMETRICS)
 
     async def beside() -> None:
-        await asyncio.to_thread(metrics.exposition, OPENMETRICS)
+        await asyncio.to_thread(metrics.render, OPENMETRICS)
 
     lines = len(body.splitlines())
     print(f"scrape: {lines} lines, {took_ms:.1f} ms of CPU; the loop is late by, ms")

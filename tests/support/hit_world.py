@@ -50,6 +50,7 @@ from gateway.flow.pipeline import build_gateway
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.single_flight import FetchResult
 from tests.support.clock import FakeClock, settle
+from tests.support.request_lines import RecordedLines
 from tests.support.stages import FakeInventories, FakePolicies
 
 PROJECT = ProjectId("p")
@@ -167,7 +168,8 @@ class HitWorld:
     ) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics({"ops": "operations"})
-        self.lines: list[dict[str, Any]] = []
+        self._lines = RecordedLines()
+        self.lines = self._lines.found
         self.store = MemoryStore()
         self.policies = FakePolicies(Policy([], version="v0"))
         self.overrides = OverrideSet()
@@ -235,7 +237,7 @@ class HitWorld:
             request_log=RequestLog(
                 self.clock,
                 count_request=self.metrics.request_done,
-                write_line=self._write_line,
+                lines=self._lines,
                 hit_log_share=EvenSampler(hit_sample_ratio) if hit_sample_ratio < 1 else None,
                 count_unlogged=self.metrics.log_line_sampled_out,
             ),
@@ -324,12 +326,9 @@ class HitWorld:
 
     def exposition(self) -> list[str]:
         """Return the gateway's own metrics."""
-        text = self.metrics.exposition("")[0].decode()
+        self.metrics.add_up()
+        text = self.metrics.render("")[0].decode()
         return [line for line in text.splitlines() if line.startswith("gateway_")]
-
-    def _write_line(self, at: float, fields: Any) -> bool:
-        self.lines.append({"at": at, **fields})
-        return True
 
     def _is_revoked(self, principal: Principal) -> bool:
         return self.overrides.is_revoked(principal)

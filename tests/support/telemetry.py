@@ -3,6 +3,7 @@
 from collections import Counter
 
 from gateway.domain.model import BudgetClass, LinkSource, StageTimes
+from gateway.flow.telemetry import HitCounts
 
 
 class RecordingTelemetry:
@@ -37,6 +38,9 @@ class RecordingTelemetry:
 
     def decided(self, permission: str, *, allowed: bool) -> None:
         self.decisions.append((permission, allowed))
+
+    def hit_counts(self, *_: object, **__: object) -> HitCounts:
+        raise NotImplementedError  # the hit path's tests use the real metrics
 
     def evicted(self, kind: str) -> None:
         self.evictions.append(kind)

@@ -17,6 +17,7 @@ from gateway.domain.audit.chain import (
     segment_opened_body,
     segment_removed_body,
 )
+from gateway.domain.audit.record import AuditRecord, PreparedRecord, encode_record
 from gateway.domain.audit.report import Problem, Report, Segment
 from gateway.domain.audit.verify import SignatureCheck, verify
 from tests.support.audit import SigningKey
@@ -408,3 +409,11 @@ def test_verify_survives_arbitrary_bytes(junk: bytes) -> None:
     segments = a_chain(1)
     segments[0][1:1] = junk.splitlines(keepends=True)
     assert verified(segments).intact == (junk == b"")
+
+
+def test_prepared_record_equals_the_encoded_one() -> None:
+    varying = 'ann "at":0.0,"request_id":"'
+    record = AuditRecord("console_link_issued", 0.0, subject=varying, groups=frozenset({varying}))
+    prepared = PreparedRecord(record)
+    record.at, record.request_id = 1_796_000_000.25, "ab-1f"
+    assert prepared.body(record.at, b"ab-1f") == encode_record(record)

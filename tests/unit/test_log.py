@@ -141,3 +141,18 @@ async def test_secret_in_library_message_is_not_logged(
     ]
     assert written[1]["exception"] == "ValueError"
     assert "canary" not in json.dumps(written)
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize("seconds", [0.000012, 0.25, 3.0])
+def test_prepared_line_equals_the_whole_one(log_format: LogFormat, seconds: float) -> None:
+    logs.set_levels({"gateway": "info"})
+    written: list[bytes] = []
+    lines = logs.RequestLines(written.append, log_format)
+    varying = {"request_id": "ab-1f", "status": 200, "seconds": seconds}
+    rest = {"client": "-time-", "subject": 'ann "-request-id-" 123456789.25', "servers": ("a",)}
+    lines.write(1_796_000_000.9999997, {**varying, **rest})
+    lines.write_prepared(1_796_000_000.9999997, b"ab-1f", seconds, lines.prepare(rest))
+    duration = re.compile(rb'(?<=seconds)"?[=:]([0-9.e-]+)')
+    assert duration.sub(b"", written[0], 1) == duration.sub(b"", written[1], 1)
+    assert [float(duration.findall(line)[0]) for line in written] == [seconds, seconds]

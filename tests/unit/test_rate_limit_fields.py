@@ -34,7 +34,7 @@ def head_of(data: bytes) -> list[str]:
 
 def test_prepared_response_has_both_fields() -> None:
     data = ResponseEncoder('"caller";q=2;w=1', varies_by_origin=False).encode_link(
-        b"{}", "id", 9.0, 1.0, '"caller";r=1;t=1'
+        b"{}", b"id", 9.0, 1.0, (1, 1)
     )
     assert 'RateLimit-Policy: "caller";q=2;w=1' in head_of(data)
     assert 'RateLimit: "caller";r=1;t=1' in head_of(data)

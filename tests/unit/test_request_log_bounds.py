@@ -1,5 +1,7 @@
 """The bound on log lines that anyone may cause in any number, and what a line must not contain."""
 
+from typing import Any, cast
+
 import pytest
 
 from gateway.domain.errors import CallerLimited, GatewayError, TicketRejected
@@ -7,17 +9,16 @@ from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.edge.public.outcome import RequestOutcome
 from gateway.edge.public.request_log import RequestLog
 from tests.support.clock import FakeClock
+from tests.support.request_lines import RecordedLines
 
 
 def a_log(clock: FakeClock, written: list[object], unlogged: list[None]) -> RequestLog:
-    def write_line(_: float, fields: object) -> bool:
-        written.append(fields)
-        return True
-
+    lines = RecordedLines()
+    lines.found = cast("Any", written)
     return RequestLog(
         clock,
         count_request=lambda *_: None,
-        write_line=write_line,
+        lines=lines,
         hit_log_share=None,
         count_unlogged=lambda: unlogged.append(None),
     )

@@ -18,6 +18,7 @@ from gateway.edge.public.request_log import RequestLog
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.console_links import IssuedLink
 from gateway.flow.request import ApiRequest
+from tests.support.request_lines import RecordedLines
 
 
 class NoUsage:
@@ -58,7 +59,7 @@ async def server(monkeypatch: pytest.MonkeyPatch, gateway: RefusingGateway) -> L
         request_log=RequestLog(
             SystemClock(),
             count_request=lambda *_: None,
-            write_line=lambda _, __: True,
+            lines=RecordedLines(),
             hit_log_share=None,
             count_unlogged=lambda: None,
         ),

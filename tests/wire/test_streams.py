@@ -20,6 +20,7 @@ from gateway.edge.public.request_log import RequestLog
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import ForwardedResponse
 from gateway.flow.request import ApiRequest
+from tests.support.request_lines import RecordedLines
 
 CHUNK = bytes(65_536)
 
@@ -49,7 +50,8 @@ class Edge:
         self.body = body
         self.port = 0
         self.counted: list[tuple[int, str]] = []
-        self.lines: list[dict[str, Any]] = []
+        self.recorded = RecordedLines()
+        self.lines = self.recorded.found
         self.done = asyncio.Event()
 
     async def handle(self, _: ApiRequest) -> ForwardedResponse:
@@ -60,10 +62,6 @@ class Edge:
     ) -> None:
         self.counted.append((status, error_code))
         self.done.set()
-
-    def write_line(self, _: float, fields: Mapping[str, Any]) -> bool:
-        self.lines.append(dict(fields))
-        return True
 
     async def spend(self, requests: Mapping[str, int], *, interval_s: float) -> Mapping[str, float]:
         return {}
@@ -101,7 +99,7 @@ async def running_edge(body: Body) -> AsyncIterator[Edge]:
         request_log=RequestLog(
             SystemClock(),
             count_request=edge.count_request,
-            write_line=edge.write_line,
+            lines=edge.recorded,
             hit_log_share=None,
             count_unlogged=lambda: None,
         ),

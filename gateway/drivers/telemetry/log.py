@@ -90,6 +90,12 @@ def _where(traceback: Any) -> list[str]:
     return frames[-8:]
 
 
+_TIME: Final = "-time-"
+_REQUEST_ID: Final = "-request-id-"
+_SECONDS: Final = 123456789.25
+"""Stand for the values in which prepared lines differ."""
+
+
 class RequestLines:
     """Writes request log lines at level info of `gateway.request`, without logging's overhead."""
 
@@ -97,6 +103,8 @@ class RequestLines:
         self._write = write
         self._encode = _ENCODERS[log_format]
         self._logger = logging.getLogger("gateway.request")
+        self._before_time, self._before_id, self._before_seconds, _ = self._cut({})
+        self._second = (0, b"")
 
     def write(self, at: float, fields: Mapping[str, Any]) -> bool:
         """Write the line; return False if the logger's level excludes it."""
@@ -106,6 +114,42 @@ class RequestLines:
         line.update(fields)
         self._write(self._encode(line))
         return True
+
+    def prepare(self, fields: Mapping[str, Any]) -> bytes:
+        """Return what follows the duration in the line of a request with status 200."""
+        return self._cut(fields)[-1]
+
+    def write_prepared(self, at: float, request_id: bytes, seconds: float, prepared: bytes) -> bool:
+        """Write a line of which `prepare` returned the end; `request_id` is plain ASCII text."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return False
+        second, micros = divmod(round(at * 1e6), 1_000_000)
+        if second != self._second[0]:
+            self._second = second, rfc3339(second).partition(".")[0].encode()
+        self._write(
+            b"%b%b.%06dZ%b%b%b%d.%06d%b"
+            % (
+                self._before_time,
+                self._second[1],
+                micros,
+                self._before_id,
+                request_id,
+                self._before_seconds,
+                *divmod(round(seconds * 1e6), 1_000_000),
+                prepared,
+            )
+        )
+        return True
+
+    def _cut(self, fields: Mapping[str, Any]) -> list[bytes]:
+        """Return the parts of a line around its time, request ID and duration."""
+        line = _common_fields(0.0, "info", self._logger.name, "request")
+        line |= {"time": _TIME, "request_id": _REQUEST_ID, "status": 200, "seconds": _SECONDS}
+        rest, parts = self._encode({**line, **fields}), []
+        for value in (_TIME, _REQUEST_ID, str(_SECONDS)):
+            part, _, rest = rest.partition(value.encode())
+            parts.append(part)
+        return [*parts, rest]
 
 
 def set_levels(levels: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Implements the port `Telemetry` with the Prometheus metrics of metrics_contract.py."""
 
+import asyncio
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -14,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway import __version__
 from gateway.domain.errors import Rejection
 from gateway.domain.model import PERMISSIONS, BudgetClass, LinkSource, StageTimes
+from gateway.drivers.telemetry.hit_counts import SummedHitCounts
 from gateway.drivers.telemetry.metric_family import MetricKind
 from gateway.drivers.telemetry.metric_types import LabeledCounter, LabeledHistogram
 from gateway.drivers.telemetry.metrics_contract import (
@@ -55,6 +57,8 @@ class Metrics:
         self._request_seconds = histograms["gateway_request_duration_seconds"]
         stages = histograms["gateway_stage_duration_seconds"]
         self._observe_stages = tuple(stages.observer((stage,)) for stage in StageTimes._fields)
+        self._stages = tuple((stages, (stage,)) for stage in StageTimes._fields)
+        self._hit_counts: dict[tuple[str, ...], SummedHitCounts] = {}
         self._identifications = counters["gateway_identifications_total"]
         self._decisions = counters["gateway_decisions_total"]
         self._links = counters["gateway_links_total"]
@@ -90,8 +94,34 @@ class Metrics:
         for stage, observe in enumerate(self._observe_stages):
             observe(times[stage])
         if self._teams:
-            team = next((team for group, team in self._teams if group in groups), _OTHER_TEAM)
-            self._team_links.inc((team,))
+            self._team_links.inc((self._team(groups),))
+
+    def _team(self, groups: Collection[str]) -> str:
+        return next((team for group, team in self._teams if group in groups), _OTHER_TEAM)
+
+    def hit_counts(
+        self, issuer: str, permission: str, operation: str, account: str, groups: Collection[str]
+    ) -> SummedHitCounts:
+        team = self._team(groups) if self._teams else ""
+        key = issuer, permission, operation, account, team
+        counts = self._hit_counts.get(key)
+        if counts is None:
+            at_end = [
+                (self._links, (account, LinkSource.LOCAL.value)),
+                (self._requests, (operation, "200", "")),
+            ]
+            if team:
+                at_end.append((self._team_links, (team,)))
+            counts = self._hit_counts[key] = SummedHitCounts(
+                at_begin=(
+                    (self._identifications, (issuer, "cached")),
+                    (self._decisions, (permission, "allowed")),
+                ),
+                at_end=at_end,
+                stages=self._stages,
+                duration=(self._request_seconds, ("link",)),
+            )
+        return counts
 
     def evicted(self, kind: str) -> None:
         self.count("gateway_evictions_total", kind)
@@ -240,11 +270,19 @@ class Metrics:
         """Set a counter without labels to the result of `read` at each scrape."""
         self._counters[name].read = read
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics and their content type, in the format that `accept` selects.
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics and their content type, in the format that `accept` selects."""
+        # In a thread, because rendering a thousand lines would delay the callers' requests.
+        self.add_up()
+        return await asyncio.to_thread(self.render, accept)
 
-        May run in another thread than the event loop.
-        """
+    def add_up(self) -> None:
+        """Add the hits since the last scrape; only in the event loop, which counts them."""
+        for counts in self._hit_counts.values():
+            counts.add_up()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Do what `exposition` does, in any thread and without the hits since the last scrape."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 

@@ -1,6 +1,5 @@
 """The handler of the admin listener: metrics, health checks, and the paths of the admin API."""
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +15,7 @@ from gateway.edge.listener.request import ListenerRequest
 
 log = logging.getLogger("gateway.admin")
 
-Exposition = Callable[[str], tuple[bytes, str]]
+Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]
 Readiness = Callable[[], tuple[bool, Mapping[str, str]]]
 _Respond = Callable[[ListenerRequest], Awaitable[web.Response]]
 
@@ -90,9 +89,7 @@ class AdminHandler:
         return methods[request.method]
 
     async def _metrics(self, request: ListenerRequest) -> web.Response:
-        # In a thread, because rendering a thousand lines would delay the callers' requests.
-        accept = request.headers.get("Accept", "")
-        body, content_type = await asyncio.to_thread(self._exposition, accept)
+        body, content_type = await self._exposition(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _alive(self, _: ListenerRequest) -> web.Response:

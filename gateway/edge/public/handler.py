@@ -271,9 +271,12 @@ class PublicHandler:
         self, request: ListenerRequest, result: IssuedLink, outcome: RequestOutcome
     ) -> web.StreamResponse:
         body = orjson.dumps({"url": result.link.url.reveal()})
-        if outcome.has_common_headers and allows_prepared_response(request):
-            limit, now = self._rate_limit(outcome), self._clock.now()
-            data = self._encoder.encode_link(body, outcome.request_id, result.left_s, now, limit)
+        principal = outcome.principal
+        is_common = outcome.has_common_headers and allows_prepared_response(request)
+        if is_common and principal is not None:
+            limit, now = self._limits.remaining(principal.key), self._clock.now()
+            request_id = outcome.request_id.encode("ascii")
+            data = self._encoder.encode_link(body, request_id, result.left_s, now, limit)
             return cast("web.StreamResponse", PreparedResponse(request, data))
         headers = self._headers(outcome)
         headers["X-Console-Expires-In"] = str(int(result.left_s))

@@ -9,15 +9,16 @@ then, aiohttp parses the request after all, and `Gateway.resume` serves the rest
 import logging
 from asyncio import Future, get_running_loop
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
 from aiohttp import HttpVersion11
 
-from gateway.domain.audit.record import encode_record
+from gateway.domain.audit.record import PreparedRecord
 from gateway.domain.errors import AuditLogUnavailable, CallerLimited
 from gateway.domain.identity.credentials import find_jwt
-from gateway.domain.model import ConsoleLink, LinkSource, StageTimes
+from gateway.domain.model import ConsoleLink, LinkSource
 from gateway.domain.policy.policy import Permit, Policy
 from gateway.edge.listener.client_address import TrustedProxies, client_address
 from gateway.edge.listener.request import ListenerRequest
@@ -25,9 +26,10 @@ from gateway.edge.listener.server import END_OF_HEAD, ListenerConnection
 from gateway.edge.public.outcome import RequestOutcome
 from gateway.edge.public.prepared_response import ResponseEncoder
 from gateway.edge.public.request_log import RequestLog
-from gateway.edge.public.request_memory import RememberedRequest, RequestMemory
-from gateway.edge.rate_limit_fields import rate_limit_field
+from gateway.edge.public.request_memory import PreparedHit, RememberedRequest, RequestMemory
 from gateway.flow.audit_log import BatchAuditLog
+from gateway.flow.console_links import CachedLinkEntry
+from gateway.flow.identify import CachedToken
 from gateway.flow.pipeline import LinkStages, PendingLink
 from gateway.flow.request import ApiRequest
 
@@ -102,105 +104,132 @@ class HitPath:
             data.startswith(_BEGINNING) and data.endswith(END_OF_HEAD) and len(data) <= _BYTES_MAX
         ):
             return None
-        from_proxy = self._has_proxies and connection.peer in self._trusted_proxies
+        peer = connection.peer
+        from_proxy = self._has_proxies and peer in self._trusted_proxies
         key = self.memory.key(data, from_proxy=from_proxy)
         remembered = self.memory.find(key)
         if remembered is None:
             connection.note_exact(key)
             return None
 
-        began = self._clock.monotonic()
-        principal = self._identify.cached_principal(remembered.token_digest)
-        if principal is None:
+        monotonic = self._clock.monotonic
+        began = monotonic()
+        token = self._identify.cached_token(remembered.token_digest)
+        if token is None:
             self.memory.forget(key)
             return None
-        identified_at = self._clock.monotonic()
+        identified_at = monotonic()
 
-        version, call = self._decide.version, remembered.call
-        permit = self._decide.preview(version[0], principal, call)
+        principal, version = token.principal, self._decide.version
+        permit = self._decide.preview(version[0], principal, remembered.call)
         if permit is None:
             return None
-        decided_at = self._clock.monotonic()
+        decided_at = monotonic()
 
-        link = self._links.settled_link(permit)
-        if link is None or not self._audit_log.takes_bodies:
+        cached = self._links.settled_link(permit)
+        if cached is None or not self._audit_log.takes_bodies:
             return None
         try:
             self._limits.admit(principal.key)
         except CallerLimited:
             return None  # not counted yet
+        obtained_at = monotonic()
 
         self.begun_count += 1
-        self._telemetry.identified(principal.issuer, "cached")
-        self._telemetry.decided(call.operation.permission, allowed=True)
-        client = connection.peer
-        if from_proxy:
-            client = client_address(client, remembered.forwarded_for, self._trusted_proxies)
-        hit = BegunHit(self, connection, data, permit, version, link, self._new_id(), client)
-        hit.began, hit.identified_at, hit.decided_at = began, identified_at, decided_at
-        hit.obtained_at = self._clock.monotonic()
-
-        record = self._request_audit.allowed(_EVENT, permit, hit)
-        record.source, record.link_fingerprint = _LOCAL, link.fingerprint
-        self._audit_log.submit(_EVENT, record.at, encode_record(record), hit.settle)
+        hops, proxies = remembered.forwarded_for, self._trusted_proxies
+        client = client_address(peer, hops, proxies) if from_proxy else peer
+        prepared = remembered.prepared
+        if prepared is None or not prepared.fits(permit, cached.link, client):
+            prepared = self._prepare(permit, cached.link, client)
+            remembered.keep(prepared)
+        prepared.counts.begin()
+        ascii_id = self._new_id().encode("ascii")
+        hit = BegunHit(self, connection, data, token, version, cached, prepared, ascii_id)
+        hit.began, hit.identified_at = began, identified_at
+        hit.decided_at, hit.obtained_at = decided_at, obtained_at
+        at = self._clock.now()
+        body = prepared.record.body(at, ascii_id)
+        self._audit_log.submit(_EVENT, at, body, hit.settle)
         return hit
+
+    def _prepare(self, permit: Permit, link: ConsoleLink, client: str) -> PreparedHit:
+        principal, call = permit.principal, permit.call
+        record = self._request_audit.allowed(_EVENT, permit, _RecordedHit(client))
+        record.source, record.link_fingerprint = _LOCAL, link.fingerprint
+        counts = self._telemetry.hit_counts(
+            principal.issuer,
+            call.operation.permission,
+            call.operation.name,
+            self._links.account_of(permit),
+            principal.groups,
+        )
+        line = self.request_log.prepare_hit(client, principal, call, link)
+        return PreparedHit(permit, link, client, PreparedRecord(record), line, counts)
 
     def conclude(self, hit: "BegunHit") -> bool:
         """Respond to a recorded hit if nothing has changed meanwhile; False: nothing was done."""
-        permit, link, principal = hit.permit, hit.link, hit.permit.principal
-        if not self._decide.still_holds(principal, hit.version):
+        token, cached, prepared = hit.token, hit.cached, hit.prepared
+        now, recorded_at = self._clock.now(), self._clock.monotonic()
+        if not self._decide.is_current(hit.version) or now >= token.valid_until:
             return False
-        if not self._links.is_usable(permit, link):
+        if recorded_at > cached.usable_until:
             return False
-        recorded_at = self._clock.monotonic()
-        times = StageTimes(
-            hit.identified_at - hit.began,
-            hit.decided_at - hit.identified_at,
-            hit.obtained_at - hit.decided_at,
-            recorded_at - hit.obtained_at,
+        link = cached.link
+        hit.connection.finish(
+            self._encoder.encode_link(
+                orjson.dumps({"url": link.url.reveal()}),
+                hit.ascii_id,
+                link.good_until - recorded_at,
+                now,
+                self._limits.remaining_at(recorded_at, token.principal.key),
+            )
         )
-        account = self._links.account_of(permit)
-        self._telemetry.link_served(account, principal.groups, LinkSource.LOCAL, times)
-        body = orjson.dumps({"url": link.url.reveal()})
-        limit = rate_limit_field(self._limits.remaining(principal.key))
-        left_s, now = link.good_until - recorded_at, self._clock.now()
-        hit.connection.finish(self._encoder.encode_link(body, hit.request_id, left_s, now, limit))
-        self.request_log.finish_hit(
-            hit.request_id, hit.client_address, hit.began, principal, permit.call, link
+        ended = self._clock.monotonic()
+        prepared.counts.serve(
+            hit.began, hit.identified_at, hit.decided_at, hit.obtained_at, recorded_at, ended
         )
+        self.request_log.write_hit(now, hit.ascii_id, ended - hit.began, prepared.line)
         return True
 
 
-class BegunHit:
-    """A hit whose record is being written. It is a `RequestContext` for its audit record."""
+@dataclass(slots=True)
+class _RecordedHit:
+    """The request of a record that is prepared for many."""
 
-    __slots__ = (
-        *("_path", "connection", "data", "permit", "version", "link"),
-        *("began", "identified_at", "decided_at", "obtained_at"),
-        *("client_address", "is_abandoned", "recorded", "request_id"),
-    )
+    client_address: str
+    request_id = ""
     trace = None
     access_key = ""
+
+
+class BegunHit:
+    """A hit whose record is being written."""
+
+    __slots__ = (
+        *("_path", "connection", "data", "token", "version", "cached", "prepared", "ascii_id"),
+        *("began", "identified_at", "decided_at", "obtained_at", "is_abandoned", "recorded"),
+    )
 
     def __init__(  # noqa: PLR0913 - what the stages found
         self,
         path: HitPath,
         connection: ListenerConnection,
         data: bytes,
-        permit: Permit,
+        token: CachedToken,
         version: tuple[Policy, int],
-        link: ConsoleLink,
-        request_id: str,
-        client_address: str,
+        cached: CachedLinkEntry,
+        prepared: PreparedHit,
+        ascii_id: bytes,
     ) -> None:
         self._path = path
         self.connection = connection
         self.data = data
-        self.permit = permit
+        self.token = token
         self.version = version
-        self.link = link
-        self.request_id = request_id
-        self.client_address = client_address
+        self.cached = cached
+        self.prepared = prepared
+        self.ascii_id = ascii_id
+        """The request ID."""
         self.began = self.identified_at = self.decided_at = self.obtained_at = 0.0
         self.is_abandoned = False
         self.recorded: Future[AuditLogUnavailable | None] | None = None
@@ -232,7 +261,8 @@ class BegunHit:
 
     def outcome(self) -> RequestOutcome:
         """Return the state of the request as the handler has it."""
-        call, principal = self.permit.call, self.permit.principal
+        permit, client = self.prepared.permit, self.prepared.client_address
+        call, principal, request_id = permit.call, permit.principal, self.ascii_id.decode()
         request = ApiRequest(
             authorization=(),
             x_auth_token=(),
@@ -242,8 +272,8 @@ class BegunHit:
             read_body=_no_body,
             fresh=False,
             headers=(),
-            request_id=self.request_id,
-            client_address=self.client_address,
+            request_id=request_id,
+            client_address=client,
             deadline=self.began + self._path.deadline_s,
             principal=principal,
             call=call,
@@ -251,16 +281,16 @@ class BegunHit:
             identify_s=self.identified_at - self.began,
             identified_at=self.identified_at,
         )
-        outcome = RequestOutcome(self.request_id, self.client_address, self.began)
+        outcome = RequestOutcome(request_id, client, self.began)
         outcome.request = outcome.api_request = request
         return outcome
 
     def pending(self) -> PendingLink:
         return PendingLink(
-            self.permit,
+            self.prepared.permit,
             self.version,
             self.decided_at,
-            self.link,
+            self.prepared.link,
             LinkSource.LOCAL,
             self.obtained_at,
         )

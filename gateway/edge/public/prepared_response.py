@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from gateway.domain.model import Headers
 from gateway.edge.common_headers import COMMON_HEADERS
+from gateway.edge.rate_limit_fields import rate_limit_field
 
 _HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items())
 _LINK: Final = "Content-Type: application/json\r\nCache-Control: no-store\r\n"
@@ -51,25 +52,30 @@ def allows_prepared_response(request: web.BaseRequest) -> bool:
 class ResponseEncoder:
     """Encodes head and body; the constant part of the head is encoded once."""
 
-    __slots__ = ("_head", "_link_head")
+    __slots__ = ("_dated_link_head", "_head", "_link_head")
 
     def __init__(self, policy: str, *, varies_by_origin: bool) -> None:
         """`policy` is the value of `RateLimit-Policy`."""
         vary = "Vary: Origin\r\n" if varies_by_origin else ""
         self._head = f"{_HEAD}{vary}RateLimit-Policy: {policy}\r\n"
         self._link_head = _STATUS_LINES[200] + _LINK + self._head
+        self._dated_link_head = (0, b"")
+        """The head up to the value of RateLimit, and the second of its date."""
 
     def encode_link(
-        self, body: bytes, request_id: str, left_s: float, now: float, limit: str | None
+        self, body: bytes, request_id: bytes, left_s: float, now: float, limit: tuple[int, int]
     ) -> bytes:
-        """`now` is wall clock time for `Date` (RFC 9110, 6.6.1); `limit` is the RateLimit field."""
-        limit_line = "" if limit is None else f"RateLimit: {limit}\r\n"
-        head = (
-            f"{self._link_head}{limit_line}Date: {_date(int(now))}\r\n"
-            f"X-Request-Id: {request_id}\r\n"
-            f"X-Console-Expires-In: {int(left_s)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        """`now` is wall clock time for `Date` (RFC 9110, 6.6.1); `limit` as in `Remaining`."""
+        second = int(now)
+        if self._dated_link_head[0] != second:
+            dated = f"{self._link_head}Date: {_date(second)}\r\nRateLimit: "
+            self._dated_link_head = second, dated.encode("ascii")
+        varying = (
+            f"{rate_limit_field(limit)}\r\nX-Console-Expires-In: {int(left_s)}\r\n"
+            f"Content-Length: {len(body)}\r\nX-Request-Id: "
         )
-        return head.encode("ascii") + body
+        parts = self._dated_link_head[1], varying.encode("ascii"), request_id, b"\r\n\r\n", body
+        return b"".join(parts)
 
     def encode_response(
         self,

@@ -1,7 +1,7 @@
 """One log line and one count per request."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.domain.errors import (
     CallerLimited,
@@ -28,8 +28,18 @@ are none."""
 CountRequest = Callable[[str, str, int, str, float, str], None]
 """Arguments: kind, operation, status, error code, duration in seconds, trace ID for an exemplar."""
 
-WriteLine = Callable[[float, Mapping[str, Any]], bool]
-"""Arguments: time and fields. Returns False if the log level excludes the line."""
+
+class Lines(Protocol):
+    """The lines of requests; each method that writes returns False if the log level excludes it."""
+
+    def write(self, at: float, fields: Mapping[str, Any], /) -> bool: ...
+
+    def prepare(self, fields: Mapping[str, Any], /) -> bytes:
+        """Return the end of the line of a request with status 200: `fields` follow the duration."""
+
+    def write_prepared(
+        self, at: float, request_id: bytes, seconds: float, prepared: bytes, /
+    ) -> bool: ...
 
 
 class RequestLog:
@@ -38,14 +48,14 @@ class RequestLog:
         clock: Clock,
         *,
         count_request: CountRequest,
-        write_line: WriteLine,
+        lines: Lines,
         hit_log_share: EvenSampler | None,
         count_unlogged: Callable[[], object],
     ) -> None:
         """`hit_log_share` samples the lines of local cache hits; None writes all of them."""
         self._clock = clock
         self._count_request = count_request
-        self._write_line = write_line
+        self._lines = lines
         self._hit_log_share = hit_log_share
         self._count_unlogged = count_unlogged
         self._limited_lines_tat = 0.0
@@ -59,38 +69,31 @@ class RequestLog:
         if trace is not None:
             line["trace_id"] = trace.trace_id
             trace.end(line)
-        if self._is_left_unlogged(outcome) or not self._write_line(self._clock.now(), line):
+        if self._is_left_unlogged(outcome) or not self._lines.write(self._clock.now(), line):
             self._count_unlogged()
 
-    def finish_hit(
-        self,
-        request_id: str,
-        client: str,
-        began: float,
-        principal: Principal,
-        call: ResolvedCall,
-        link: ConsoleLink,
-    ) -> None:
-        """Do what `finish` does for a link from this process's cache, without a trace."""
-        seconds = self._clock.monotonic() - began
-        operation, share = call.operation.name, self._hit_log_share
-        self._count_request("link", operation, 200, "", seconds, "")
-        if (share is not None and not share.samples()) or not self._write_line(
-            self._clock.now(),
+    def prepare_hit(
+        self, client: str, principal: Principal, call: ResolvedCall, link: ConsoleLink
+    ) -> bytes:
+        """Return what `write_hit` needs of a link from this process's cache."""
+        return self._lines.prepare(
             {
-                "request_id": request_id,
-                "status": 200,
-                "seconds": round(seconds, 6),
                 "client": client,
                 "issuer": principal.issuer,
                 "subject": principal.subject,
-                "operation": operation,
+                "operation": call.operation.name,
                 "project": call.project,
                 "servers": call.servers,
                 "source": _LOCAL,
                 "link": link.fingerprint,
-            },
-        ):
+            }
+        )
+
+    def write_hit(self, now: float, request_id: bytes, seconds: float, prepared: bytes) -> None:
+        """Write the line that `finish` would, without a count or a trace."""
+        share = self._hit_log_share
+        is_sampled = share is None or share.samples()
+        if not is_sampled or not self._lines.write_prepared(now, request_id, seconds, prepared):
             self._count_unlogged()
 
     def _count(self, outcome: RequestOutcome, seconds: float) -> None:

@@ -12,13 +12,46 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
 
-from gateway.domain.model import ResolvedCall
+from gateway.domain.audit.record import PreparedRecord
+from gateway.domain.model import ConsoleLink, ResolvedCall
+from gateway.domain.policy.policy import Permit
+from gateway.flow.telemetry import HitCounts
 
 REQUESTS_MAX: Final = 16_384
-"""About 8 MB."""
+"""About 25 MB."""
+_PREPARED_BYTES_MAX: Final = 2_048
 PER_PERSON_MAX: Final = 64
 _SEEN_ONCE_MAX: Final = 16_384
 _KEY_BYTES: Final = 32
+
+
+class PreparedHit:
+    """What hits with the same permit, link and client address have in common, encoded once.
+
+    It decides nothing: a hit uses it only if the stages have found exactly these.
+    """
+
+    __slots__ = ("client_address", "counts", "line", "link", "permit", "record")
+
+    def __init__(
+        self,
+        permit: Permit,
+        link: ConsoleLink,
+        client_address: str,
+        record: PreparedRecord,
+        line: bytes,
+        counts: HitCounts,
+    ) -> None:
+        self.permit = permit
+        self.link = link
+        self.client_address = client_address
+        self.record = record
+        self.line = line
+        """`RequestLog.prepare_hit`."""
+        self.counts = counts
+
+    def fits(self, permit: Permit, link: ConsoleLink, client_address: str) -> bool:
+        return self.permit is permit and self.link is link and self.client_address == client_address
 
 
 @dataclass(slots=True)
@@ -32,6 +65,12 @@ class RememberedRequest:
     """The values of X-Forwarded-For."""
     used_at: int = 0
     """The order of use."""
+    prepared: PreparedHit | None = field(default=None, repr=False)
+
+    def keep(self, prepared: PreparedHit) -> None:
+        """Keep what is prepared for the next hit, unless it is long: of a person in many groups."""
+        is_long = len(prepared.record) + len(prepared.line) > _PREPARED_BYTES_MAX
+        self.prepared = None if is_long else prepared
 
 
 class RequestMemory:

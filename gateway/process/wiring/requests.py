@@ -193,7 +193,7 @@ def open_handler(
     request_log = RequestLog(
         runtime.clock,
         count_request=metrics.request_done,
-        write_line=RequestLines(lines.write, config.log.format).write,
+        lines=RequestLines(lines.write, config.log.format),
         hit_log_share=EvenSampler(ratio) if ratio < 1 else None,
         count_unlogged=metrics.log_line_sampled_out,
     )
