@@ -5,6 +5,7 @@ process. The fault is real: kill -9, a limit of the file's size, a removed direc
 """
 
 import asyncio
+import errno
 import os
 import resource
 import shutil
@@ -26,8 +27,8 @@ from tests.support.frame_channel import MemoryChannel
 from tests.support.killed import fork
 from tests.support.recordings import RecordingScene, a_recording
 
-RUNS = 50
-FAULTS = ("kill", "full", "removed", "slow", "none")
+FAULTS = ("kill", "full", "removed", "slow", "read_only", "none")
+RUNS = 10 * len(FAULTS)
 
 
 class PipeBrowser:
@@ -101,6 +102,8 @@ async def record(
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         if session.fault == "slow":
             slow_down()
+        if session.fault == "read_only":
+            become_read_only(session.fault_after)
         pump = asyncio.create_task(channel.run())
         for frame in session.frames:
             if failed.is_set():
@@ -118,10 +121,24 @@ def slow_down() -> None:
     write = open_part._write
 
     def slowly(fd: int, data: bytes) -> None:
-        time.sleep(0.02)
+        time.sleep(0.1)
         write(fd, data)
 
     open_part._write = slowly
+
+
+def become_read_only(after: int) -> None:
+    """Reject writes after so many bytes, as a file system does that has met an error."""
+    write, written = open_part._write, 0
+
+    def rejecting(fd: int, data: bytes) -> None:
+        nonlocal written
+        written += len(data)
+        if written > after:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        write(fd, data)
+
+    open_part._write = rejecting
 
 
 def browse(session: Session, process: int, reader: int, root: Path) -> bytes:
