@@ -26,7 +26,7 @@ PAGE := gateway/edge/consoles/page
 
 page: $(PAGE)/dist/index.html ## build the page of live consoles
 
-$(PAGE)/dist/index.html: $(wildcard $(PAGE)/*.js* $(PAGE)/*.sh $(PAGE)/*.lock $(PAGE)/src/* $(PAGE)/src/player/*) | $(BIN)/python
+$(PAGE)/dist/index.html: $(wildcard $(PAGE)/*.js* $(PAGE)/*.sh $(PAGE)/*.lock $(PAGE)/src/* $(PAGE)/src/player/* $(PAGE)/src/people/*) | $(BIN)/python
 	sh $(PAGE)/build.sh $(abspath $(BIN)/python)
 
 demo: $(VENV)/.runtime page ## run the whole product on loopback until Ctrl-C

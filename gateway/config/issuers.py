@@ -15,6 +15,7 @@ from gateway.config.key_material import (
     parse_shared_secret,
     read_key_file,
 )
+from gateway.config.login import IssuerLogin
 from gateway.config.policy_names import ANY_ISSUER
 from gateway.config.secrets import SecretValue
 from gateway.config.values import (
@@ -176,6 +177,10 @@ class Issuer(Section):
     """Shortest time in seconds between two refreshes that tokens cause: by an unknown `kid`, or by
     a signature that no key verifies, as after the issuer replaced a key under its `kid`."""
 
+    login: IssuerLogin | None = None
+    """Login with a browser. Requires `keys.discovery` and `listen.public_url`. Unset: people send
+    tokens of this issuer, and cannot log in with a browser."""
+
     @field_validator("name")
     @classmethod
     def _is_not_reserved(cls, name: str) -> str:
@@ -193,6 +198,12 @@ class Issuer(Section):
                 f" {self.keys_refresh_s:g}"
             )
             raise InvalidKey(("keys_age_max_s",), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _login_finds_its_addresses(self) -> Self:
+        if self.login is not None and not isinstance(self.keys, DiscoveryKeys):
+            raise InvalidKey(("login",), "requires `keys.discovery`")
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from gateway.config.limits import (
 )
 from gateway.config.listen import AdminListen, PublicListen, hosts_overlap
 from gateway.config.located_yaml import Document, load
+from gateway.config.login import LoginSettings
 from gateway.config.operations import OperationChanges, built_in_operations
 from gateway.config.overrides import OverrideSettings
 from gateway.config.policy_names import KnownNames
@@ -57,6 +58,8 @@ class Settings(Section):
     """Time limits of requests and of shutdown."""
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
     """Identity providers of callers."""
+    login: LoginSettings = LoginSettings()
+    """Sessions of people who log in with a browser (`issuers[].login`)."""
     admin: AdminListen = AdminListen()
     """The admin listener: metrics, health checks and the admin API."""
     policy_file: ConfigPath
@@ -115,6 +118,11 @@ class Settings(Section):
     def delivers_proxied(self) -> bool:
         """Whether live consoles of any account run through the gateway."""
         return any(account.delivers_proxied for account in self.accounts)
+
+    @property
+    def has_logins(self) -> bool:
+        """Whether people can log in with a browser."""
+        return any(issuer.login is not None for issuer in self.issuers)
 
     @property
     def project_ids(self) -> list[str]:
@@ -191,6 +199,13 @@ class Settings(Section):
         if self.delivers_proxied and self.listen.public_url is None:
             problem = "is required: an account has `console.delivery: proxied`"
             raise InvalidKey(("listen", "public_url"), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _browsers_can_log_in(self) -> Self:
+        for i, issuer in enumerate(self.issuers):
+            if issuer.login is not None and self.listen.public_url is None:
+                raise InvalidKey(("issuers", i, "login"), "requires `listen.public_url`")
         return self
 
     @model_validator(mode="after")

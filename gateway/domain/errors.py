@@ -3,6 +3,9 @@
 GatewayError
 ├── NotAuthenticated          the credential is missing or invalid; `reason` is for operators
 │   └── PersonLocked          an administrator has locked the person or one of their groups
+├── LoginFailed               a login in a browser failed; `problem` is for the person
+├── LoginRequired             the browser has no session, or it has ended
+├── FreshLoginRequired        the login is too long ago for this action
 ├── BadRequest                the request is malformed; `detail` is for the caller
 │   ├── OperationUnknown      the path is not in the catalogue
 │   ├── MethodNotAllowed      the path exists with other methods
@@ -26,6 +29,7 @@ GatewayError
 ├── ServiceLoginFailed        the gateway has no credential that the cloud accepts
 ├── KeysUnavailable           an issuer's keys were never loaded or are too old
 ├── RevocationsUnavailable    this process has not loaded the revocations yet
+├── LoginUnavailable          sessions of browsers cannot be read, or the provider does not answer
 ├── AuditLogUnavailable       the audit record could not be written
 ├── TicketRejected            the ticket of a live console is spent, expired or forged
 ├── ConsoleBusy               another session has the server's keyboard
@@ -39,6 +43,7 @@ GatewayError
 from enum import Enum
 
 from gateway.domain.consoles.model import InUse
+from gateway.domain.login.model import LoginProblem
 from gateway.domain.model import Principal
 
 
@@ -93,15 +98,18 @@ class NotAuthenticated(GatewayError):
         *,
         issuer: str | None = None,
         principal: Principal | None = None,
+        is_overage: bool = False,
     ) -> None:
         """`detail` and `issuer` (its name in the config) are for the log.
 
-        `principal` is the person that the token was verified for, if it was.
+        `principal` is the person that the token was verified for, if it was. `is_overage`: the
+        issuer left the groups out because there are too many.
         """
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.issuer = issuer
         self.principal = principal
+        self.is_overage = is_overage
 
 
 class PersonLocked(NotAuthenticated):
@@ -112,6 +120,21 @@ class PersonLocked(NotAuthenticated):
         super().__init__(
             Rejection.LOCKED, f"lock {lock}", issuer=principal.issuer, principal=principal
         )
+
+
+class LoginFailed(GatewayError):
+    def __init__(self, problem: LoginProblem, detail: str) -> None:
+        """`problem` is for the person, `detail` for the log."""
+        super().__init__(f"{problem.name}: {detail}" if detail else problem.name)
+        self.problem = problem
+
+
+class LoginRequired(GatewayError):
+    """The browser has no session, or one that has ended."""
+
+
+class FreshLoginRequired(GatewayError):
+    """The session's login is too long ago for this action."""
 
 
 class BadRequest(GatewayError):
@@ -243,6 +266,10 @@ class KeysUnavailable(RetryLater):
 
 
 class RevocationsUnavailable(RetryLater):
+    pass
+
+
+class LoginUnavailable(RetryLater):
     pass
 
 

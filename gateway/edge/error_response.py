@@ -16,6 +16,8 @@ from gateway.edge.error_table import (
 )
 
 _CHALLENGE = 'Bearer realm="console-gateway"'
+_COOKIE_CHALLENGE = 'Cookie realm="console-gateway"'
+"""Not a registered scheme: browsers must not ask for a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ def render_error(error: GatewayError) -> ErrorResponse:
             pass  # no challenge: a new token would not help
         case errors.NotAuthenticated():
             headers = (("WWW-Authenticate", _challenge(error.reason)),)
+        case errors.LoginRequired():
+            headers = (("WWW-Authenticate", _COOKIE_CHALLENGE),)
         case errors.MethodNotAllowed():
             headers = (("Allow", ", ".join(error.allowed)),)
         case errors.UpstreamRefused():

@@ -286,6 +286,16 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         operator_action="Restore Redis, and set `overrides.file`.",
         alerts=("ConsoleGatewayOverridesNotLoaded",),
     ),
+    errors.LoginUnavailable: ErrorSpec(
+        503,
+        "CGW.5039",
+        f"Logins are unavailable at the moment. {_LATER}",
+        cause="Redis is unavailable, or the issuer has not answered for 2 minutes after the"
+        " session's tokens had to be refreshed.",
+        retry=_AFTER,
+        caller_action="Wait, or use a JWT. Consoles that are open go on.",
+        operator_action="Check Redis, and the log event `login_refresh_failed`.",
+    ),
     errors.UpstreamSlow: ErrorSpec(
         504,
         "CGW.5040",
@@ -330,6 +340,34 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         cause="Another browser started the session, the session is over, or cookies are blocked.",
         caller_action="Use the tab in which the console was opened, or request a new address.",
         operator_action="Check that proxies pass `Cookie` and `Set-Cookie` unchanged.",
+    ),
+    errors.LoginRequired: ErrorSpec(
+        401,
+        "CGW.4011",
+        "Not logged in, or the session has ended. Log in again.",
+        cause="A page used the session of its browser, which has none, or whose session has ended:"
+        " idle for `login.idle_s`, older than `login.absolute_s`, logged out, revoked, or ended by"
+        " the issuer.",
+        caller_action="Log in again. Programs send a JWT to the paths without `/ui`.",
+        operator_action="The audit record `logout` has the reason, except for time limits.",
+    ),
+    errors.FreshLoginRequired: ErrorSpec(
+        403,
+        "CGW.4036",
+        "This action requires a recent login. Log in again.",
+        cause="The login at the issuer is older than `login.fresh_s`, or the issuer does not send"
+        " `auth_time`.",
+        caller_action="Log in again; the page offers it.",
+        operator_action="The issuer must honor `max_age`.",
+    ),
+    errors.LoginFailed: ErrorSpec(
+        403,
+        "CGW.4037",
+        "The login was rejected. Start again.",
+        cause="A login with a browser failed. The page says why, and the log event `login_failed`"
+        " has the details.",
+        caller_action="Follow the page.",
+        operator_action="Read `error` in the log event `login_failed`.",
     ),
     errors.SessionLimitReached: ErrorSpec(
         409,

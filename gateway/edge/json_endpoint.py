@@ -68,6 +68,8 @@ class Action:
     """Of the operation."""
     reply: Reply | None = None
     serve: Serve | None = None
+    needs_fresh_login: bool = False
+    """With a browser's session, `login.fresh_s` applies."""
 
 
 Paths = tuple[tuple[re.Pattern[str], dict[str, Action]], ...]

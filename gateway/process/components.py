@@ -19,6 +19,8 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.edge.admin.api import AdminApi
 from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.error_table import SERVER_FAILURES
+from gateway.edge.mount import Mount
+from gateway.edge.people.ui_mount import UiMount
 from gateway.edge.public.handler import PublicHandler
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.cluster_query import ProcessView
@@ -38,6 +40,7 @@ from gateway.process.wiring.budget import open_budget
 from gateway.process.wiring.consoles import OpenConsoles, open_consoles
 from gateway.process.wiring.identity import open_identity
 from gateway.process.wiring.inventories import open_inventories
+from gateway.process.wiring.login import OpenLogin, open_login
 from gateway.process.wiring.overrides import apply_overrides, open_overrides
 from gateway.process.wiring.policy import open_policy
 from gateway.process.wiring.recordings import open_recordings
@@ -105,7 +108,10 @@ async def open_components(
             recordings=recordings,
         )
         tickets, console_handler, live = _parts_of(consoles)
-        mounts = [] if console_handler is None else [console_handler]
+        login = await open_login(
+            runtime, valkey=valkey, identity=identity, stages=stages, audit_log=audit_log
+        )
+        mounts = _mounts_of(console_handler, login)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)
@@ -134,6 +140,13 @@ def _parts_of(
     if consoles is None:
         return None, None, None
     return consoles.tickets, consoles.handler, consoles.sessions
+
+
+def _mounts_of(consoles: ConsoleHandler | None, login: OpenLogin | None) -> list[Mount]:
+    mounts: list[Mount] = [] if consoles is None else [consoles]
+    if login is not None:
+        mounts += [login.handler, UiMount(login.gate)]
+    return mounts
 
 
 def _begin_metrics(runtime: Runtime, administration: AdminApi | None) -> None:

@@ -32,6 +32,10 @@ def load_config(config_file: Path, *, workers: int) -> Settings:
         first = next(i for i, one in enumerate(config.accounts) if one.delivers_proxied)
         key = ("accounts", first, "console", "delivery")
         raise InvalidConfig([document.error(key, f"cannot be served: {problem}")])
+    if config.has_logins and (problem := page_problem()):
+        first = next(i for i, one in enumerate(config.issuers) if one.login is not None)
+        error = document.error(("issuers", first, "login"), f"cannot be served: {problem}")
+        raise InvalidConfig([error])
     return config
 
 

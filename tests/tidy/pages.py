@@ -7,6 +7,7 @@ from gateway.commands.reference import cli_page
 from gateway.config.reference import config_page, policy_page
 from gateway.domain.audit import events
 from gateway.domain.consoles import ends
+from gateway.domain.login import model as logins
 from gateway.drivers.telemetry import metrics_contract
 from gateway.drivers.telemetry.log_events import render_log_events
 from gateway.edge.admin.reference import admin_api_page
@@ -21,6 +22,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "console-ends.md": ends.render_page,
     "errors.md": errors_page,
     "log-events.md": render_log_events,
+    "logins.md": logins.render_page,
     "metrics.md": metrics_contract.render_page,
     "operations.md": operations_page,
     "policy.md": policy_page,

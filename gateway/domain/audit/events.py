@@ -51,6 +51,7 @@ _PERSON = (
     "client_address",
     "token_id",
 )
+_BROWSER = ("request_id", "issuer", "subject", "groups", "client_address", "token_id")
 _NEIGHBOURS = ("neighbours", "keep_s")
 _GROUPS = {
     "caller": _CALLER,
@@ -222,6 +223,21 @@ RECORDS: Final = (
         "console_session_ended",
         "when a live console has ended; `target` is the person who ended it, if another did",
         (*_PERSON, "target", *_SESSION, "end", "detail"),
+    ),
+    AuditEvent(
+        "login",
+        "before a browser gets the session of a person who has logged in",
+        (*_BROWSER, "decision", "detail"),
+    ),
+    AuditEvent(
+        "login_rejected",
+        "when a login failed that this browser had begun; `detail` is the reason (logins.md)",
+        (*_BROWSER, "decision", "detail"),
+    ),
+    AuditEvent(
+        "logout",
+        "when the session of a browser was ended, except by a time limit",
+        (*_BROWSER, "detail"),
     ),
     AuditEvent(
         "recording_viewed",

@@ -6,6 +6,7 @@ wrong type is rejected, never repaired, because permissions depend on it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from sys import intern
 from typing import Any, Final
 from unicodedata import category
@@ -34,6 +35,15 @@ _SPACE_SEPARATED: Final = frozenset({"scp", "scope"})
 _TYPE_CLAIMS: Final = ("typ", "token_use")
 """Keycloak and Cognito put the type in a claim: ID, Refresh, Logout; Bearer, access."""
 _ACCESS_TYPES: Final = ("bearer", "access", "dpop", "jwt", "at+jwt")
+_ID_TYPES: Final = ("id", "jwt")
+
+
+class TokenKind(Enum):
+    """What a token is for."""
+
+    ACCESS = "access"
+    ID = "id"
+    """An ID token, which says who has logged in (OIDC Core 1.0, 2)."""
 
 
 RequiredValue = tuple[type, str | int | bool]
@@ -68,6 +78,8 @@ class TokenRules:
     """The claim that counts in place of a missing `aud`."""
     required_claims: tuple[tuple[str, frozenset[RequiredValue]], ...] = ()
     """Claims of which the token must contain one of these values."""
+    kind: TokenKind = TokenKind.ACCESS
+    """A token of another kind is rejected."""
 
 
 def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Principal:
@@ -120,14 +132,17 @@ def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
         if kind != _media_type(rules.token_type):
             detail = f"typ is {quoted(kind)}, and `token_type` is {quoted(rules.token_type)}"
             raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
-    elif "+" in kind and kind != _ACCESS_TYP:
+    elif "+" in kind and (kind != _ACCESS_TYP or rules.kind is TokenKind.ID):
         # RFC 8725, 3.11: `logout+jwt`, `dpop+jwt`, `secevent+jwt` and so on are not access tokens.
         detail = f"typ is {quoted(kind)}, which is another type of token"
         raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
 
 
 def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
-    """Reject a token of the right issuer and audience that is not an access token."""
+    """Reject a token of the right issuer and audience that is of another kind."""
+    if rules.kind is TokenKind.ID:
+        _check_id_kind(claims)
+        return
     foreign = _FOREIGN_CLAIMS.intersection(claims)
     if rules.token_type is not None:
         # Some issuers put `nonce` into access tokens; with token_type, `typ` decides instead.
@@ -137,6 +152,15 @@ def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
     for claim in _TYPE_CLAIMS:
         if claim in claims and _media_type(claims[claim]) not in _ACCESS_TYPES:
             detail = f"{claim} is {quoted(claims[claim])}: not an access token"
+            raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
+
+
+def _check_id_kind(claims: Mapping[str, Any]) -> None:
+    if "events" in claims:
+        raise NotAuthenticated(Rejection.TOKEN_TYPE, "events: not an ID token")
+    for claim in _TYPE_CLAIMS:
+        if claim in claims and _media_type(claims[claim]) not in _ID_TYPES:
+            detail = f"{claim} is {quoted(claims[claim])}: not an ID token"
             raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
 
 
@@ -222,7 +246,8 @@ def _groups(claims: Mapping[str, Any], path: str) -> frozenset[str] | None:
     if found is None:
         if path == "groups" and claims.get("hasgroups", False) is not False:
             # Entra ID replaces a long list by this flag (implicit flow), as by `_claim_names`.
-            raise NotAuthenticated(Rejection.CLAIMS, "groups is left out: the person has too many")
+            detail = "groups is left out: the person has too many"
+            raise NotAuthenticated(Rejection.CLAIMS, detail, is_overage=True)
         return None
     groups = [found] if isinstance(found, str) else found
     if not isinstance(groups, list) or len(groups) > _GROUPS_MAX:
@@ -273,7 +298,8 @@ def _reject_distributed(claims: Mapping[str, Any], names: list[str]) -> None:
     # people with many groups). To treat it as "no groups" would bypass denials of groups.
     elsewhere = claims.get("_claim_names", {})
     if not isinstance(elsewhere, dict) or not elsewhere.keys().isdisjoint(names):
-        raise NotAuthenticated(Rejection.CLAIMS, f"{names[-1]} is a distributed claim")
+        detail = f"{names[-1]} is a distributed claim"
+        raise NotAuthenticated(Rejection.CLAIMS, detail, is_overage=True)
 
 
 def _is_text(value: object) -> bool:

@@ -173,7 +173,7 @@ class IssuerKeys:
             except (UnusableKeys, aiohttp.ClientError, OSError, UnicodeError) as error:
                 # UnicodeError: the host name of a published address is not encodable.
                 self._failed()
-                raise self._unavailable(f"were not refreshed: {_describe(error)}") from error
+                raise self._unavailable(f"were not refreshed: {describe_failure(error)}") from error
             else:
                 self._accept(keys)
             finally:
@@ -342,7 +342,7 @@ class IssuerKeys:
             return await self._get(address)
         except (UnusableKeys, aiohttp.ClientError, OSError, UnicodeError) as error:
             shown = address.partition("?")[0]
-            raise UnusableKeys(f"{shown}: {_describe(error)}") from error
+            raise UnusableKeys(f"{shown}: {describe_failure(error)}") from error
 
     async def _get(self, address: str) -> bytes:
         async with self._http.get(
@@ -383,7 +383,7 @@ def _redirect_of(response: aiohttp.ClientResponse) -> str:
     return f", a redirect to {quoted(str(target))}; name the final address"
 
 
-def _describe(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Return the reason in plain words; a library's own text would not name it."""
     match error:
         case UnusableKeys():

@@ -58,7 +58,7 @@ LOG_EVENTS: Final = (
         ("account", "project", "error", "reason"),
         "IAM (for AK/SK: the servers API) could not be reached, did not respond in time, or "
         "failed. The next attempt is within 10 s.",
-        "Check the network path to `login.iam_endpoint`; run `gateway check --online`.",
+        "Check the network path to `accounts[].login.iam_endpoint`; run `gateway check --online`.",
     ),
     LogEvent(
         "gateway.login", "warning", "token_file_invalid", ("account", "file"),
@@ -123,6 +123,33 @@ LOG_EVENTS: Final = (
         "ok_without_groups or groups_missing counts them.",
         "If the people have groups, correct `issuers[].claims.groups`, or request the scope that "
         "adds the claim. Some providers leave the claim out for people without groups.",
+    ),
+    LogEvent(
+        "gateway.login", "warning", "login_failed", ("issuer", "error"),
+        "A login with a browser failed. `error` begins with the reason (logins.md).",
+        "See [logins](logins.md). Many `lost` are people who waited or went back.",
+    ),
+    LogEvent(
+        "gateway.login", "warning", "login_refresh_failed", ("issuer", "error"),
+        "The issuer did not answer when a session's tokens had to be refreshed. The session goes on"
+        " for 2 minutes.",
+        "Check that the gateway reaches the issuer.",
+    ),
+    LogEvent(
+        "gateway.login", "warning", "logout_token_rejected", ("issuer", "error"),
+        "The issuer, or someone else, sent a logout token that is not valid.",
+        "Check the client's settings at the issuer if its logouts have no effect here.",
+    ),
+    LogEvent(
+        "gateway.login", "warning", "logout_token_lost", ("error",),
+        "A logout by the issuer had no effect, because Redis became unavailable meanwhile.",
+        "Log the person out by a revocation: `gateway admin revoke`.",
+    ),
+    LogEvent(
+        "gateway.login", "error", "login_entry_unreadable", ("kind",),
+        "A login or a session in Redis cannot be read: it is forged, sealed with a key that this"
+        " process lacks, or of another version.",
+        "Check that all replicas have the same `store.seal_keys`.",
     ),
     LogEvent(
         "gateway.keys", "info", "keys_changed", ("issuer", "keys"),

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.domain.audit.events import RECORDS
 from gateway.drivers.telemetry.console_metric_families import CONSOLE_METRIC_FAMILIES
+from gateway.drivers.telemetry.login_metric_families import LOGIN_METRIC_FAMILIES
 from gateway.drivers.telemetry.metric_family import ACCOUNT, counter, gauge, histogram
 
 _REQUEST_BUCKETS: Final = (
@@ -276,6 +277,7 @@ METRIC_FAMILIES: Final = (
         "gateway_audit_durable", "0 from a failed write until the next successful one, otherwise 1."
     ),
     *CONSOLE_METRIC_FAMILIES,
+    *LOGIN_METRIC_FAMILIES,
     gauge(
         "gateway_revocations",
         "Revocations in force.",

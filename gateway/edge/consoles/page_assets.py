@@ -25,17 +25,19 @@ _ASSET: Final = re.compile(rf"{_ASSETS_PATH}/([0-9a-f]{{16}})/([a-z]+\.[a-z]+)")
 _BUILT: Final = Path(__file__).parent / "page" / "dist"
 _INDEX: Final = "index.html"
 _PLAYER: Final = "player.html"
+LOGIN_PAGE: Final = "login.html"
 _CONTENT_TYPES: Final = {
     "icon.svg": "image/svg+xml",
     "licenses.txt": "text/plain; charset=utf-8",
+    "login.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "player.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
 }
-_FILES: Final = (_INDEX, _PLAYER, *_CONTENT_TYPES)
+_FILES: Final = (_INDEX, _PLAYER, LOGIN_PAGE, *_CONTENT_TYPES)
 _YEAR: Final = "public, max-age=31536000, immutable"
 _NO_STORE: Final = "no-store"
-_HEADERS: Final = {
+PAGE_HEADERS: Final = {
     # noVNC draws the server's cursor through a data: address, and pictures through blob:.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " img-src 'self' data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none';"
@@ -77,7 +79,7 @@ class PageAsset:
             "Content-Type": content_type,
             "Cache-Control": cache,
             "Vary": "Accept-Encoding",
-            **_HEADERS,
+            **PAGE_HEADERS,
         }
 
     def response(self, request: web.BaseRequest, headers: CIMultiDict[str]) -> web.Response:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.model import Headers, Secret
+from gateway.edge.cookies import cookie_names, find_cookie
 from gateway.edge.listener.request import ListenerRequest
 
 _COOKIES_MAX: Final = 16
-_VALUE_CHARS_MAX: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +36,11 @@ class SessionCookies:
 
     def find(self, request: ListenerRequest, session_id: str) -> str | None:
         """Return the value of a session's cookie; None without exactly one value."""
-        name = self._name(session_id)
-        found = {
-            value
-            for header in request.headers.getall("Cookie", ())
-            for one in header.split(";")
-            for key, _, value in (one.strip().partition("="),)
-            if key == name
-        }
-        value = found.pop() if len(found) == 1 else ""
-        return value if 0 < len(value) <= _VALUE_CHARS_MAX else None
+        return find_cookie(request, self._name(session_id))
 
     def session_ids(self, request: ListenerRequest) -> list[str]:
         """Return the session IDs of the cookies in a request, up to a bound."""
-        start = self._name("")
-        names = {
-            one.strip().partition("=")[0]
-            for header in request.headers.getall("Cookie", ())
-            for one in header.split(";")
-        }
-        found = (name.removeprefix(start) for name in names if name.startswith(start))
-        return sorted(found)[:_COOKIES_MAX]
+        return cookie_names(request, self._name(""))[:_COOKIES_MAX]
 
     def _name(self, session_id: str) -> str:
         return f"{'__Secure-' if self.is_secure else ''}console-{session_id}"

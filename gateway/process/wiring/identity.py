@@ -29,6 +29,8 @@ class Identity:
     callers: Identify
     admins: Identify
     keys: tuple[IssuerKeys, ...]
+    signatures: JwtSignatures
+    """Of all issuers."""
 
 
 async def open_identity(
@@ -58,13 +60,14 @@ async def open_identity(
     missing = MissingGroupsClaims(
         {issuer.name: _as_tuple(issuer.claims.groups) for issuer in runtime.config.issuers}
     )
-    callers = _open_callers(runtime, trusted, missing, policies, overrides)
+    signatures = JwtSignatures(trusted.values())
+    callers = _open_callers(runtime, signatures, missing, policies, overrides)
     admins = _open_admins(runtime, trusted, missing, overrides)
     verifiers += [callers, admins]
     if overrides is not None:
         for verifier in verifiers:
             overrides.on_change(verifier.drop_revoked)
-    return Identity(callers, admins, keys)
+    return Identity(callers, admins, keys, signatures)
 
 
 async def _open_keys(
@@ -106,7 +109,7 @@ async def _open_keys(
 
 def _open_callers(
     runtime: Runtime,
-    trusted: Mapping[str, TrustedIssuer],
+    signatures: JwtSignatures,
     missing: MissingGroupsClaims,
     policies: Policies | None,
     overrides: ActiveOverrides | None,
@@ -123,7 +126,7 @@ def _open_callers(
         return policies.current().denies_groups(runtime.clock.now())
 
     callers = Identify(
-        signatures=JwtSignatures(trusted.values()),
+        signatures=signatures,
         rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
         revoked=_never_revoked if overrides is None else overrides.is_revoked,
         find_lock=_never_locked if overrides is None else overrides.find_lock,

@@ -20,7 +20,12 @@ https://github.com/novnc/noVNC/tree/v${version}.\nThe page itself is part of Con
 await rm("dist", { recursive: true, force: true });
 await mkdir("dist");
 await build({
-  entryPoints: { page: "src/main.js", player: "src/player/main.js", style: "src/style.css" },
+  entryPoints: {
+    page: "src/main.js",
+    player: "src/player/main.js",
+    login: "src/people/login.js",
+    style: "src/style.css",
+  },
   outdir: "dist",
   bundle: true,
   minify: true,
@@ -34,6 +39,7 @@ await build({
 });
 await copyFile("src/icon.svg", "dist/icon.svg");
 await copyFile("src/player.html", "dist/player.html");
+await copyFile("src/people/login.html", "dist/login.html");
 await writeFile("dist/licenses.txt", await licenseTexts());
 // The last file: it exists only beside all others.
 await copyFile("src/index.html", "dist/index.html");

@@ -62,6 +62,43 @@ export const CARDS = {
   notUnderstood: "The page does not understand what the console sent.",
 };
 
+export const LOGIN_STATES = {
+  checking: "Checking",
+  choose: "Login",
+  in: "Logged in",
+  leaving: "Logging out",
+  out: "Logged out",
+  failed: "Not logged in",
+};
+
+/** The pages of logins; why a login failed comes from the gateway (domain/login/model.py). */
+export const LOGIN = {
+  checking: { title: "Checking your session", lead: "" },
+  choose: {
+    title: "Log in to Console Gateway",
+    lead: "You log in at your identity provider and come back here.",
+  },
+  in: { title: "You are logged in.", lead: "Consoles that you open in this browser are yours only." },
+  goingOn: { title: "You are logged in.", lead: "This page goes on by itself." },
+  leaving: { title: "Logging out", lead: "" },
+  loggedOut: {
+    title: "You are logged out.",
+    lead: "Consoles that you opened with this login have ended.",
+  },
+  notLoggedOut: {
+    title: "You are still logged in.",
+    lead: "The gateway did not answer. Try again before you leave this browser to others.",
+  },
+  unavailable: "Logins are unavailable at the moment.",
+  noAnswer: "The gateway does not answer. Check your network, then try again.",
+  with: (label) => `Log in with ${label}`,
+  goOn: "Continue",
+  logOut: "Log out",
+  again: "Log in again",
+  startAgain: "Start again",
+  retry: "Try again",
+};
+
 /** Titles of requests that the gateway rejected, by status; its own message follows. */
 const REJECTIONS = {
   0: "The gateway does not answer.",

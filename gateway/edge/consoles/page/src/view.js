@@ -35,9 +35,12 @@ export class View {
   #server = "";
   #states;
 
-  /** `states`: the word of each state. */
-  constructor(states = STATES) {
+  #name;
+
+  /** `states`: the word of each state. `name`: of the page, in the tab's title. */
+  constructor(states = STATES, name = "Console") {
     this.#states = states;
+    this.#name = name;
   }
 
   /** Set the server's name in the bar and in the tab's title. */
@@ -54,13 +57,14 @@ export class View {
 
   #setTitle() {
     const state = this.#states[this.state];
-    document.title = [this.#server, state, "Console"].filter(Boolean).join(" · ");
+    document.title = [this.#server, state, this.#name].filter(Boolean).join(" · ");
   }
 
   /** Show a state without its card. */
   enter(state) {
     document.body.dataset.state = state;
-    element("state-word").textContent = this.#states[state];
+    const word = element("state-word");
+    if (word) word.textContent = this.#states[state];
     this.#setTitle();
   }
 
@@ -73,16 +77,20 @@ export class View {
     element("card-progress").hidden = !isBusy;
     element("card-notice").textContent = "";
     fillFacts(element("card-facts"), facts);
-    element("card-command").hidden = command === null;
-    element("card-command-label").textContent = command?.label ?? "";
-    const parts = (command?.text ?? "").split(/(?<=\/)/);
-    const breakable = parts.flatMap((part) => [part, document.createElement("wbr")]);
-    element("card-command-text").replaceChildren(...breakable);
+    if (element("card-command")) this.#showCommand(command);
     const buttons = actions.map(actionButton);
     element("card-actions").replaceChildren(...buttons);
     const primary = buttons[actions.findIndex((one) => one.isPrimary)];
     (primary ?? element("card-title")).focus({ preventScroll: true });
     this.announce(`${title} ${lead}`);
+  }
+
+  #showCommand(command) {
+    element("card-command").hidden = command === null;
+    element("card-command-label").textContent = command?.label ?? "";
+    const parts = (command?.text ?? "").split(/(?<=\/)/);
+    const breakable = parts.flatMap((part) => [part, document.createElement("wbr")]);
+    element("card-command-text").replaceChildren(...breakable);
   }
 
   live() {

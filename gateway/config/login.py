@@ -1,0 +1,54 @@
+"""Config sections `login` and `issuers[].login`: people who log in with a browser."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from gateway.config.secrets import SecretValue
+from gateway.config.values import Seconds, Section
+
+_Word = Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,200}$")]
+"""A scope or an `acr` (RFC 6749, 3.3)."""
+
+
+def _scopes(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "openid" not in value:
+        raise ValueError("must contain `openid`")
+    return value
+
+
+class IssuerLogin(Section):
+    """Login with a browser at one issuer, by OpenID Connect (authorization code and PKCE)."""
+
+    client_id: Annotated[str, Field(min_length=1, max_length=255)]
+    """The gateway's client ID at the issuer. ID tokens must have it as their audience."""
+    client_secret: SecretValue | None = None
+    """The client's secret. Unset: a public client."""
+    scopes: Annotated[tuple[_Word, ...], AfterValidator(_scopes), Field(max_length=20)] = (
+        "openid",
+        "profile",
+        "email",
+    )
+    """Requested scopes; `openid` is required."""
+    groups_from: Literal["id_token", "access_token", "userinfo"] = "id_token"
+    """Where the claims of `claims.groups` and `required_claims` are, besides the ID token:
+    `access_token` (a JWT for an `audience` of this issuer) or `userinfo`."""
+    label: Annotated[str, Field(min_length=1, max_length=60)] | None = None
+    """Text of the link on the login page. Unset: the issuer's name."""
+    acr_values: Annotated[tuple[_Word, ...], Field(max_length=10)] = ()
+    """Authentication levels: requested at the login, and the ID token's `acr` must be one of them.
+    Empty: any."""
+
+
+class LoginSettings(Section):
+    """Sessions of browsers, for all issuers with a `login`."""
+
+    idle_s: Seconds = 3_600.0
+    """A session ends after this time in seconds without activity of the person. Requests that the
+    page sends by itself do not count."""
+    absolute_s: Seconds = 43_200.0
+    """A session ends this long after the login, in seconds; earlier with the issuer's
+    `token_age_max_s`."""
+    fresh_s: Seconds | None = None
+    """Approvals, power actions and opening a console require a login at the issuer within this
+    time in seconds. Unset: any login that has not ended."""

@@ -1,0 +1,20 @@
+"""The metrics of browser logins: a part of the metrics contract."""
+
+from typing import Final
+
+from gateway.drivers.telemetry.metric_family import counter
+
+LOGIN_METRIC_FAMILIES: Final = (
+    counter(
+        "gateway_browser_logins_total",
+        "Logins with a browser that have ended.",
+        issuer="issuers of the config",
+        outcome="ok, or why it failed (logins.md)",
+    ),
+    counter(
+        "gateway_browser_sessions_ended_total",
+        "Sessions of browsers that have ended, except by a time limit.",
+        by="person, provider, refresh (the issuer ended the login), replaced (a login of another"
+        " person in the same browser, or too many sessions), or why the person was rejected",
+    ),
+)

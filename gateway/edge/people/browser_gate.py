@@ -1,0 +1,88 @@
+"""The check of requests that our own pages send with the session's cookie."""
+
+import hmac
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.errors import CrossSiteRequest, FreshLoginRequired, LoginRequired
+from gateway.domain.login.model import BrowserSession
+from gateway.domain.model import SAFE_METHODS, Principal
+from gateway.edge.json_endpoint import PublicOrigin
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.people.login_cookies import LoginCookies
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.clock import Clock
+from gateway.flow.login.browser_sessions import BrowserSessions
+from gateway.flow.request import RequestContext
+
+CSRF_HEADER: Final = "X-CSRF-Token"
+ACTIVITY_HEADER: Final = "X-Activity"
+"""Sent by a page with a request that the person caused; its polling sends none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserGate:
+    origin: PublicOrigin
+    cookies: LoginCookies
+    sessions: BrowserSessions
+    limits: CallerLimits
+    clock: Clock
+    fresh_s: float | None
+    """`login.fresh_s`."""
+
+    async def session(self, request: ListenerRequest, context: RequestContext) -> BrowserSession:
+        """Return the session of a request, and set its principal.
+
+        Raises CrossSiteRequest, LoginRequired, LoginUnavailable, CallerLimited, PersonLocked and
+        RevocationsUnavailable.
+        """
+        is_write = request.method not in SAFE_METHODS
+        self.require_own_page(request, is_write=is_write)
+        self.limits.admit(f"browser {context.client_address}")
+        session = await self.sessions.find(
+            self.cookies.session(request),
+            is_activity=is_write or ACTIVITY_HEADER in request.headers,
+            deadline=context.deadline,
+        )
+        if is_write and not hmac.compare_digest(
+            request.headers.get(CSRF_HEADER, "").encode("utf-8", "surrogatepass"),
+            session.csrf_token.encode(),
+        ):
+            raise CrossSiteRequest(f"{CSRF_HEADER} is not the session's")
+        context.principal = session.person
+        self.limits.admit_once(context)
+        return session
+
+    def require_own_page(self, request: ListenerRequest, *, is_write: bool) -> None:
+        """Raise CrossSiteRequest unless a page of the gateway itself sent the request.
+
+        Another port of the same host is the same site, but another origin. Browsers send no Origin
+        with a GET of the same origin; `Sec-Fetch-Site` says it then.
+        """
+        origins = request.headers.getall("Origin", ())
+        sites = request.headers.getall("Sec-Fetch-Site", ())
+        if (origins and list(origins) != [self.origin.origin]) or (
+            sites and list(sites) != ["same-origin"]
+        ):
+            raise CrossSiteRequest("the Origin is not `listen.public_url`")
+        if not origins and (is_write or not sites):
+            raise CrossSiteRequest("neither Origin nor Sec-Fetch-Site")
+
+    def require_fresh(self, session: BrowserSession) -> None:
+        """Raise FreshLoginRequired if the login is older than `login.fresh_s`."""
+        if not self.is_fresh(session):
+            raise FreshLoginRequired("login.fresh_s")
+
+    def is_fresh(self, session: BrowserSession) -> bool:
+        return self.fresh_s is None or self.clock.now() - session.authenticated_at < self.fresh_s
+
+
+async def identify_by_session(request: ListenerRequest, context: RequestContext) -> Principal:
+    """Return the person of a request below `/ui/`, whose gate has identified it already.
+
+    An `IdentifyCaller` for the handlers whose paths the gate serves.
+    """
+    del request
+    if context.principal is None:
+        raise LoginRequired("the gate has not identified the request")
+    return context.principal

@@ -1,0 +1,113 @@
+"""`/ui/`: the paths of subjects for our own pages, with the session's cookie in place of a JWT.
+
+    GET P/ui/session   who is logged in, and the token that writes need
+
+P is the path of `listen.public_url`. Every path below `/ui/` passes the gate before its handler.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.domain.consoles.model import PersonRef
+from gateway.domain.consoles.page_messages import person_fields
+from gateway.domain.errors import OperationUnknown
+from gateway.domain.timestamps import rfc3339
+from gateway.edge.consoles.page_assets import PageAsset
+from gateway.edge.json_endpoint import (
+    Action,
+    JsonEndpoint,
+    JsonReply,
+    Paths,
+    Reply,
+    Serve,
+    find_endpoint,
+    json_reply,
+)
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.people.browser_gate import BrowserGate
+from gateway.flow.request import RequestContext
+
+_PATH: Final = "/ui"
+
+
+class UiMount:
+    """Implements `Mount`."""
+
+    def __init__(self, gate: BrowserGate, subjects: Sequence[tuple[str, Paths]] = ()) -> None:
+        """`subjects`: base path below `/ui`, and paths whose handler uses `identify_by_session`."""
+        self._gate = gate
+        self._base = gate.origin.prefix + _PATH
+        own: Paths = ((re.compile("/session"), {"GET": Action("ShowSession", self._show)}),)
+        self._subjects = (("", own), *subjects)
+
+    def owns(self, path: str) -> bool:
+        return path.startswith(f"{self._base}/")
+
+    def find_asset(self, request: ListenerRequest) -> PageAsset | None:
+        del request
+        return None
+
+    def find_endpoint(self, request: ListenerRequest) -> JsonEndpoint:
+        path = request.raw_path.partition("?")[0].removeprefix(self._base)
+        for base, paths in self._subjects:
+            below = path.removeprefix(base)
+            if path.startswith(base) and any(one.fullmatch(below) for one, _ in paths):
+                found = find_endpoint(paths, below, request.method)
+                return replace(found, action=self._guarded(found.action))
+        raise OperationUnknown
+
+    def _guarded(self, action: Action) -> Action:
+        reply, serve = action.reply, action.serve
+        return replace(
+            action,
+            reply=None if reply is None else partial(self._reply, action, reply),
+            serve=None if serve is None else partial(self._serve, action, serve),
+        )
+
+    async def _reply(
+        self,
+        action: Action,
+        reply: Reply,
+        request: ListenerRequest,
+        context: RequestContext,
+        subject: str,
+    ) -> JsonReply:
+        await self._check(action, request, context)
+        return await reply(request, context, subject)
+
+    async def _serve(
+        self,
+        action: Action,
+        serve: Serve,
+        request: ListenerRequest,
+        context: RequestContext,
+        subject: str,
+        headers: CIMultiDict[str],
+    ) -> web.StreamResponse:
+        await self._check(action, request, context)
+        return await serve(request, context, subject, headers)
+
+    async def _check(
+        self, action: Action, request: ListenerRequest, context: RequestContext
+    ) -> None:
+        session = await self._gate.session(request, context)
+        if action.needs_fresh_login:
+            self._gate.require_fresh(session)
+
+    async def _show(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
+        session = await self._gate.session(request, context)
+        return json_reply(
+            {
+                "person": person_fields(PersonRef.of(session.person)),
+                "csrf_token": session.csrf_token,
+                "started_at": rfc3339(session.started_at),
+                "ends_at": rfc3339(session.person.expires_at),
+                "is_fresh": self._gate.is_fresh(session),
+            }
+        )

@@ -1,0 +1,123 @@
+"""Sessions of browsers: found by the cookie, checked at every use, refreshed, ended."""
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from gateway.domain.consoles.ticket_text import secret_hash
+from gateway.domain.errors import (
+    LoginFailed,
+    LoginRequired,
+    LoginUnavailable,
+    NotAuthenticated,
+    PersonLocked,
+    StoreUnavailable,
+)
+from gateway.domain.login.model import BrowserSession
+from gateway.flow.clock import Clock
+from gateway.flow.identify import Identify
+from gateway.flow.login.login_audit import LoginAudit
+from gateway.flow.login.login_store import LoginStore, SessionIndex
+from gateway.flow.login.login_telemetry import LoginTelemetry
+from gateway.flow.login.session_refresh import SessionRefresh
+
+_RETRY_AFTER_S: Final = 2.0
+
+EndConsoles = Callable[[BrowserSession], Awaitable[None]]
+"""Ends the live consoles that were opened in a session."""
+
+
+class BrowserSessions:
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        *,
+        store: LoginStore,
+        issuers: Collection[str],
+        refresh: SessionRefresh,
+        identify: Identify,
+        audit: LoginAudit,
+        telemetry: LoginTelemetry,
+        clock: Clock,
+    ) -> None:
+        """`issuers`: names of those with a login."""
+        self._store = store
+        self._issuers = issuers
+        self._refresh = refresh
+        self._identify = identify
+        self._audit = audit
+        self._telemetry = telemetry
+        self._clock = clock
+        self.end_consoles: EndConsoles | None = None
+        """Set where live consoles run through the gateway."""
+
+    async def find(
+        self, cookie: str | None, *, is_activity: bool, deadline: float
+    ) -> BrowserSession:
+        """Return the session of a cookie; its person may use the gateway now.
+
+        Raises LoginRequired, LoginUnavailable, PersonLocked, RevocationsUnavailable. `deadline`
+        (monotonic seconds) limits the wait for a refresh.
+        """
+        if cookie is None:
+            raise LoginRequired("no session cookie")
+        session_id = secret_hash(cookie).hex()
+        session = await self._find(session_id, is_activity=is_activity)
+        if session is None or session.person.issuer not in self._issuers:
+            raise LoginRequired("no such session, or it has ended")
+        if session.refresh_at and self._clock.now() >= session.refresh_at:
+            session = await self._refreshed(session, deadline)
+        try:
+            self._identify.check(session.person)
+        except PersonLocked:
+            raise  # a lock may be lifted: the session stays
+        except NotAuthenticated as refusal:
+            await self.end(session_id, by=refusal.reason.value)
+            raise LoginRequired(str(refusal)) from None
+        return session
+
+    async def end(self, session_id: str, *, by: str) -> BrowserSession | None:
+        """End a session and its live consoles; return it to exactly one caller.
+
+        `by` is the metric label. Raises LoginUnavailable.
+        """
+        try:
+            session = await self._store.end_session(session_id)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        if session is not None:
+            await self.ended(session, by=by)
+        return session
+
+    async def ended(self, session: BrowserSession, *, by: str) -> None:
+        """Record the end of a session that the store has ended, and end its live consoles."""
+        self._telemetry.session_ended(by)
+        if self.end_consoles is not None:
+            await self.end_consoles(session)
+        await self._audit.logged_out(session, by)
+
+    async def end_all(self, index: SessionIndex, *, by: str) -> int:
+        """End the sessions of an index; return their number. Raises LoginUnavailable."""
+        try:
+            sessions = await self._store.sessions(index)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        ended = [await self.end(one.id, by=by) for one in sessions]
+        return sum(one is not None for one in ended)
+
+    async def _find(self, session_id: str, *, is_activity: bool) -> BrowserSession | None:
+        try:
+            return await self._store.find_session(session_id, is_activity=is_activity)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+
+    async def _refreshed(self, session: BrowserSession, deadline: float) -> BrowserSession:
+        try:
+            return await self._refresh.refreshed(session, deadline)
+        except LoginFailed as rejected:
+            await self.end(session.id, by="refresh")
+            raise LoginRequired(str(rejected)) from None
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+
+
+def _unavailable(error: StoreUnavailable) -> LoginUnavailable:
+    return LoginUnavailable(str(error), retry_after_s=_RETRY_AFTER_S)

@@ -1,0 +1,53 @@
+"""Port of the store of logins, which all replicas share."""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway.domain.login.model import BrowserSession, LoginAttempt
+
+SESSIONS_PER_PERSON_MAX: Final = 50
+"""Above it, the oldest session of the person ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIndex:
+    """The sessions of one person, or of one session at the provider."""
+
+    issuer: str
+    """The issuer's name in the config."""
+    provider_session: str = ""
+    provider_subject: str = ""
+    """Used where `provider_session` is empty."""
+
+
+class LoginStore(Protocol):
+    """Attempts and sessions of browsers. Every method raises StoreUnavailable.
+
+    The texts of states and cookies never reach the store, only hashes.
+    """
+
+    async def add_attempt(self, key: bytes, attempt: LoginAttempt, *, lifetime_s: float) -> None:
+        """Store an attempt under the hash of state and cookie."""
+
+    async def take_attempt(self, key: bytes) -> LoginAttempt | None:
+        """Return an attempt and forget it."""
+
+    async def add_session(
+        self, session: BrowserSession, *, lifetime_s: float, idle_s: float
+    ) -> tuple[BrowserSession, ...]:
+        """Store a session; return those that ended because the person had too many."""
+
+    async def find_session(self, session_id: str, *, is_activity: bool) -> BrowserSession | None:
+        """Return a session that has not ended. `is_activity`: its idle time begins anew."""
+
+    async def replace_session(self, session: BrowserSession) -> bool:
+        """Replace the content of a session; False: it has ended."""
+
+    async def end_session(self, session_id: str) -> BrowserSession | None:
+        """End a session; return it to exactly one caller."""
+
+    async def sessions(self, index: SessionIndex) -> tuple[BrowserSession, ...]:
+        """Return the sessions of an index, oldest first."""
+
+    async def lease_refresh(self, session_id: str, *, lease_s: float) -> bool:
+        """Return whether this caller may refresh the session's tokens now."""
