@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from gateway.flow.consoles.console_store import (
     SessionCommand,
     SessionGone,
     SessionLimit,
+    SessionUnknown,
     StaleKey,
     TakeOver,
     TicketGone,
@@ -357,7 +359,9 @@ async def test_ended_lease_is_resumable_and_then_claimed_once(subject: Subject) 
     assert [(one.session, one.end) for dead in claims for one in dead] == [(session, "owner_lost")]
     renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
     assert renewed.lost == {session.id}
-    result = await subject.store.register(session, hash_of("k"), owner="p1", lease_s=LEASE_S)
+    result = await subject.store.register(
+        session, hash_of("k"), owner="p1", lease_s=LEASE_S, server_max=1
+    )
     assert result is Registered.ENDED
 
 
@@ -440,7 +444,12 @@ async def test_lost_sessions_are_registered_again(subject: Subject) -> None:
     renewed = await subject.store.renew("p1", frozenset({session.id}), lease_s=LEASE_S)
     assert renewed.missing == {session.id}
     result = await subject.store.register(
-        session, hash_of("k8"), next_resume_hash=hash_of("k9"), owner="p1", lease_s=LEASE_S
+        session,
+        hash_of("k8"),
+        next_resume_hash=hash_of("k9"),
+        owner="p1",
+        lease_s=LEASE_S,
+        server_max=1,
     )
     assert result is Registered.REGISTERED
     result2 = await attach(subject.store, session, "a", "p2", key="k9")
@@ -451,14 +460,114 @@ async def test_lost_sessions_are_registered_again(subject: Subject) -> None:
 async def test_of_two_registered_sessions_the_older_stays(subject: Subject) -> None:
     younger = await running(subject.store, "b", "ben", owner="p2", at=5)
     older = a_session("a")
-    result = await subject.store.register(older, hash_of("k"), owner="p1", lease_s=LEASE_S)
+    result = await subject.store.register(
+        older, hash_of("k"), owner="p1", lease_s=LEASE_S, server_max=1
+    )
     assert result is Registered.REGISTERED
     assert await subject.store.take_commands("p2") == (end(younger, "limit"),)
     await subject.store.remove(younger.id, owner="p2")
     late = a_session("c", "cyd", started_at=older.started_at + 9)
-    result = await subject.store.register(late, hash_of("k"), owner="p3", lease_s=LEASE_S)
+    result = await subject.store.register(
+        late, hash_of("k"), owner="p3", lease_s=LEASE_S, server_max=1
+    )
     assert result is Registered.OLDER_SESSION
     assert [one.session.id for one in await subject.store.sessions()] == [older.id]
+
+
+async def test_as_many_registered_sessions_stay_as_a_server_may_have(subject: Subject) -> None:
+    """After the store lost its data, the sessions come back in any order."""
+    limits, found = replace(LIMITS, server=5), []
+    for at, name in enumerate("abcde"):
+        found.append(await running(subject.store, name, owner=f"p{at}", at=at, limits=limits))
+    await subject.lose_data()
+
+    async def register(at: int) -> Registered:
+        session, key = found[at], hash_of("k")
+        return await subject.store.register(
+            session, key, owner=f"p{at}", lease_s=LEASE_S, server_max=3
+        )
+
+    for at in (4, 2, 3):
+        assert await register(at) is Registered.REGISTERED
+    assert await subject.store.take_commands("p4") == ()
+    assert await register(0) is Registered.REGISTERED
+    assert await subject.store.take_commands("p4") == (end(found[4], "limit"),)
+    assert await subject.store.remove(found[4].id, owner="p4")
+    assert await register(1) is Registered.REGISTERED
+    assert await subject.store.take_commands("p3") == (end(found[3], "limit"),)
+    assert await subject.store.remove(found[3].id, owner="p3")
+    assert await register(3) is Registered.ENDED
+    listed = [one.session for one in await subject.store.sessions()]
+    assert listed == found[:3]
+    late = a_session("f", started_at=found[4].started_at + 1)
+    result = await subject.store.register(
+        late, hash_of("k"), owner="p5", lease_s=LEASE_S, server_max=3
+    )
+    assert result is Registered.OLDER_SESSION
+
+
+async def test_rejection_is_claimed_once(subject: Subject) -> None:
+    claims = await asyncio.gather(*(subject.store.claim_rejection("ticket 1") for _ in range(9)))
+    assert sorted(claims) == [False] * 8 + [True]
+    assert await subject.store.claim_rejection("ticket 2")
+
+
+async def test_session_that_the_store_has_lost_is_unknown(subject: Subject) -> None:
+    """Its owner may register it again: no page may be refused for good."""
+    session = await running(subject.store, "a")
+    await subject.lose_data()
+    assert await attach(subject.store, session, "a", "p2", key="next") == SessionUnknown()
+    assert await attach(subject.store, session, "b", "p2", key="wrong") == SessionUnknown()
+    assert await subject.store.sessions() == ()
+    await subject.store.register(
+        session, hash_of("next"), owner="p1", lease_s=LEASE_S, server_max=1
+    )
+    assert isinstance(await attach(subject.store, session, "a", "p2", key="next"), Attached)
+
+
+async def test_session_with_an_ended_lease_is_unknown_until_it_is_claimed(subject: Subject) -> None:
+    """Its owner may have lost the store only, and serve the page with a newer key."""
+    session = await running(subject.store, "a")
+    await subject.wait(LEASE_S + RESUME_S + 0.1)
+    assert await attach(subject.store, session, "a", "p2", key="next") == SessionUnknown()
+    assert len(await subject.store.claim_dead()) == 1
+    assert await attach(subject.store, session, "a", "p2", key="next") == SessionGone()
+
+
+async def test_key_is_refused_for_good_only_if_the_owner_is_in_touch(subject: Subject) -> None:
+    """An owner that has lost the store may have given the page a newer key."""
+    store: Any = subject.store
+    session = await running(store, "a")
+    store._in_touch_s = 0.1
+    await subject.wait(0.2)
+    assert await attach(store, session, "a", "p2", key="newer") == SessionUnknown()
+    assert await attach(store, session, "b", "p2", key="newer") == StaleKey()
+    assert await attach(store, session, "a", "p1", key="newer") == StaleKey(session)
+    assert (await store.sessions())[0].owner == "p1"
+    store._in_touch_s = 60.0
+    for call in (
+        store.take_commands("p1"),
+        store.renew("p1", frozenset({session.id}), lease_s=LEASE_S),
+    ):
+        await call
+        assert await attach(store, session, "a", "p2", key="newer") == StaleKey(session)
+
+
+async def test_owner_with_sessions_to_register_is_not_in_touch(subject: Subject) -> None:
+    store: Any = subject.store
+    session = a_session("a")
+    await redeem(store, session, "a")
+    attached = await store.attach(
+        session.id,
+        hash_of("cookie a"),
+        hash_of("key a"),
+        hash_of("next"),
+        owner="p1",
+        lease_s=LEASE_S,
+        is_settled=False,
+    )
+    assert isinstance(attached, Attached)
+    assert await attach(store, session, "a", "p2", key="newer") == SessionUnknown()
 
 
 async def test_each_displaced_session_has_a_command_of_its_own(subject: Subject) -> None:
@@ -480,7 +589,9 @@ async def test_registering_ends_a_younger_session_without_owner(subject: Subject
     younger = await running(subject.store, "b", "ben", owner="p2", at=5)
     await subject.store.detach(younger.id, owner="p2")
     older = a_session("a")
-    result = await subject.store.register(older, hash_of("k"), owner="p1", lease_s=LEASE_S)
+    result = await subject.store.register(
+        older, hash_of("k"), owner="p1", lease_s=LEASE_S, server_max=1
+    )
     assert result is Registered.REGISTERED
     assert [(one.session, one.end) for one in await subject.store.claim_dead()] == [
         (younger, "abandoned")
@@ -490,12 +601,16 @@ async def test_registering_ends_a_younger_session_without_owner(subject: Subject
 async def test_register_replaces_the_resume_key_of_the_owner(subject: Subject) -> None:
     session = await running(subject.store, "a")
     changed = replace(session, mode=SessionMode.VIEW)
-    result = await subject.store.register(changed, hash_of("new"), owner="p1", lease_s=LEASE_S)
+    result = await subject.store.register(
+        changed, hash_of("new"), owner="p1", lease_s=LEASE_S, server_max=1
+    )
     assert result is Registered.REGISTERED
     assert await attach(subject.store, session, "a", "p1", key="next") == StaleKey(changed)
     attached = await attach(subject.store, session, "a", "p1", key="new")
     assert attached == Attached(changed, "p1", 1)
-    result = await subject.store.register(session, hash_of("x"), owner="p2", lease_s=LEASE_S)
+    result = await subject.store.register(
+        session, hash_of("x"), owner="p2", lease_s=LEASE_S, server_max=1
+    )
     assert result is Registered.ENDED
 
 

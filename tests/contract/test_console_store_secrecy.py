@@ -60,7 +60,7 @@ async def redis(shared_valkey: RealValkey, clock: FakeClock) -> AsyncIterator[Re
     namespace = f"c-{secrets.token_hex(4)}"
     valkey = a_valkey(shared_valkey, namespace=namespace)
     assert await valkey.probe()
-    store = ValkeyConsoleStore(valkey, Sealer([a_seal_key()]), clock, resume_within_s=0.2)
+    store = ValkeyConsoleStore(valkey, Sealer([a_seal_key()]), clock)
     yield Redis(valkey, store, clock, namespace)
     await valkey.close()
 
@@ -172,6 +172,7 @@ async def test_session_must_seem_dead_for_a_while_before_it_is_claimed(redis: Re
 
 
 async def test_one_of_two_replicas_claims_a_dead_session(redis: Redis) -> None:
+    redis.store._resume_within_s = 0.2
     await open_session(redis)
     others = [
         ValkeyConsoleStore(

@@ -689,6 +689,24 @@ def test_reload_resumes_the_session(visitor: Visitor) -> None:
     assert len(visitor.site.posts) == 2
 
 
+def test_tab_that_is_restored_long_after_its_session_does_not_wait(visitor: Visitor) -> None:
+    """The gateway may not know any more that the session has ended: it only says `move`."""
+
+    async def move(socket: PageSocket) -> None:
+        await socket.ended(4007, "move")
+
+    visitor.go_live()
+    visitor.site.behaviours = [move]
+    visitor.page.add_init_script(
+        "const stored = JSON.parse(sessionStorage.getItem('console-session'));"
+        "sessionStorage.setItem('console-session',"
+        " JSON.stringify({...stored, left_at: stored.left_at - 31000}));"
+    )
+    visitor.page.reload()
+    expect(visitor.title()).to_have_text(ends.ABANDONED.title)
+    assert len(visitor.site.sockets) == 2
+
+
 def test_duplicated_tab_takes_nothing_over(visitor: Visitor) -> None:
     """A duplicated tab has a copy of the storage; the person may move the console to it."""
     visitor.go_live()

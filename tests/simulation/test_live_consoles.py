@@ -18,15 +18,16 @@ from urllib.parse import quote
 import pytest
 
 from gateway.domain.audit.record import AuditRecord, ConsoleSessionFields, encode_record
-from gateway.domain.consoles.model import SessionMode, Ticket
+from gateway.domain.consoles.model import RESUME_WITHIN_S, SessionMode, Ticket
 from gateway.domain.consoles.page_messages import waiting
-from gateway.domain.consoles.ticket_text import secret_hash
+from gateway.domain.consoles.ticket_text import TicketTexts, is_local_ticket
 from gateway.domain.errors import (
     ConsoleBusy,
     ConsoleStoreUnavailable,
     GatewayError,
     Rejection,
     StoreUnavailable,
+    TicketRejected,
 )
 from gateway.domain.model import CONSOLE_OPEN, CONSOLE_TAKEOVER, CONSOLE_VIEW, Secret
 from gateway.domain.policy.policy import Policy
@@ -38,7 +39,7 @@ from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
 from gateway.flow.consoles.redemption import NewSession
 from gateway.flow.consoles.session_watch import SessionWatch
-from tests.support.console_world import ConsoleWorld, a_rule
+from tests.support.console_world import KEYS, ConsoleWorld, a_rule
 from tests.support.consoles import OTHER_TARGET, TARGET
 from tests.support.live_consoles import Page, Replica
 from tests.support.virtual_time import run_virtually
@@ -129,21 +130,26 @@ class Fleet:
         """Get a ticket, and redeem it several times at once at several replicas."""
         person = self.world.person(subject, life_s=self.chance.choice([30.0, 36_000.0]))
         target = self.chance.choice([TARGET, OTHER_TARGET])
-        ticket = await self.any_replica().ticket(person, target)
+        issuer = self.any_replica()
+        ticket = await issuer.ticket(person, target)
         await asyncio.sleep(self.chance.choice([0.0, 0.5, 58.0, 62.0]))
         tries = [
-            asyncio.create_task(self._redeem(ticket)) for _ in range(self.chance.choice([1, 1, 3]))
+            asyncio.create_task(self._redeem(ticket, issuer))
+            for _ in range(self.chance.choice([1, 1, 3]))
         ]
         results = [one for one in await asyncio.gather(*tries) if one is not None]
         return results[0] if results else None
 
-    async def _redeem(self, ticket: str) -> NewSession | None:
+    async def _redeem(self, ticket: str, issuer: Replica) -> NewSession | None:
+        is_local = is_local_ticket(TicketTexts(KEYS).verify(ticket) or b"")
         mode = self.chance.choice([SessionMode.CONTROL, SessionMode.CONTROL, SessionMode.VIEW])
         for _ in range(40):  # as the page does, on a new connection
+            replica = self.any_replica()
             try:
-                return await self.any_replica().redeem(
-                    ticket, mode, take_over=self.chance.random() < 0.3
-                )
+                return await replica.redeem(ticket, mode, take_over=self.chance.random() < 0.3)
+            except TicketRejected:
+                assert not is_local or replica is issuer, "rejected where it cannot be known"
+                return None
             except (ConsoleStoreUnavailable, ConsoleBusy):
                 await asyncio.sleep(2.0)
             except GatewayError:
@@ -151,13 +157,16 @@ class Fleet:
         return None
 
     async def _use(self, new: NewSession) -> None:
-        key = new.resume_key.reveal()
+        key, lost_at = new.resume_key.reveal(), self.world.clock.monotonic()
         for _ in range(8):
             page = self.any_replica().open_page(new, key)
             self.pages.append(page)
             await self._sit(page)
             key = page.key
-            self._check_not_locked_out(page)
+            if page.of_type("attached"):
+                lost_at = self.world.clock.monotonic()
+            elif self.world.clock.monotonic() - lost_at < RESUME_WITHIN_S:
+                self._check_not_locked_out(page)
             may_resume = page.closed is None or page.closed[0] == 4007
             if not may_resume or not self.goes_on:
                 break
@@ -176,7 +185,7 @@ class Fleet:
         assert isinstance(redis, LocalConsoleStore)
         if page.closed != (4009, "stale_page"):
             return
-        if not {"store_is_unavailable", "store_loses_answers"} & set(self.faults):
+        if "store_loses_answers" not in self.faults:
             stored = redis._alive(page.id)
             assert stored is None or stored.is_ending, "a page is refused with its newest key"
 
@@ -215,6 +224,15 @@ async def store_is_unavailable(fleet: Fleet) -> None:
         await asyncio.sleep(fleet.chance.choice([1.0, 10.0, 40.0]))
         for replica in fleet.alive:
             replica.outage.is_down = False
+
+
+async def one_replica_lacks_the_store(fleet: Fleet) -> None:
+    for _ in range(3):
+        replica = fleet.any_replica()
+        await asyncio.sleep(fleet.chance.uniform(1.0, 15.0))
+        replica.outage.is_down = True
+        await asyncio.sleep(fleet.chance.choice([1.0, 10.0, 30.0]))
+        replica.outage.is_down = replica.is_dead
 
 
 async def store_loses_data(fleet: Fleet) -> None:
@@ -274,6 +292,7 @@ async def replica_is_drained(fleet: Fleet) -> None:
 FAULTS: tuple[Fault, ...] = (
     no_fault,
     store_is_unavailable,
+    one_replica_lacks_the_store,
     store_loses_data,
     store_loses_answers,
     replica_is_killed,
@@ -448,8 +467,8 @@ def keeps_a_spent_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def repeats_an_unclear_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
     async def repeats(self: TicketPipeline, ticket: Ticket) -> Secret:
-        text = self._addresses.new_ticket()
-        arguments = (secret_hash(text.reveal()), ticket)
+        text, hashed = self._addresses.new_ticket()
+        arguments = (hashed, ticket)
         options = {"per_person_max": 10, "lifetime_s": 60.0}
         try:
             await self._store.add_ticket(*arguments, **options)  # type: ignore[arg-type]
@@ -457,7 +476,27 @@ def repeats_an_unclear_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
             await self._store.local.add_ticket(*arguments, **options)  # type: ignore[arg-type]
         return text
 
+    async def find(self: FallbackConsoleStore, ticket_hash: bytes) -> Any:
+        found = await self.local.find_ticket(ticket_hash)
+        return found or await self._shared.find_ticket(ticket_hash)
+
+    async def redeem(
+        self: FallbackConsoleStore, ticket_hash: bytes, *rest: Any, **more: Any
+    ) -> Any:
+        store = self.local if await self.local.find_ticket(ticket_hash) else self._shared
+        return await store.redeem(ticket_hash, *rest, **more)
+
     monkeypatch.setattr(TicketPipeline, "_store_ticket", repeats)
+    monkeypatch.setattr(FallbackConsoleStore, "find_ticket", find)
+    monkeypatch.setattr(FallbackConsoleStore, "redeem", redeem)
+
+
+def looks_for_local_tickets_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find(self: FallbackConsoleStore, ticket_hash: bytes) -> Any:
+        found = await self.local.find_ticket(ticket_hash)
+        return found or await self._shared.find_ticket(ticket_hash)
+
+    monkeypatch.setattr(FallbackConsoleStore, "find_ticket", find)
 
 
 def accepts_the_next_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,6 +542,7 @@ BROKEN = {
     sends_the_url: "the cloud's URL has left the gateway",
     keeps_a_spent_ticket: "a ticket has opened two sessions",
     repeats_an_unclear_ticket: "a ticket has opened two sessions",
+    looks_for_local_tickets_in_the_store: "rejected where it cannot be known",
     accepts_the_next_key_only: "a page is refused with its newest key",
     ignores_changes: "goes on without a right",
     ignores_the_end_of_grants: "goes on without a right",

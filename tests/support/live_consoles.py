@@ -55,7 +55,13 @@ class Replica:
         shared: Any = self.outage
         self.is_dead = False
         self.local = LocalConsoleStore(clock)
-        self.store = FallbackConsoleStore(shared, self.local, clock, processes=lambda: processes)
+        self.store = FallbackConsoleStore(
+            shared,
+            self.local,
+            clock,
+            processes=lambda: processes,
+            server_max=world.rules.server_max,
+        )
         anything: Any = world
         tokens: Any = world.tokens
         catalogue = Catalogue(built_in_operations())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from gateway.domain.model import CONSOLE_OPEN, CONSOLE_TAKEOVER, CONSOLE_VIEW
 from gateway.domain.policy.policy import Policy
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
 from tests.support import rfb
-from tests.support.console_world import ConsoleWorld, a_rule
+from tests.support.console_world import RULES, ConsoleWorld, a_rule
 from tests.support.consoles import OTHER_TARGET
 from tests.support.live_consoles import Page, Replica
 from tests.support.virtual_time import run_virtually
@@ -271,15 +272,141 @@ async def test_local_ticket_is_redeemed_when_the_store_is_back(
 
 
 @with_two_replicas
+async def test_ticket_of_a_process_without_the_store_is_unavailable_where_the_store_is(
+    first: Replica, second: Replica
+) -> None:
+    """Only the process that issued it knows whether it is spent: no other rejects it."""
+    first.outage.is_down = True
+    spent, expired = await first.ticket(), await first.ticket(first.world.person("ben"))
+    for text in (spent, expired):
+        with pytest.raises(ConsoleStoreUnavailable):
+            await second.redemption.describe(text, second.context())
+        with pytest.raises(ConsoleStoreUnavailable):
+            await second.redeem(text)
+    assert first.world.events("console_ticket_rejected") == []
+    page = first.open_page(await first.redeem(spent))
+    await page.until("live")
+    await asyncio.sleep(61)
+    for text in (spent, expired):
+        with pytest.raises(TicketRejected):
+            await first.redeem(text)
+        with pytest.raises(ConsoleStoreUnavailable):
+            await second.redeem(text)
+    assert len(first.world.events("console_ticket_rejected")) == 2
+
+
+@with_two_replicas
+async def test_rejections_are_recorded_once_over_all_replicas(
+    first: Replica, second: Replica
+) -> None:
+    ticket = await first.ticket()
+    new = await first.redeem(ticket)
+    for replica in (second, first, second):
+        with pytest.raises(TicketRejected):
+            await replica.redeem(ticket)
+    page = first.open_page(new)
+    await page.until("live")
+    for replica in (second, first, second):
+        stale = Page(replica, new, "copied-key")
+        assert await stale.until_closed() == (4009, "stale_page")
+    assert len(first.world.events("console_ticket_rejected")) == 1
+    assert len(first.world.events("console_resume_rejected")) == 1
+    assert page.is_live
+
+
+@with_two_replicas
+async def test_page_is_not_refused_for_good_before_its_session_is_registered(
+    first: Replica, second: Replica
+) -> None:
+    first.outage.is_down = True
+    page = await first.live()
+    page.lose()
+    await page.task
+    assert await page.resume(second).until_closed() == (4007, "move")
+    first.outage.is_down = False
+    await asyncio.sleep(6)
+    again = page.resume(second)
+    await again.until("live")
+    lose_data(first.world)
+    again.lose()
+    await again.task
+    back = again.resume(first)
+    assert await back.until_closed() == (4007, "move")
+    assert first.world.events("console_resume_rejected") == []
+
+
+@with_two_replicas
+async def test_newest_key_is_not_refused_for_good_where_the_store_has_an_older_one(
+    first: Replica, second: Replica
+) -> None:
+    page = await first.live()
+    old_key = page.key
+    first.outage.is_down = True
+    await asyncio.sleep(4)
+    page.lose()
+    await page.task
+    page = page.resume()
+    await page.until("live")
+    for key in (page.key, old_key, "copied-key"):
+        if key != old_key:
+            assert await Page(second, page.new, key).until_closed() == (4007, "move")
+    assert page.is_live
+    assert first.world.events("console_resume_rejected") == []
+    first.outage.is_down = False
+    await asyncio.sleep(1)
+    assert await Page(second, page.new, old_key).until_closed() == (4009, "stale_page")
+    assert page.is_live
+    again = page.resume(second)
+    await again.until("live")
+    await end_once(again)
+
+
+@with_two_replicas
+async def test_session_that_is_lost_before_it_is_registered_has_its_newest_key(
+    first: Replica, second: Replica
+) -> None:
+    page = await first.live()
+    first.outage.is_down = True
+    page.lose()
+    await page.task
+    page = page.resume()
+    await page.until("live")
+    first.outage.is_down = False  # and before its process looks again
+    page.lose()
+    await page.task
+    again = page.resume(second)
+    await again.until("live")
+    await end_once(again)
+
+
+def test_sessions_of_one_server_are_all_registered_again() -> None:
+    """With `sessions_server_max: 2`."""
+
+    async def scenario() -> None:
+        world = ConsoleWorld(replace(RULES, server_max=2))
+        replicas = [Replica(world, f"p{number}").start() for number in range(2)]
+        pages = [await one.live(f"person-{at}") for at, one in enumerate(replicas)]
+        lose_data(world)
+        await asyncio.sleep(12)
+        assert all(page.is_live for page in pages)
+        assert len(await replicas[0].store.sessions()) == 2
+        for replica in replicas:
+            await replica.stop()
+        assert world.ends() == []
+
+    run_virtually(scenario())
+
+
+@with_two_replicas
 async def test_lost_answers_never_open_a_second_session(first: Replica, second: Replica) -> None:
     first.outage.loses_answers = True
     ticket = await first.ticket()
     first.outage.loses_answers = False
-    assert (await first.store.local.find_ticket(b"")) is None
     await first.redeem(ticket)
-    for replica in (first, second):
-        with pytest.raises(TicketRejected):
-            await replica.redeem(ticket)
+    with pytest.raises(TicketRejected):
+        await first.redeem(ticket)
+    with pytest.raises(ConsoleStoreUnavailable):
+        await second.redeem(ticket)
     assert len(await second.store.sessions()) == 1
 
 

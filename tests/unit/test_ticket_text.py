@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.consoles.ticket_text import TicketTexts, secret_hash
+from gateway.domain.consoles.ticket_text import TicketTexts, is_local_ticket, secret_hash
 
 OLD, NEW = b"a" * 32, b"b" * 32
 RANDOM = bytes(range(32))
@@ -15,6 +15,16 @@ def test_ticket_verifies_to_the_hash_of_its_text() -> None:
     text = texts.make(RANDOM).reveal()
     assert texts.verify(text) == secret_hash(text)
     assert RANDOM not in secret_hash(text)
+
+
+def test_ticket_of_one_process_is_known_as_such_by_all() -> None:
+    local = TicketTexts([OLD]).make(RANDOM, is_local=True).reveal()
+    shared = TicketTexts([OLD]).make(RANDOM).reveal()
+    texts = TicketTexts([NEW, OLD])
+    found = {text: texts.verify(text) for text in (local, shared)}
+    assert [is_local_ticket(one or b"") for one in found.values()] == [True, False]
+    assert local[:40] == shared[:40], "only the keyed hash differs"
+    assert TicketTexts([NEW]).verify(local) is None
 
 
 def test_every_key_verifies_and_the_first_makes() -> None:

@@ -32,7 +32,8 @@ CONSOLE_METRIC_FAMILIES: Final = (
     counter(
         "gateway_console_resumes_total",
         "Connections of pages whose earlier connection was lost or moved.",
-        outcome="ok, stale (not the current page), gone, unavailable (Redis)",
+        outcome="ok, stale (not the current page), gone, unknown (not registered, or long gone),"
+        " unavailable (Redis)",
     ),
     gauge(
         "gateway_console_connections",

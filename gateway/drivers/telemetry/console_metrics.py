@@ -12,7 +12,7 @@ _REJECTIONS = (
     *("right", "in_use", "limit", "audit"),
 )
 _REQUESTS = ("origin", "cookie", "first_message", "limit")
-_OUTCOMES = ("ok", "stale", "gone", "unavailable")
+_OUTCOMES = ("ok", "stale", "gone", "unknown", "unavailable")
 
 
 class ConsoleMetrics:

@@ -31,6 +31,8 @@ from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import (
     CALM_S,
     ENDED_REMEMBERED_S,
+    IN_TOUCH_S,
+    REJECTION_REMEMBERED_S,
     RENEW_EVERY_S,
     Attached,
     CommandKind,
@@ -46,6 +48,7 @@ from gateway.flow.consoles.console_store import (
     SessionCommand,
     SessionGone,
     SessionLimit,
+    SessionUnknown,
     StaleKey,
     TakeOver,
     TicketGone,
@@ -80,6 +83,7 @@ class ValkeyConsoleStore:
         self._clock = clock
         self._resume_within_s = resume_within_s
         self._dead_for_s = dead_for_s
+        self._in_touch_s = IN_TOUCH_S
         self._base = valkey.key("live", tag="console")
         self._dead_since: dict[bytes, float] = {}
         """Monotonic seconds, by the ID of a session that seems dead."""
@@ -100,6 +104,9 @@ class ValkeyConsoleStore:
                 return None if ticket is None else FoundTicket(ticket, left_ms / 1000)
             case _:
                 return None
+
+    async def claim_rejection(self, name: str) -> bool:
+        return bool(await self._step("claim_rejection", name, _ms(REJECTION_REMEMBERED_S)))
 
     async def redeem(
         self,
@@ -145,7 +152,7 @@ class ValkeyConsoleStore:
             case _:
                 return TicketGone()
 
-    async def attach(
+    async def attach(  # noqa: PLR0913 - the session, its keys, and the owner
         self,
         session_id: str,
         cookie_hash: bytes,
@@ -154,7 +161,8 @@ class ValkeyConsoleStore:
         *,
         owner: str,
         lease_s: float,
-    ) -> Attached | StaleKey | SessionGone:
+        is_settled: bool = True,
+    ) -> Attached | StaleKey | SessionGone | SessionUnknown:
         reply = await self._step(
             "attach",
             session_id,
@@ -164,6 +172,8 @@ class ValkeyConsoleStore:
             owner,
             _ms(lease_s + self._resume_within_s),
             _ms(CALM_S),
+            _ms(self._in_touch_s),
+            int(is_settled),
             self._seal_command(SessionCommand(session_id, CommandKind.END, ends.REPLACED.name)),
         )
         match reply:
@@ -180,6 +190,8 @@ class ValkeyConsoleStore:
                 return StaleKey(session if is_genuine else None)
             case [b"stale"]:
                 return StaleKey()
+            case [b"unknown"]:
+                return SessionUnknown()
             case _:
                 return SessionGone()
 
@@ -208,6 +220,7 @@ class ValkeyConsoleStore:
         next_resume_hash: bytes = b"",
         owner: str,
         lease_s: float,
+        server_max: int,
     ) -> Registered:
         reply = await self._displacing_step(
             SessionCommand("", CommandKind.END, ends.LIMIT.name),
@@ -222,6 +235,7 @@ class ValkeyConsoleStore:
             *_indexes(session),
             repr(session.started_at),
             _ms(lease_s + self._resume_within_s),
+            server_max,
         )
         return {
             b"registered": Registered.REGISTERED,

@@ -24,6 +24,12 @@ COMMANDS_EVERY_S: Final = 0.4
 """How often an owner takes its commands: they are executed within 1 s (invariant 11)."""
 ENDED_REMEMBERED_S: Final = 3_600.0
 """How long the store remembers that a session has ended, so that nothing registers it again."""
+REJECTION_REMEMBERED_S: Final = 86_400.0
+"""How long the store remembers that a rejection is recorded."""
+IN_TOUCH_S: Final = 3.0
+"""The time since an owner's last call in which the store has its sessions' newest keys.
+
+An owner with connections calls every COMMANDS_EVERY_S."""
 CALM_S: Final = 300.0
 """A session without a new connection in this time starts to count its resumes again."""
 
@@ -105,7 +111,15 @@ class StaleKey:
 
 @dataclass(frozen=True, slots=True)
 class SessionGone:
-    """No such session, or it has ended."""
+    """The session has ended, or was without its page for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUnknown:
+    """The store may lack the session, or its newest key; nothing has changed.
+
+    Its owner may not have registered it again after the store was unavailable or lost its data.
+    """
 
 
 class CommandKind(Enum):
@@ -155,7 +169,7 @@ class Registered(Enum):
 
     REGISTERED = "registered"
     OLDER_SESSION = "older_session"
-    """The server has an older session with keyboard: end this one with `limit`."""
+    """The server has its number of older sessions with keyboard: end this one with `limit`."""
     ENDED = "ended"
     """The session has ended, or another process owns it: stop it silently."""
 
@@ -189,6 +203,9 @@ class ConsoleStore(Protocol):
     async def find_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
         """Return an unspent ticket without spending it."""
 
+    async def claim_rejection(self, name: str) -> bool:
+        """Return whether the caller is the first, over all replicas, to record a rejection."""
+
     async def redeem(
         self,
         ticket_hash: bytes,
@@ -206,7 +223,7 @@ class ConsoleStore(Protocol):
         `session.person`; they do not count in the limits.
         """
 
-    async def attach(
+    async def attach(  # noqa: PLR0913 - the session, its keys, and the owner
         self,
         session_id: str,
         cookie_hash: bytes,
@@ -215,14 +232,16 @@ class ConsoleStore(Protocol):
         *,
         owner: str,
         lease_s: float,
-    ) -> Attached | StaleKey | SessionGone:
+        is_settled: bool = True,
+    ) -> Attached | StaleKey | SessionGone | SessionUnknown:
         """Make `owner` the owner, and offer the page its next resume key.
 
         `resume_hash` stays good until `confirm_key`, or until the next key is used: a page whose
         connection is lost before the next key arrives has only this one.
         An owner of before, if it is another process, finds a command to end with `replaced`.
-        A session without owner for longer than RESUME_WITHIN_S is gone, and so is one whose lease
-        ended that long ago.
+        A session without owner for longer than RESUME_WITHIN_S is gone. StaleKey for a genuine
+        cookie is final, so it needs a last owner that is the caller, or has called within
+        IN_TOUCH_S. `is_settled`: False while `owner` has to register other sessions again.
         """
 
     async def confirm_key(self, session_id: str, resume_hash: bytes, *, owner: str) -> None:
@@ -244,12 +263,13 @@ class ConsoleStore(Protocol):
         next_resume_hash: bytes = b"",
         owner: str,
         lease_s: float,
+        server_max: int,
     ) -> Registered:
         """Store a running session again after the store lost it, or lost touch with its owner.
 
-        No limit applies, except that of two sessions with keyboard on one server the older stays
-        (`started_at`, then the ID). A younger one finds a command to end with `limit`; without
-        owner it ends and counts as dead (`claim_dead`, `abandoned`). Session and resume keys
+        No limit applies, except that of the sessions with keyboard on one server the `server_max`
+        oldest stay (`started_at`, then the ID). One too many finds a command to end with `limit`;
+        without owner it ends and counts as dead (`claim_dead`, `abandoned`). Session and keys
         replace what the store has, if `owner` or no other process owns it there.
         `next_resume_hash` is of a key that was offered and is not confirmed; b"" for none.
         """

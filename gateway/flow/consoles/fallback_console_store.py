@@ -1,15 +1,16 @@
 """The store of live consoles that goes on without Redis, for what this process knows.
 
-A ticket that was issued without Redis is redeemed by this process only. Sessions of this process
-run on; they are registered again when Redis is back. Invariant 10 holds before availability: what
-may be in Redis is never repeated here.
+A ticket that was issued without Redis is redeemed by this process only; its text says so, and the
+others are unavailable for it, also if they have Redis. Sessions of this process run on; they are
+registered again when Redis is back. Invariant 10 holds before availability: what may be in Redis is
+never repeated here.
 
 Known limit: a page that resumed here without Redis has a newer key than Redis. For the moment until
 the session is registered again, another process accepts the older key, with the session's cookie.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import (
@@ -19,6 +20,7 @@ from gateway.domain.consoles.model import (
     SessionLimits,
     Ticket,
 )
+from gateway.domain.consoles.ticket_text import is_local_ticket
 from gateway.domain.errors import StoreUnavailable
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import (
@@ -37,6 +39,7 @@ from gateway.flow.consoles.console_store import (
     RenewedLeases,
     SessionCommand,
     SessionGone,
+    SessionUnknown,
     StaleKey,
     TakeOver,
     TicketGone,
@@ -57,12 +60,17 @@ class FallbackConsoleStore:
         clock: Clock,
         *,
         processes: Callable[[], int],
+        server_max: int,
     ) -> None:
-        """Share the limits between this number of `processes` while Redis is unavailable."""
+        """Share the limits between this number of `processes` while Redis is unavailable.
+
+        `server_max`: sessions with keyboard that may be registered again on one server.
+        """
         self.local = local
         self._shared = shared
         self._clock = clock
         self._processes = processes
+        self._server_max = server_max
         self._local_only: set[str] = set()
         """Sessions that `shared` does not have, or whose state there is outdated."""
         self._unshared: set[str] = set()
@@ -92,11 +100,22 @@ class FallbackConsoleStore:
             )
 
     async def find_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
-        found = await self.local.find_ticket(ticket_hash)
-        if found is not None:
+        if is_local_ticket(ticket_hash):
+            found = await self.local.find_ticket(ticket_hash)
+            if found is None:
+                self._require_issued_here(ticket_hash)
             return found
         with _Watch(self):
             return await self._shared.find_ticket(ticket_hash)
+
+    async def claim_rejection(self, name: str) -> bool:
+        with _Watch(self):
+            return await self._shared.claim_rejection(name)
+
+    def _require_issued_here(self, ticket_hash: bytes) -> None:
+        """Raise StoreUnavailable unless this process knows that the ticket is spent or expired."""
+        if not self.local.has_issued(ticket_hash):
+            raise StoreUnavailable("another process has the ticket in its memory")
 
     async def redeem(
         self,
@@ -107,12 +126,15 @@ class FallbackConsoleStore:
         *,
         take_over: TakeOver,
     ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
-        found = self.local.take_ticket(ticket_hash)
-        if found is None:
+        if not is_local_ticket(ticket_hash):
             with _Watch(self):
                 return await self._shared.redeem(
                     ticket_hash, session, resume_hash, limits, take_over=take_over
                 )
+        found = self.local.take_ticket(ticket_hash)
+        if found is None:
+            self._require_issued_here(ticket_hash)
+            return TicketGone()
         result = await self._redeem_local(found, session, resume_hash, limits, take_over=take_over)
         if not isinstance(result, Redeemed):
             self.local.put_ticket(ticket_hash, found)
@@ -149,7 +171,7 @@ class FallbackConsoleStore:
                 self._unshared.add(session.id)
             return result
 
-    async def attach(
+    async def attach(  # noqa: PLR0913 - the session, its keys, and the owner
         self,
         session_id: str,
         cookie_hash: bytes,
@@ -158,16 +180,20 @@ class FallbackConsoleStore:
         *,
         owner: str,
         lease_s: float,
-    ) -> Attached | StaleKey | SessionGone:
+        is_settled: bool = True,
+    ) -> Attached | StaleKey | SessionGone | SessionUnknown:
         arguments = (session_id, cookie_hash, resume_hash, next_resume_hash)
         try:
             with _Watch(self):
                 if session_id in self._local_only:
                     await self._register(session_id, owner)
-                result = await self._shared.attach(*arguments, owner=owner, lease_s=lease_s)
+                is_settled = is_settled and not self._local_only
+                result = await self._shared.attach(
+                    *arguments, owner=owner, lease_s=lease_s, is_settled=is_settled
+                )
         except StoreUnavailable:
             result = await self.local.attach(*arguments, owner=owner, lease_s=lease_s)
-            if isinstance(result, SessionGone):
+            if isinstance(result, SessionGone | SessionUnknown):
                 raise  # another process may know it
             if isinstance(result, StaleKey) and session_id not in self._unshared:
                 raise  # it may have been elsewhere meanwhile, with newer keys
@@ -190,22 +216,17 @@ class FallbackConsoleStore:
         self, owner: str, session_ids: frozenset[str], *, lease_s: float
     ) -> RenewedLeases:
         local = await self.local.renew(owner, session_ids, lease_s=lease_s)
-        commands = list(local.commands)
+        commands, lost = list(local.commands), set[str]()
         try:
             with _Watch(self):
                 await self._finish_ended(owner)
+                # First: from the next call on, Redis trusts the keys that it has of this owner.
+                changed = frozenset(self._local_only)
+                lost |= await self._register_all(changed, owner, commands)
                 shared = await self._shared.renew(owner, session_ids, lease_s=lease_s)
-                lost = set(shared.lost)
                 commands += self._read(shared.commands)
-                for session_id in shared.missing | self._local_only:
-                    match await self._register(session_id, owner):
-                        case Registered.ENDED:
-                            lost.add(session_id)
-                        case Registered.OLDER_SESSION:
-                            end = ends.LIMIT.name
-                            commands.append(SessionCommand(session_id, CommandKind.END, end))
-                        case Registered.REGISTERED:
-                            pass
+                lost |= shared.lost
+                lost |= await self._register_all(shared.missing - changed, owner, commands)
         except StoreUnavailable:
             return RenewedLeases(frozenset(), frozenset(), tuple(commands))
         return RenewedLeases(frozenset(lost) & session_ids, frozenset(), tuple(commands))
@@ -218,6 +239,7 @@ class FallbackConsoleStore:
         next_resume_hash: bytes = b"",
         owner: str,
         lease_s: float,
+        server_max: int,
     ) -> Registered:
         with _Watch(self):
             return await self._shared.register(
@@ -226,21 +248,19 @@ class FallbackConsoleStore:
                 next_resume_hash=next_resume_hash,
                 owner=owner,
                 lease_s=lease_s,
+                server_max=server_max,
             )
 
     async def take_commands(self, owner: str) -> tuple[SessionCommand, ...]:
+        if not self._is_available or self._local_only or self._ended or self._detached:
+            owned = frozenset(one.session.id for one in await self.local.sessions())
+            return (await self.renew(owner, owned, lease_s=LEASE_S)).commands
         local = await self.local.take_commands(owner)
-        was_available = self._is_available
         try:
             with _Watch(self):
-                commands = local + self._read(await self._shared.take_commands(owner))
+                return local + self._read(await self._shared.take_commands(owner))
         except StoreUnavailable:
             return local
-        if not was_available or self._local_only or self._ended or self._detached:
-            owned = frozenset(one.session.id for one in await self.local.sessions())
-            renewed = await self.renew(owner, owned, lease_s=LEASE_S)
-            commands += renewed.commands
-        return commands
 
     def _read(self, commands: tuple[SessionCommand, ...]) -> tuple[SessionCommand, ...]:
         commands, self._unread = self._unread + commands, ()
@@ -261,15 +281,15 @@ class FallbackConsoleStore:
     async def detach(self, session_id: str, *, owner: str) -> None:
         try:
             with _Watch(self):
-                await self._shared.detach(session_id, owner=owner)
+                if session_id in self._local_only:
+                    await self.local.detach(session_id, owner=owner)
+                    await self._register(session_id, owner)
+                else:
+                    await self._shared.detach(session_id, owner=owner)
+                    self.local.forget(session_id)
         except StoreUnavailable:
             await self.local.detach(session_id, owner=owner)
             self._local_only.add(session_id)
-        else:
-            if session_id in self._local_only:
-                await self.local.detach(session_id, owner=owner)
-            else:
-                self.local.forget(session_id)
 
     async def remove(self, session_id: str, *, owner: str) -> bool:
         is_local = await self.local.remove(session_id, owner=owner)
@@ -349,6 +369,21 @@ class FallbackConsoleStore:
                 raise  # another process may know it
             return local
 
+    async def _register_all(
+        self, session_ids: Iterable[str], owner: str, commands: list[SessionCommand]
+    ) -> set[str]:
+        """Register sessions, add to `commands` the end of those too many; return the lost ones."""
+        lost = set()
+        for session_id in session_ids:
+            match await self._register(session_id, owner):
+                case Registered.ENDED:
+                    lost.add(session_id)
+                case Registered.OLDER_SESSION:
+                    commands.append(SessionCommand(session_id, CommandKind.END, ends.LIMIT.name))
+                case Registered.REGISTERED:
+                    pass
+        return lost
+
     async def _register(self, session_id: str, owner: str) -> Registered:
         """Bring the state of a session here to Redis."""
         known = self.local.state_of(session_id)
@@ -363,8 +398,8 @@ class FallbackConsoleStore:
             next_resume_hash=next_resume_hash,
             owner=owner,
             lease_s=LEASE_S,
+            server_max=self._server_max,
         )
-        self._local_only.discard(session_id)
         self._unshared.discard(session_id)
         if not has_owner:
             if result is Registered.REGISTERED:
@@ -372,6 +407,7 @@ class FallbackConsoleStore:
             if result is Registered.OLDER_SESSION:
                 self._refused.append(DeadSession(session, ends.LIMIT.name))
             self.local.forget(session_id)
+        self._local_only.discard(session_id)
         return result
 
     async def _finish_ended(self, owner: str) -> None:

@@ -15,7 +15,7 @@ from gateway.domain.consoles.model import (
     ConsoleTarget,
     Ticket,
 )
-from gateway.domain.consoles.ticket_text import RANDOM_BYTES, TicketTexts, secret_hash
+from gateway.domain.consoles.ticket_text import RANDOM_BYTES, TicketTexts, ticket_hash
 from gateway.domain.errors import DeadlineExceeded, StoreUnavailable
 from gateway.domain.model import (
     ConsoleLink,
@@ -46,8 +46,10 @@ class TicketAddresses:
     random: Callable[[int], bytes]
     """Returns unpredictable bytes."""
 
-    def new_ticket(self) -> Secret:
-        return self.texts.make(self.random(RANDOM_BYTES))
+    def new_ticket(self, *, is_local: bool = False) -> tuple[Secret, bytes]:
+        """Return a ticket's text, and its hash; `is_local`: only this process has the ticket."""
+        text = self.texts.make(self.random(RANDOM_BYTES), is_local=is_local)
+        return text, ticket_hash(text.reveal(), is_local=is_local)
 
     def address(self, ticket: Secret) -> Secret:
         # In the fragment, which browsers send to no server.
@@ -124,19 +126,19 @@ class TicketPipeline:
         return self._link(text, left_s)
 
     async def _store_ticket(self, ticket: Ticket) -> Secret:
-        text = self._addresses.new_ticket()
+        text, hashed = self._addresses.new_ticket()
         try:
             await self._store.add_ticket(
-                secret_hash(text.reveal()),
+                hashed,
                 ticket,
                 per_person_max=TICKETS_PER_PERSON_MAX,
                 lifetime_s=TICKET_LIFETIME_S,
             )
         except StoreUnavailable:
             # Another text: the store may have the first one, and a ticket is good once.
-            text = self._addresses.new_ticket()
+            text, hashed = self._addresses.new_ticket(is_local=True)
             await self._store.local.add_ticket(
-                secret_hash(text.reveal()),
+                hashed,
                 ticket,
                 per_person_max=TICKETS_PER_PERSON_MAX,
                 lifetime_s=TICKET_LIFETIME_S,

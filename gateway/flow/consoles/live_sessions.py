@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -34,6 +35,7 @@ from gateway.flow.consoles.console_store import (
     ListedSession,
     SessionCommand,
     SessionGone,
+    SessionUnknown,
     StaleKey,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
@@ -45,11 +47,20 @@ from gateway.flow.consoles.live_session import (
     SessionCallbacks,
     SessionServices,
 )
-from gateway.flow.consoles.recorded_once import RecordedOnce
+from gateway.flow.consoles.recorded_once import RecordedByOne
 from gateway.flow.consoles.rejected_cookies import CookieRejection, RejectedCookies
 from gateway.flow.consoles.session_page import SessionPage
 
 _ATTACH_WITHIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A connection that is not attached."""
+
+    end: SessionEnd
+    may_be_right: bool = False
+    """This process has looked at neither cookie nor resume key."""
 
 
 class LiveSessions:
@@ -75,7 +86,7 @@ class LiveSessions:
         self._connections: dict[str, LiveSession] = {}
         self.rejected = RejectedCookies(store, audit, telemetry)
         self._power = ConsolePower(services.rights, services.links, audit)
-        self._stale = RecordedOnce()
+        self._stale = RecordedByOne(store)
         """IDs of the sessions whose rejected resume is recorded."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -99,7 +110,7 @@ class LiveSessions:
     ) -> None:
         """Serve one WebSocket of a page, from its first message to its close.
 
-        `on_accepted` is called unless cookie or resume key are wrong.
+        `on_accepted` is called unless cookie or resume key are wrong, or the session is unknown.
         """
         page = SessionPage(channel)
         key = await self._first_key(session_id, cookie, page, client_address)
@@ -107,7 +118,7 @@ class LiveSessions:
             return
         async with self._lock(session_id):
             connection = await self._attach(session_id, cookie, key, page, client_address)
-            if connection is not ends.STALE_PAGE:
+            if isinstance(connection, LiveSession) or connection.may_be_right:
                 on_accepted()
             if isinstance(connection, LiveSession):
                 previous = self._connections.get(session_id)
@@ -118,7 +129,7 @@ class LiveSessions:
                 if self.judge(connection):
                     await self.mode_changed(connection)
         if not isinstance(connection, LiveSession):
-            await page.end(connection)
+            await page.end(connection.end)
             return
         await self._run(connection)
 
@@ -258,9 +269,9 @@ class LiveSessions:
 
     async def _attach(
         self, session_id: str, cookie: str, key: str, page: SessionPage, client_address: str
-    ) -> LiveSession | SessionEnd:
+    ) -> LiveSession | _Refused:
         if self.is_draining:
-            return ends.MOVE
+            return _Refused(ends.MOVE, may_be_right=True)
         next_key = Secret(self._new_key())
         try:
             attached = await self._store.attach(
@@ -274,16 +285,20 @@ class LiveSessions:
         except StoreUnavailable:
             # Another process may know the session: the page tries again, with the same key.
             self._telemetry.session_resumed("unavailable")
-            return ends.MOVE
+            return _Refused(ends.MOVE, may_be_right=True)
         match attached:
             case SessionGone():
                 self._telemetry.session_resumed("gone")
-                return ends.STALE_PAGE
+                return _Refused(ends.STALE_PAGE)
+            case SessionUnknown():
+                # Its owner may still register it: the page tries again for as long as it may.
+                self._telemetry.session_resumed("unknown")
+                return _Refused(ends.MOVE)
             case StaleKey():
                 self._telemetry.session_resumed("stale")
                 if attached.session is not None:
                     await self._record_rejected(attached.session, client_address)
-                return ends.STALE_PAGE
+                return _Refused(ends.STALE_PAGE)
             case Attached():
                 await self._note_attached(attached, client_address)
                 connection = LiveSession(
@@ -309,7 +324,7 @@ class LiveSessions:
 
     async def _record_rejected(self, session: ConsoleSession, client_address: str) -> None:
         """Record a genuine cookie without the current key: once for each session."""
-        if self._stale.add(session.id):
+        if await self._stale.claim(f"resume {session.id}"):
             await self._audit.resume_rejected(session, client_address)
 
     async def _check_again(self, connection: LiveSession, attached: Attached) -> None:

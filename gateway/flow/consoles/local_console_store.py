@@ -1,8 +1,10 @@
 """Tickets and sessions of this process alone: the store while Redis is unavailable."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import (
@@ -18,6 +20,8 @@ from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import (
     CALM_S,
     ENDED_REMEMBERED_S,
+    IN_TOUCH_S,
+    REJECTION_REMEMBERED_S,
     Attached,
     CommandKind,
     CommandResult,
@@ -32,10 +36,14 @@ from gateway.flow.consoles.console_store import (
     SessionCommand,
     SessionGone,
     SessionLimit,
+    SessionUnknown,
     StaleKey,
     TakeOver,
     TicketGone,
 )
+
+_REMEMBERED_MAX: Final = 10_000
+_Key = TypeVar("_Key")
 
 
 @dataclass(slots=True)
@@ -57,6 +65,8 @@ class _StoredSession:
     attached_at: float = 0.0
     is_ending: bool = False
     """Its owner has a command to end it."""
+    last_owner: str = ""
+    """The one that gave it up."""
 
 
 class LocalConsoleStore:
@@ -64,9 +74,16 @@ class LocalConsoleStore:
 
     def __init__(self, clock: Clock, *, resume_within_s: float = RESUME_WITHIN_S) -> None:
         self._clock = clock
+        self._in_touch_s = IN_TOUCH_S
         self._resume_within_s = resume_within_s
         self._tickets: dict[bytes, _StoredTicket] = {}
         """In the order in which they were issued."""
+        self._issued: dict[bytes, float] = {}
+        """When the tickets that are remembered were issued, also if they are spent or expired."""
+        self._rejected: dict[str, float] = {}
+        """When the rejections that are remembered were recorded."""
+        self._seen: dict[str, float] = {}
+        """When each owner has called last."""
         self._sessions: dict[str, _StoredSession] = {}
         self._ended: dict[str, float] = {}
         """When the sessions that are remembered have ended."""
@@ -77,6 +94,7 @@ class LocalConsoleStore:
         self, ticket_hash: bytes, ticket: Ticket, *, per_person_max: int, lifetime_s: float
     ) -> None:
         self._drop_expired()
+        self._issued[ticket_hash] = self._now
         self._tickets[ticket_hash] = _StoredTicket(ticket, self._now + lifetime_s)
         person = ticket.person.key
         own = [one for one, it in self._tickets.items() if it.ticket.person.key == person]
@@ -88,6 +106,17 @@ class LocalConsoleStore:
         if found is None or found.ends_at <= self._now:
             return None
         return FoundTicket(found.ticket, found.ends_at - self._now)
+
+    def has_issued(self, ticket_hash: bytes) -> bool:
+        """Return whether the ticket was added here in the last hour, spent or not."""
+        return ticket_hash in self._issued
+
+    async def claim_rejection(self, name: str) -> bool:
+        self._drop_expired()
+        if name in self._rejected:
+            return False
+        self._rejected[name] = self._now
+        return True
 
     def take_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
         """Return an unspent ticket and forget it."""
@@ -128,7 +157,7 @@ class LocalConsoleStore:
         )
         return self._take_over(replaced, PersonRef.of(session.person))
 
-    async def attach(
+    async def attach(  # noqa: PLR0913 - the session, its keys, and the owner
         self,
         session_id: str,
         cookie_hash: bytes,
@@ -137,14 +166,16 @@ class LocalConsoleStore:
         *,
         owner: str,
         lease_s: float,
-    ) -> Attached | StaleKey | SessionGone:
-        stored = self._alive(session_id)
-        if stored is None or stored.is_ending:
-            return SessionGone()
-        if stored.session.cookie_hash != cookie_hash:
-            return StaleKey()
-        if resume_hash not in {stored.resume_hash, stored.next_resume_hash}:
-            return StaleKey(stored.session)
+        is_settled: bool = True,
+    ) -> Attached | StaleKey | SessionGone | SessionUnknown:
+        stored = self._sessions.get(session_id)
+        if stored is None:
+            return SessionGone() if self._has_ended(session_id) else SessionUnknown()
+        refusal = self._refusal(stored, cookie_hash, resume_hash, owner)
+        if refusal is not None:
+            return refusal
+        if is_settled:
+            self._seen[owner] = self._now
         previous = stored.owner
         if previous not in ("", owner):
             self._command(previous, session_id, ends.REPLACED)
@@ -158,6 +189,21 @@ class LocalConsoleStore:
         stored.owner = owner
         stored.resumable_until = self._now + lease_s + self._resume_within_s
         return Attached(stored.session, previous, stored.attempt)
+
+    def _refusal(
+        self, stored: _StoredSession, cookie_hash: bytes, resume_hash: bytes, owner: str
+    ) -> StaleKey | SessionGone | SessionUnknown | None:
+        if stored.is_ending:
+            return SessionGone()
+        if not self._is_alive(stored):
+            return SessionUnknown() if stored.owner else SessionGone()
+        if stored.session.cookie_hash != cookie_hash:
+            return StaleKey()
+        if resume_hash in {stored.resume_hash, stored.next_resume_hash}:
+            return None
+        last = stored.owner or stored.last_owner
+        is_known = last in ("", owner) or self._is_in_touch(last)
+        return StaleKey(stored.session) if is_known else SessionUnknown()
 
     def adopt(
         self,
@@ -202,6 +248,7 @@ class LocalConsoleStore:
     async def renew(
         self, owner: str, session_ids: frozenset[str], *, lease_s: float
     ) -> RenewedLeases:
+        self._seen[owner] = self._now
         lost, missing = set(), set()
         for session_id in session_ids:
             stored = self._sessions.get(session_id)
@@ -221,15 +268,17 @@ class LocalConsoleStore:
         next_resume_hash: bytes = b"",
         owner: str,
         lease_s: float,
+        server_max: int,
     ) -> Registered:
         stored = self._sessions.get(session.id)
         if self._has_ended(session.id) or (stored is not None and stored.owner not in ("", owner)):
             return Registered.ENDED
         if session.mode is SessionMode.CONTROL:
             others = [one for one in self._on_server(session) if one.session.id != session.id]
-            if any(_age(one.session) < _age(session) for one in others):
+            older = sum(_age(one.session) < _age(session) for one in others)
+            if older >= server_max:
                 return Registered.OLDER_SESSION
-            for other in others:
+            for other in others[server_max - 1 :]:
                 self._displace(other)
         attempt = 0 if stored is None else stored.attempt
         self._sessions[session.id] = _StoredSession(
@@ -244,6 +293,7 @@ class LocalConsoleStore:
         return Registered.REGISTERED
 
     async def take_commands(self, owner: str) -> tuple[SessionCommand, ...]:
+        self._seen[owner] = self._now
         return tuple(self._commands.pop(owner, ()))
 
     async def command(self, command: SessionCommand) -> CommandResult:
@@ -262,7 +312,8 @@ class LocalConsoleStore:
     async def detach(self, session_id: str, *, owner: str) -> None:
         stored = self._owned(session_id, owner)
         if stored is not None:
-            stored.owner, stored.resumable_until = "", self._now + self._resume_within_s
+            stored.owner, stored.last_owner = "", owner
+            stored.resumable_until = self._now + self._resume_within_s
 
     async def remove(self, session_id: str, *, owner: str) -> bool:
         if self._owned(session_id, owner) is None:
@@ -313,6 +364,9 @@ class LocalConsoleStore:
     def _alive(self, session_id: str) -> _StoredSession | None:
         stored = self._sessions.get(session_id)
         return stored if stored is not None and self._is_alive(stored) else None
+
+    def _is_in_touch(self, owner: str) -> bool:
+        return self._now - self._seen.get(owner, -math.inf) < self._in_touch_s
 
     def _owned(self, session_id: str, owner: str) -> _StoredSession | None:
         stored = self._sessions.get(session_id)
@@ -384,7 +438,15 @@ class LocalConsoleStore:
     def _drop_expired(self) -> None:
         now = self._now
         self._tickets = {one: it for one, it in self._tickets.items() if it.ends_at > now}
-        self._ended = {one: at for one, at in self._ended.items() if now - at < ENDED_REMEMBERED_S}
+        self._ended = _newer(self._ended, now - ENDED_REMEMBERED_S)
+        self._issued = _newer(self._issued, now - ENDED_REMEMBERED_S)
+        self._rejected = _newer(self._rejected, now - REJECTION_REMEMBERED_S)
+
+
+def _newer(times: dict[_Key, float], oldest: float) -> dict[_Key, float]:
+    """Return the entries after `oldest`; of too many, the latest."""
+    found = [(one, at) for one, at in times.items() if at > oldest]
+    return dict(found[-_REMEMBERED_MAX:])
 
 
 def _age(session: ConsoleSession) -> tuple[float, str]:

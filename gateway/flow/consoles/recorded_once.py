@@ -4,6 +4,9 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final
 
+from gateway.domain.errors import StoreUnavailable
+from gateway.flow.consoles.console_store import ConsoleStore
+
 _REMEMBERED_MAX: Final = 10_000
 
 
@@ -19,3 +22,20 @@ class RecordedOnce:
         if len(self._keys) > _REMEMBERED_MAX:
             self._keys.popitem(last=False)
         return True
+
+
+class RecordedByOne:
+    """What one replica records, and the others do not record again."""
+
+    def __init__(self, store: ConsoleStore) -> None:
+        self._store = store
+        self._here = RecordedOnce()
+
+    async def claim(self, name: str) -> bool:
+        """Return True for a name that is new to all replicas; without the store, to this one."""
+        if not self._here.add(name):
+            return False
+        try:
+            return await self._store.claim_rejection(name)
+        except StoreUnavailable:
+            return True

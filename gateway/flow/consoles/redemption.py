@@ -47,7 +47,7 @@ from gateway.flow.consoles.console_store import (
     TicketGone,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
-from gateway.flow.consoles.recorded_once import RecordedOnce
+from gateway.flow.consoles.recorded_once import RecordedByOne
 from gateway.flow.request import RequestContext
 
 _RETRY_AFTER_S: Final = 1.0
@@ -107,7 +107,7 @@ class Redemption:
         self._audit = audit
         self._clock = clock
         self._telemetry = telemetry
-        self._recorded = RecordedOnce()
+        self._recorded = RecordedByOne(store)
 
     async def describe(self, text: str, context: RequestContext) -> TicketDescription:
         """Return what a ticket is for, without spending it.
@@ -175,13 +175,15 @@ class Redemption:
         kind: str,
         ticket: Ticket | None = None,
     ) -> None:
-        """Record once that a ticket was rejected if it is genuine; count it otherwise.
+        """Record once over all replicas that a genuine ticket was rejected; count any other.
 
-        `kind` is the metric label.
+        `kind` is the metric label. Without Redis, each process records it once.
         """
         ticket_hash = self._texts.verify(text)
         self._telemetry.ticket_rejected("garbage" if ticket_hash is None else kind)
-        if ticket_hash is None or not self._recorded.add((ticket_hash, kind)):
+        if ticket_hash is None:
+            return
+        if not await self._recorded.claim(f"ticket {ticket_hash.hex()} {kind}"):
             return
         if ticket is None:
             ticket = await self._known(ticket_hash)
@@ -280,6 +282,8 @@ class Redemption:
         context: RequestContext,
         take_over: TakeOver,
     ) -> tuple[NewSession, Redeemed | TicketGone | ConsoleInUse | LimitReached]:
+        ticket_hash = self._texts.verify(text)
+        assert ticket_hash is not None, "it was found"
         cookie, resume_key = self._new_secrets.token(), self._new_secrets.token()
         session = ConsoleSession(
             id=self._new_secrets.session_id(),
@@ -294,7 +298,7 @@ class Redemption:
         )
         try:
             result = await self._store.redeem(
-                secret_hash(text),
+                ticket_hash,
                 session,
                 secret_hash(resume_key),
                 self._rules.limits(ticket.target.account),

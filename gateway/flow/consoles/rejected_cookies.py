@@ -9,7 +9,7 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.flow.consoles.console_audit import ConsoleAudit
 from gateway.flow.consoles.console_store import ConsoleStore
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
-from gateway.flow.consoles.recorded_once import RecordedOnce
+from gateway.flow.consoles.recorded_once import RecordedByOne
 
 _COOKIES_MAX: Final = 4
 """Cookies of one request that are looked up in the store."""
@@ -33,7 +33,7 @@ class RejectedCookies:
         self._store = store
         self._audit = audit
         self._telemetry = telemetry
-        self._recorded = RecordedOnce()
+        self._recorded = RecordedByOne(store)
 
     def count(self, reason: CookieRejection) -> None:
         self._telemetry.request_rejected(reason.value)
@@ -58,5 +58,5 @@ class RejectedCookies:
                 return
             if found is None or found.session.cookie_hash != secret_hash(cookie):
                 continue
-            if self._recorded.add((session_id, reason)):
+            if await self._recorded.claim(f"cookie {session_id} {reason.value}"):
                 await self._audit.request_rejected(found.session, client_address, detail)

@@ -111,6 +111,7 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
             LocalConsoleStore(clock),
             clock,
             processes=lambda: valkey.processes,
+            server_max=config.console.sessions_server_max,
         ),
         rights=_open_rights(runtime, stages, calls),
         audit=ConsoleAudit(audit_log.for_requests, audit_log.best_effort, clock),

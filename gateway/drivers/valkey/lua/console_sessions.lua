@@ -4,10 +4,13 @@
 -- base:ticket:T     13 digits of the time of storing, then the sealed ticket
 -- base:tickets:P    unspent tickets of a person, by the time of storing
 -- base:session:S    hash: ending ('1': its owner has a command to end it), record (sealed), cookie, resume, next (a resume key that the page may not
---                   have received), owner, mode, attempt, attached, indexes
+--                   have received), owner, last (the owner that gave it up), mode, attempt, attached, indexes
 -- base:until        sessions by the time until which they can be resumed
+-- base:account:A    those of an account
 -- base:ended:S      the session has ended; nothing registers it again
--- base:of:I         sessions of a person, a server or an account, by their start
+-- base:of:I         sessions of a person or a server, by their start
+-- base:seen:O       when a process has called last
+-- base:rejected:N   a rejection is recorded
 -- base:commands:O   commands to a process, by the time of sending
 local base = KEYS[1]
 local time = redis.call('TIME')
@@ -24,9 +27,25 @@ end
 
 local function field(id, name) return redis.call('HGET', session_key(id), name) or '' end
 
+local function account_key(account) return base .. ':account:' .. account end
+
 local function set_until(id, limit)
   redis.call('ZADD', sessions, limit, id)
+  local of_account = account_key(field(id, 'account'))
+  redis.call('ZADD', of_account, limit, id)
+  redis.call('PEXPIRE', of_account, 7 * DAY)
   redis.call('PEXPIRE', session_key(id), 7 * DAY)
+end
+
+-- The number of living sessions: all, or those of an account.
+local function count_living(key) return redis.call('ZCOUNT', key, '(' .. now, '+inf') end
+
+-- A process calls: what it has is in this server from now on.
+local function set_seen(owner) redis.call('SET', base .. ':seen:' .. owner, now, 'PX', '60000') end
+
+local function is_in_touch(owner, within)
+  local seen = redis.call('GET', base .. ':seen:' .. owner)
+  return seen and now - tonumber(seen) < tonumber(within)
 end
 
 -- The living sessions of an index, oldest first; with `mode`, only those of this mode.
@@ -45,6 +64,7 @@ local function finish(id, remember)
   for index in string.gmatch(field(id, 'indexes'), '%S+') do
     redis.call('ZREM', base .. ':of:' .. index, id)
   end
+  redis.call('ZREM', account_key(field(id, 'account')), id)
   redis.call('DEL', session_key(id))
   redis.call('ZREM', sessions, id)
   redis.call('SET', base .. ':ended:' .. id, '1', 'PX', remember)
@@ -112,9 +132,10 @@ local function ticket_of(hash)
   return false  -- none, or the clock was set back: its age is unknown
 end
 
-local function store_session(id, record, cookie, resume, next_resume, owner, mode, indexes, started)
+local function store_session(id, record, cookie, resume, next_resume, owner, mode, indexes, account,
+    started)
   redis.call('HSET', session_key(id), 'record', record, 'cookie', cookie, 'resume', resume,
-    'next', next_resume, 'owner', owner, 'mode', mode, 'indexes', indexes)
+    'next', next_resume, 'owner', owner, 'mode', mode, 'indexes', indexes, 'account', account)
   for index in string.gmatch(indexes, '%S+') do
     redis.call('ZADD', base .. ':of:' .. index, started, id)
     redis.call('PEXPIRE', base .. ':of:' .. index, 7 * DAY)
@@ -152,6 +173,12 @@ function steps.find_ticket(hash)
   return {string.sub(value, 14), redis.call('PTTL', base .. ':ticket:' .. hash)}
 end
 
+-- name, time to remember it
+function steps.claim_rejection(name, remember)
+  local key = base .. ':rejected:' .. name
+  return redis.call('SET', key, '1', 'NX', 'PX', remember) and 1 or 0
+end
+
 -- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
 -- person, server, viewers, account and total, whose sessions to take over ('none', 'own',
 -- 'any'), time to remember an end, time to resume, commands to those that are taken over
@@ -172,20 +199,17 @@ function steps.redeem(hash, person, server, account, id, record, cookie, resume,
       return {'in_use', users[1], field(users[1], 'record')}
     end
   end
-  local gone = {}
+  local gone, own = {}, 0
   for _, one in ipairs(replaced) do gone[one] = true end
-  local function count(index)
-    local number = 0
-    for _, one in ipairs(living(index)) do
-      if not gone[one] then number = number + 1 end
-    end
-    return number
+  for _, one in ipairs(living(person)) do
+    if not gone[one] then own = own + 1 end
   end
-  if count(person) >= tonumber(person_max) then return {'limit', 'person'} end
+  if own >= tonumber(person_max) then return {'limit', 'person'} end
   if is_view and #users >= tonumber(viewers_max) then return {'limit', 'viewers'} end
-  if count(account) >= tonumber(account_max) then return {'limit', 'account'} end
-  local total = redis.call('ZCOUNT', sessions, '(' .. now, '+inf') - #replaced
-  if total >= tonumber(total_max) then return {'limit', 'total'} end
+  -- Those that are replaced are on the same server, so on the same account.
+  local on_account = count_living(account_key(account)) - #replaced
+  if on_account >= tonumber(account_max) then return {'limit', 'account'} end
+  if count_living(sessions) - #replaced >= tonumber(total_max) then return {'limit', 'total'} end
   local commands = commands_of(...)
   local missing = without_command(replaced, commands)
   if #missing > 0 then return {'displaces', unpack(missing)} end
@@ -194,22 +218,33 @@ function steps.redeem(hash, person, server, account, id, record, cookie, resume,
   for _, one in ipairs(replaced) do
     result[#result + 1] = displace(one, commands, remember)
   end
-  local indexes = person .. ' ' .. server .. ' ' .. account
-  store_session(id, record, cookie, resume, '', '', mode, indexes, started)
+  local indexes = person .. ' ' .. server
+  store_session(id, record, cookie, resume, '', '', mode, indexes, account, started)
   redis.call('HSET', session_key(id), 'attempt', '-1', 'attached', '0')
   set_until(id, now + tonumber(resumable))
   return result
 end
 
 -- ID, cookie, resume key, next resume key, owner, lease and time to resume, time after which
--- resumes are counted anew, command to the owner of before
-function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, command)
-  if not is_alive(id) or field(id, 'ending') == '1' then return {'gone'} end
+-- resumes are counted anew, time in which an owner is in touch, '1' if this server has all that
+-- the owner has, command to the owner of before
+function steps.attach(id, cookie, resume, next_resume, owner, lease, calm, touch, settled, command)
+  local previous = field(id, 'owner')
+  if redis.call('EXISTS', session_key(id)) == 0 then
+    -- An owner may have it, and register it again.
+    return {redis.call('EXISTS', base .. ':ended:' .. id) == 1 and 'gone' or 'unknown'}
+  end
+  if field(id, 'ending') == '1' then return {'gone'} end
+  if not is_alive(id) then return {previous == '' and 'gone' or 'unknown'} end
   if field(id, 'cookie') ~= cookie then return {'stale'} end
   if resume ~= field(id, 'resume') and resume ~= field(id, 'next') then
+    -- An owner that lost touch may have given the page a newer key.
+    local last = previous ~= '' and previous or field(id, 'last')
+    local is_known = last == '' or last == owner or is_in_touch(last, touch)
+    if not is_known then return {'unknown'} end
     return {'stale', field(id, 'record')}
   end
-  local previous = field(id, 'owner')
+  if settled == '1' then set_seen(owner) end
   if previous ~= owner then
     if previous ~= '' then send(previous, id, command) end
     forget_commands(owner, id)
@@ -234,6 +269,7 @@ end
 
 -- owner, lease and time to resume, IDs
 function steps.renew(owner, lease, ...)
+  set_seen(owner)
   local lost, missing = {}, {}
   for _, id in ipairs({...}) do
     if redis.call('EXISTS', session_key(id)) == 1 then
@@ -252,23 +288,28 @@ function steps.renew(owner, lease, ...)
 end
 
 -- ID, record, cookie, resume key, next resume key or '', owner, mode, person, server, account,
--- start, lease and time to resume, commands to younger sessions
+-- start, lease and time to resume, sessions that may be on the server, commands to younger ones
 function steps.register(id, record, cookie, resume, next_resume, owner, mode, person, server,
-    account, started, lease, ...)
+    account, started, lease, server_max, ...)
   local holder = field(id, 'owner')
   if redis.call('EXISTS', base .. ':ended:' .. id) == 1 or (holder ~= '' and holder ~= owner) then
     return {'ended'}
   end
   if mode == 'control' then
-    local own = {tonumber(started), id}
-    local younger = {}
+    local own, older, younger = tonumber(started), 0, {}
     for _, one in ipairs(living(server, mode)) do
       if one ~= id then
         local other = tonumber(redis.call('ZSCORE', base .. ':of:' .. server, one))
-        if other < own[1] or (other == own[1] and one < id) then return {'older'} end
-        younger[#younger + 1] = one
+        if other < own or (other == own and one < id) then
+          older = older + 1
+        else
+          younger[#younger + 1] = one
+        end
       end
     end
+    local free = tonumber(server_max) - older - 1
+    if free < 0 then return {'older'} end
+    younger = {unpack(younger, free + 1)}  -- the youngest, for which there is no room
     local commands = commands_of(...)
     local missing = without_command(younger, commands)
     if #missing > 0 then return {'displaces', unpack(missing)} end
@@ -281,15 +322,18 @@ function steps.register(id, record, cookie, resume, next_resume, owner, mode, pe
     end
   end
   local attempt = field(id, 'attempt')
-  local indexes = person .. ' ' .. server .. ' ' .. account
-  store_session(id, record, cookie, resume, next_resume, owner, mode, indexes, started)
+  local indexes = person .. ' ' .. server
+  store_session(id, record, cookie, resume, next_resume, owner, mode, indexes, account, started)
   redis.call('HSET', session_key(id), 'attempt', attempt ~= '' and attempt or '0', 'attached', now)
   set_until(id, now + tonumber(lease))
   return {'registered'}
 end
 
 -- owner
-steps.take_commands = take_commands
+function steps.take_commands(owner)
+  set_seen(owner)
+  return take_commands(owner)
+end
 
 -- ID, '1' if it ends the session, command, time to remember an end
 function steps.command(id, ends, command, remember)
@@ -306,7 +350,7 @@ end
 -- ID, owner, time to resume
 function steps.detach(id, owner, resumable)
   if field(id, 'owner') == owner then
-    redis.call('HSET', session_key(id), 'owner', '')
+    redis.call('HSET', session_key(id), 'owner', '', 'last', owner)
     set_until(id, now + tonumber(resumable))
   end
   return 1

@@ -55,6 +55,10 @@ export class App {
   start() {
     setInterval(() => this.#tick(), 1000);
     addEventListener("hashchange", () => this.#readAddress());
+    addEventListener("pagehide", () => {
+      // A session that is long gone may be unknown to the gateway: the next page must not wait.
+      if (this.#stored.load()) this.#stored.save({ left_at: Date.now() });
+    });
     addEventListener("online", () => this.#connection?.retryNow());
     addEventListener("beforeunload", (event) => {
       // Ctrl + W is a key of many consoles, and would close the tab.
@@ -237,9 +241,9 @@ export class App {
       url: url.href,
       keys: {
         load: () => this.#stored.load()?.resume_key ?? stored.resume_key,
-        save: (resume_key) => this.#stored.save({ resume_key }),
+        save: (resume_key) => this.#stored.save({ resume_key, left_at: null }),
       },
-      policy: new ResumePolicy(1000 * this.#config.resume_within_s),
+      policy: new ResumePolicy(1000 * this.#config.resume_within_s, stored.left_at ?? null),
       listener: this.#listener(),
       openSocket: (address, protocol) => new WebSocket(address, protocol),
       timers,

@@ -9,9 +9,13 @@ export class ResumePolicy {
   #lostAt = null;
   #liveSince = null;
 
-  /** `withinMs`: how long the gateway keeps a session without a connection. */
-  constructor(withinMs) {
+  /**
+   * `withinMs`: how long the gateway keeps a session without a connection. `lostAt`: when the page
+   * that was here before a reload lost it, or null.
+   */
+  constructor(withinMs, lostAt = null) {
     this.#withinMs = withinMs;
+    this.#lostAt = lostAt;
   }
 
   /** Return when the outage ends for good, or null without one. */

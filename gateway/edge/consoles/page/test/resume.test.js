@@ -22,6 +22,14 @@ test("slow attempts count into the 30 s", () => {
   assert.deepEqual(delays(new ResumePolicy(30000), 0, 9, 10000), [0, 1000, 2000, null]);
 });
 
+test("after a reload the outage goes on from when the page before it left", () => {
+  assert.deepEqual(delays(new ResumePolicy(30000, 10000), 25000, 9), [0, 1000, 2000, 4000, null]);
+  assert.equal(new ResumePolicy(30000, 10000).lost(40000), null);
+  const policy = new ResumePolicy(30000, 10000);
+  policy.attached();
+  assert.equal(policy.lost(50000), 0);
+});
+
 test("a connection that was accepted begins a new outage", () => {
   const policy = new ResumePolicy(30000);
   policy.lost(0);
