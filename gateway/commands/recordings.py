@@ -1,12 +1,17 @@
 """`gateway recordings`: its commands. The module of each registers its options when needed."""
 
+import argparse
 import os
+import re
 from typing import Final
 
 from gateway.commands.arguments import CommandParser, add_commands
 from gateway.commands.exit_codes import usage_error
 from gateway.config.settings import Settings
+from gateway.drivers.audit.signing_keys import load_signer
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.recordings.recording_directory import RecordingDirectory
+from gateway.drivers.recordings.recording_index import RecordingIndex
 
 COMMANDS: Final = {
     "list": "list the recordings that you may view",
@@ -18,8 +23,25 @@ COMMANDS: Final = {
 }
 
 
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
 def register(parser: CommandParser) -> None:
     add_commands(parser, COMMANDS, "recordings_")
+
+
+def recording_id(text: str) -> str:
+    """Return the ID of a recording; the type of an argument."""
+    if not _ID.fullmatch(text):
+        message = "must have 32 hexadecimal digits, as `gateway recordings list` prints them"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def add_recording_argument(parser: CommandParser) -> None:
+    parser.add_argument(
+        "recording", type=recording_id, metavar="ID", help="recording, as `list` prints it"
+    )
 
 
 def writable_directory(config: Settings) -> RecordingDirectory:
@@ -38,3 +60,10 @@ def writable_directory(config: Settings) -> RecordingDirectory:
             f"run this as the user of the gateway, which owns {directory} (user ID {owner})"
         )
     return RecordingDirectory(directory)
+
+
+def open_index(config: Settings, directory: RecordingDirectory) -> RecordingIndex:
+    """Open the index for new lines, signed as those of the gateway are."""
+    key = config.audit.signing_key
+    signer = None if key is None else load_signer(key)
+    return RecordingIndex(directory.root, SystemClock(), signer)

@@ -8,13 +8,13 @@ from gateway.commands.arguments import CommandParser
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import OK, usage_error
 from gateway.commands.gateway_client import GatewayClient
-from gateway.commands.recordings_play import recording_path
+from gateway.commands.recordings import add_recording_argument
 from gateway.commands.terminal import print_error, print_json
 
 
 def register(parser: CommandParser) -> None:
     add_client_options(parser)
-    parser.add_argument("recording", metavar="ID", help="recording, as `list` prints it")
+    add_recording_argument(parser)
     parser.add_argument("file", metavar="FILE", type=Path, help="new file; only you may read it")
     parser.set_defaults(run=run)
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace, gateway: GatewayClient) -> int:
-    path, file = recording_path(options.recording), options.file
+    path, file = f"/console/recordings/{options.recording}", options.file
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -7,19 +7,28 @@ import orjson
 
 from gateway.commands.arguments import CommandParser, add_config_option, nonempty
 from gateway.commands.exit_codes import REJECTED, CommandFailed
-from gateway.commands.recordings import writable_directory
+from gateway.commands.recordings import open_index, recording_id, writable_directory
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings, load_settings
 from gateway.domain.recordings.index_lines import hold_changed
-from gateway.drivers.audit.signing_keys import load_signer
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.recordings.recording_directory import lift_hold, on_hold, set_hold
-from gateway.drivers.recordings.recording_index import RecordingIndex
+from gateway.drivers.recordings.recording_directory import (
+    RecordingDirectory,
+    lift_hold,
+    on_hold,
+    set_hold,
+)
+from gateway.drivers.recordings.recording_index import RecordingIndex, find_lines
 
 
 def register(parser: CommandParser) -> None:
     add_config_option(parser)
-    parser.add_argument("id", type=nonempty, metavar="ID", help="of the recording")
+    parser.add_argument(
+        "id",
+        type=recording_id,
+        metavar="ID",
+        help="of the recording; its files may be brought back later",
+    )
     parser.add_argument(
         "--reason", type=nonempty, required=True, help="recorded in the index of recordings"
     )
@@ -44,26 +53,30 @@ def run(options: argparse.Namespace) -> int:
 def hold(config: Settings, recording: str, *, reason: str, lifts: bool) -> None:
     """Set or lift the hold of a recording, and record that; raise CommandFailed, OSError."""
     directory = writable_directory(config)
-    path = directory.find(recording)
-    if path is None:
-        raise CommandFailed(REJECTED, f"no recording {recording} in {directory.root}")
-    if lifts and not on_hold(path):
+    root = directory.root
+    if not _is_known(directory, recording):
+        raise CommandFailed(REJECTED, f"no recording {recording} in {root} or its index")
+    if lifts and not on_hold(root, recording):
         raise CommandFailed(REJECTED, f"recording {recording} is not on hold")
     clock, by = SystemClock(), getpass.getuser()
-    signing_key = config.audit.signing_key
-    signer = None if signing_key is None else load_signer(signing_key)
-    index = RecordingIndex(directory.root, clock, signer)
+    index = open_index(config, directory)
     line = hold_changed(clock.now(), recording, by=by, reason=reason, is_set=not lifts)
     try:
         if lifts:
             index.append(line)
-            lift_hold(path)
+            lift_hold(root, recording)
         else:  # a hold without its line is safer than a line without its hold
-            set_hold(path, orjson.dumps({"at": clock.now(), "by": by, "reason": reason}))
+            content = orjson.dumps({"at": clock.now(), "by": by, "reason": reason})
+            set_hold(root, recording, content)
             _append(index, line, recording)
     finally:
         index.close()
     print_line(f"recording {recording}: {'hold lifted' if lifts else 'on hold'}")
+
+
+def _is_known(directory: RecordingDirectory, recording: str) -> bool:
+    """Return whether the recording is there, or was: its files may be brought back later."""
+    return directory.find(recording) is not None or any(find_lines(directory.root, [recording]))
 
 
 def _append(index: RecordingIndex, line: bytes, recording: str) -> None:

@@ -60,6 +60,8 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
         hosts = ", ".join(one["hosts"])
         end = one["end"] or "-"
         print_line(f"{one['id']}  {began}  {person['subject']}  {server_path}  {end}  {hosts}")
+        for problem in one["problems"]:
+            print_line(f"  NOT INTACT: {problem}")
     if not recordings:
         print_error("No recording that you may view matches.")
     if data.get("truncated"):

@@ -8,18 +8,18 @@ from typing import Final
 
 from gateway.commands.arguments import CommandParser
 from gateway.commands.client_options import add_client_options, run_client_command
-from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
+from gateway.commands.exit_codes import OK, REJECTED, CommandFailed
 from gateway.commands.gateway_client import GatewayClient, require_member
+from gateway.commands.recordings import add_recording_argument
 from gateway.commands.terminal import print_error, print_json, print_line
 from gateway.commands.times import TIME_HELP, rfc3339, time_or_age
 
-_ID: Final = re.compile(r"[0-9a-f]{32}")
 _ADDRESS: Final = re.compile(r"https?://[!-~]+")
 
 
 def register(parser: CommandParser) -> None:
     add_client_options(parser)
-    parser.add_argument("recording", metavar="ID", help="recording, as `list` prints it")
+    add_recording_argument(parser)
     parser.add_argument(
         "--at",
         type=time_or_age,
@@ -43,15 +43,8 @@ def run(options: argparse.Namespace) -> int:
     return run_client_command(options, _play)
 
 
-def recording_path(recording: str) -> str:
-    """Return the path of a recording in the API; raise CommandFailed for another text."""
-    if not _ID.fullmatch(recording):
-        raise usage_error("A recording's ID has 32 hexadecimal digits; `gateway recordings list`.")
-    return f"/console/recordings/{recording}"
-
-
 def _play(options: argparse.Namespace, gateway: GatewayClient) -> int:
-    path = recording_path(options.recording)
+    path = f"/console/recordings/{options.recording}"
     at = "" if options.at is None else f"&at={rfc3339(options.at)}"
     data = gateway.request(f"{path}/views", body={"keys": options.keys}).data
     url = require_member(data, "url", str) + at

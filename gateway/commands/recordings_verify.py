@@ -13,6 +13,7 @@ from gateway.commands.audit_verify import (
     print_missing,
     print_report,
 )
+from gateway.commands.recordings import recording_id
 from gateway.commands.terminal import print_error, print_json, print_line
 from gateway.config.settings import load_settings
 from gateway.domain.audit.chain import Head
@@ -36,11 +37,20 @@ _TRIES = 3
 class _Subject:
     directory: Path
     keys: RecordingKeys | None
+    wanted: Sequence[str]
+    """IDs; () for all."""
     signatures: Mapping[str, SignatureCheck] | None
 
 
 def register(parser: CommandParser) -> None:
     add_config_option(parser, required=False)
+    parser.add_argument(
+        "recordings",
+        type=recording_id,
+        metavar="ID",
+        nargs="*",
+        help="compare only these recordings (default: all); the whole index is verified",
+    )
     parser.add_argument(
         "--directory",
         type=Path,
@@ -97,17 +107,17 @@ def verify(subject: _Subject, heads: Sequence[Head], *, as_json: bool) -> int:
 
 
 def _judge_all(subject: _Subject) -> list[Judgement]:
-    """Judge every recording, and once more what a gateway has changed meanwhile."""
-    directory = RecordingDirectory(subject.directory)
+    """Judge the recordings, and once more what a gateway has changed meanwhile."""
+    directory, keys, wanted = RecordingDirectory(subject.directory), subject.keys, subject.wanted
     index = read_index(index_lines(subject.directory))
-    judgements = [*judge(index, found_recordings(directory, subject.keys))]
+    judgements = [*judge(index, found_recordings(directory, keys, wanted), wanted)]
     for _ in range(_TRIES):
         before, index = index, read_index(index_lines(subject.directory))
         problems = {one.recording for one in judgements if one.verdict.is_problem}
         changed = {name for name in problems if index.get(name) != before.get(name)}
         if not changed:
             break
-        found = found_recordings(directory, subject.keys, only=changed)
+        found = found_recordings(directory, keys, changed)
         lines = {name: one for name, one in index.items() if name in changed}
         judgements = [one for one in judgements if one.recording not in changed]
         judgements += judge(lines, found)
@@ -129,7 +139,7 @@ def _subject(options: argparse.Namespace) -> _Subject:
         raise ValueError("name the recordings: --directory, or --config with recordings.directory")
     if not (directory / INDEX_DIRECTORY).is_dir():
         raise ValueError(f"{directory} has no index of recordings")
-    return _Subject(directory, keys, signatures)
+    return _Subject(directory, keys, options.recordings, signatures)
 
 
 def _print(

@@ -495,7 +495,7 @@ def test_rewrap_without_a_key_changes_nothing(host: Host) -> None:
     host.configure(OTHER_KEY)
     code, output = host.run("rewrap", "--config", host.config)
     assert code == 1
-    assert f"recording {ONE}: no key of `recordings.keys` opens keys.json\n" in output
+    assert f"recording {ONE}: no key of `recordings.keys` opens keys.json. " in output
     assert "rewrapped: 0, already with the first key: 0, failed: 1\n" in output
     assert keys.read_bytes() == before
 
@@ -508,7 +508,7 @@ def test_rewrap_continues_after_a_damaged_recording(host: Host) -> None:
     host.configure(OTHER_KEY, KEY)
     code, output = host.run("rewrap", "--config", host.config)
     assert code == 1
-    assert f"recording {ONE}: keys.json is damaged\n" in output
+    assert f"recording {ONE}: keys.json is damaged. " in output
     assert "rewrapped: 1, already with the first key: 0, failed: 1\n" in output
 
 
@@ -567,10 +567,10 @@ def hold(host: Host, recording: str, *arguments: str) -> tuple[int, str]:
 def test_hold_is_set_recorded_and_lifted(host: Host) -> None:
     path = host.record(b"x").parent
     assert hold(host, ONE) == (0, f"recording {ONE}: on hold\n")
-    assert on_hold(path)
-    assert (path / "hold").stat().st_mode & 0o777 == 0o600
+    assert on_hold(path.parent.parent, path.name)
+    assert (host.root / "holds" / ONE).stat().st_mode & 0o777 == 0o600
     assert hold(host, ONE, "--lift") == (0, f"recording {ONE}: hold lifted\n")
-    assert not on_hold(path)
+    assert not on_hold(path.parent.parent, path.name)
     fields = [json.loads(line) for line in lines_in(host.chain())]
     holds = [(one["event"], one["reason"]) for one in fields if one["event"].startswith("hold")]
     assert holds == [("hold_set", "case 7"), ("hold_lifted", "case 7")]
@@ -579,9 +579,12 @@ def test_hold_is_set_recorded_and_lifted(host: Host) -> None:
 
 def test_hold_of_an_unknown_recording_is_rejected(host: Host) -> None:
     host.record(b"x")
-    for name in ("0" * 32, "../x", ONE.upper() + "x"):
+    unknown = "f" * 32
+    assert hold(host, unknown) == (1, f"no recording {unknown} in {host.root} or its index\n")
+    for name in ("../x", ONE.upper() + "x"):
         code, output = hold(host, name)
-        assert (code, output) == (1, f"no recording {name} in {host.root}\n")
+        assert code == 2
+        assert "must have 32 hexadecimal digits" in output
     code, output = hold(host, ONE, "--lift")
     assert (code, output) == (1, f"recording {ONE} is not on hold\n")
     code, output = host.run("hold", "--config", host.config, ONE)
@@ -602,11 +605,11 @@ def test_hold_that_is_not_recorded_holds_all_the_same(
     assert code == 1
     assert f"recording {ONE} is on hold, but the index has no line about it" in output
     assert "No space left on device" in output
-    assert on_hold(path)
+    assert on_hold(path.parent.parent, path.name)
     code, output = hold(host, ONE, "--lift")
     assert code == 1
     assert "the hold is not changed: No space left on device" in output
-    assert on_hold(path)
+    assert on_hold(path.parent.parent, path.name)
 
 
 def test_commands_run_while_a_gateway_records(host: Host) -> None:

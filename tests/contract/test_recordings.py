@@ -470,12 +470,12 @@ async def test_hold_keeps_a_recording(tmp_path: Path) -> None:
     expired(scene)
     path = scene.directory.find(a_recording().id)
     assert path is not None
-    set_hold(path, b"{}")
+    set_hold(scene.directory.root, path.name, b"{}")
     scene.retention.apply()
     info = await StoredRecordings(scene.directory, scene.keys).find(a_recording().id)
     assert info is not None
     assert info.on_hold
-    lift_hold(path)
+    lift_hold(scene.directory.root, path.name)
     scene.retention.apply()
     assert scene.directory.find(a_recording().id) is None
 
@@ -579,7 +579,7 @@ async def test_changed_details_and_foreign_recordings_are_found(scene: Recording
 async def test_copy_of_a_directory_in_use_verifies_and_is_restored(
     tmp_path: Path, scene: RecordingScene
 ) -> None:
-    """A backup copies the index last; the lines that it has more do not condemn the files."""
+    """A backup copies the index last; a part that ended meanwhile is reported without its end."""
     root, copy = scene.directory.root, tmp_path / "copy"
     async with scene.running() as recordings:
         await record(recordings, scene, b"closed")
@@ -595,7 +595,7 @@ async def test_copy_of_a_directory_in_use_verifies_and_is_restored(
     closed, open_then, begun = (a_recording(i).id for i in (1, 2, 3))
     assert found == {
         closed: Verdict.INTACT,
-        open_then: Verdict.CUT_SHORT,
+        open_then: Verdict.CHANGED,
         begun: Verdict.MISSING,
     }
     restored.closer.recover(restored.directory.recordings())

@@ -259,3 +259,36 @@ def test_recording_that_was_removed_is_not_played(live: Stack, browser: Browser)
     jump_to_end(page)
     expect(page.locator("#words")).to_be_hidden()
     page.close()
+
+
+def test_recording_that_is_not_intact_is_named_so(live: Stack, browser: Browser) -> None:
+    """The list, the player, the export and the audit record say it; the rest is played."""
+    server, gateway = live.cloud.servers[1], live.gateway
+    if not has_any(live, server):
+        record_session(live, browser, server, reload=True)
+    recording = newest(gateway, server)
+    path = RecordingDirectory(gateway.directory / "recordings").find(recording)
+    assert path is not None
+    (path / "part-0001.part").unlink()
+    problem = "part 1: missing: its file is missing, and no line records the removal"
+    assert api(gateway, "GET", f"/console/recordings/{recording}").json["problems"] == [problem]
+    environ = {
+        "CONSOLE_GATEWAY_URL": gateway.url,
+        "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),
+    }
+    _, output = run("recordings", "list", "--server", server, environ=environ)
+    assert f"NOT INTACT: {problem}" in output
+    page = open_player(gateway, browser, recording)
+    expect(page.locator("#problems")).to_have_text(f"This recording is not intact. {problem}.")
+    jump_to_end(page)
+    expect(page.locator("#problems")).to_be_visible()
+    page.close()
+    records = gateway.audit("recording_viewed")
+    assert [one["detail"] for one in records if one["session"] == recording][-1] == problem
+    exported = api(gateway, "POST", f"/console/recordings/{recording}/export", "nora", {})
+    assert problem in exported.body.decode()
+    details = path / "recording.json"
+    details.write_bytes(details.read_bytes().replace(b'"anna"', b'"ben"'))
+    reply = api(gateway, "POST", f"/console/recordings/{recording}/export", "nora", {})
+    assert (reply.status, reply.json["error_code"]) == (409, "CGW.4092")
+    assert "was changed or damaged" in reply.json["error_msg"]

@@ -242,7 +242,8 @@ RECORDS: Final = (
     AuditEvent(
         "recording_viewed",
         "before the first byte of each view of a recording, also after a reload; `session` is the"
-        " recording, `target` the person who was recorded",
+        " recording, `target` the person who was recorded, `detail` whether with keystrokes, and"
+        " what of the recording does not match the index",
         (*_CALLER, *_DECISION, "target", "session", "mode", "started_at", "detail"),
     ),
     AuditEvent(

@@ -1,4 +1,4 @@
-"""The index of recordings: which parts exist, and the hash of each. Pure.
+"""The index of recordings: which parts exist, and the hashes of their files. Pure.
 
 The index is a signed hash chain like the audit log (`gateway/domain/audit/chain.py`), in a
 directory of its own. It names no person. Several processes write a chain each, so what the lines
@@ -13,6 +13,7 @@ from typing import Any, Final
 from gateway.domain.audit.chain import Line, encode_body
 
 RECORDING_OPENED: Final = "recording_opened"
+KEYS_REWRAPPED: Final = "keys_rewrapped"
 PART_OPENED: Final = "part_opened"
 PART_CLOSED: Final = "part_closed"
 RECORDING_REMOVED: Final = "recording_removed"
@@ -25,9 +26,14 @@ class RemovalReason(Enum):
     BYTES_MAX = "bytes_max"
 
 
-def recording_opened(at: float, recording: str, details_hash: str) -> bytes:
-    """`details_hash`: SHA-256 of recording.json, in hexadecimal."""
-    return _body(RECORDING_OPENED, at, recording, details=details_hash)
+def recording_opened(at: float, recording: str, details_hash: str, keys_hash: str) -> bytes:
+    """`details_hash` and `keys_hash`: SHA-256 of recording.json and keys.json, in hexadecimal."""
+    return _body(RECORDING_OPENED, at, recording, details=details_hash, keys=keys_hash)
+
+
+def keys_rewrapped(at: float, recording: str, keys_hash: str) -> bytes:
+    """`keys_hash`: of the keys.json that is about to replace the one before."""
+    return _body(KEYS_REWRAPPED, at, recording, keys=keys_hash)
 
 
 def part_opened(at: float, recording: str, part: int, header_hash: str) -> bytes:
@@ -35,9 +41,11 @@ def part_opened(at: float, recording: str, part: int, header_hash: str) -> bytes
     return _body(PART_OPENED, at, recording, part=part, header=header_hash)
 
 
-def part_closed(at: float, recording: str, part: int, file_hash: str, *, cut: bool) -> bytes:
-    """`file_hash`: SHA-256 of the closed part."""
-    return _body(PART_CLOSED, at, recording, part=part, file=file_hash, cut=cut)
+def part_closed(
+    at: float, recording: str, part: int, *, file_hash: str, frame_hash: str, cut: bool
+) -> bytes:
+    """`file_hash`: SHA-256 of the closed part; `frame_hash`: see `IndexedPart`."""
+    return _body(PART_CLOSED, at, recording, part=part, file=file_hash, frame=frame_hash, cut=cut)
 
 
 def recording_removed(at: float, recording: str, reason: RemovalReason) -> bytes:
@@ -59,6 +67,9 @@ class IndexedPart:
     """Of the open part; "" if no line says that it was opened."""
     file_hash: str = ""
     """Of the closed part; "" while it is open."""
+    frame_hash: str = ""
+    """Of its header line, time index and footer. Each block authenticates the one before, so that
+    this hash stands for all of them, and a player need not read the whole file."""
     cut: bool = False
     was_whole: bool = False
     """A line says that it was closed with its end."""
@@ -67,6 +78,8 @@ class IndexedPart:
 @dataclass(slots=True)
 class IndexedRecording:
     details_hash: str = ""
+    keys_hashes: set[str] = field(default_factory=set)
+    """Of every keys.json that the gateway has written for the recording."""
     removed: RemovalReason | None = None
     parts: dict[int, IndexedPart] = field(default_factory=dict)
 
@@ -85,14 +98,20 @@ def read_index(lines: Iterable[Line]) -> dict[str, IndexedRecording]:
 
 def _apply(indexed: IndexedRecording, event: str, fields: dict[str, Any]) -> None:
     match event, fields:
-        case "recording_opened", {"details": str(details_hash)}:
+        case "recording_opened", {"details": str(details_hash), "keys": str(keys_hash)}:
             indexed.details_hash, indexed.removed = details_hash, None
+            indexed.keys_hashes.add(keys_hash)
+        case "keys_rewrapped", {"keys": str(keys_hash)}:
+            indexed.keys_hashes.add(keys_hash)
         case "part_opened", {"part": int(part), "header": str(header_hash)}:
             # Hosts' clocks differ, so it may come after the line of the closed part.
             indexed.parts.setdefault(part, IndexedPart()).header_hash = header_hash
-        case "part_closed", {"part": int(part), "file": str(file_hash), "cut": bool(cut)}:
+        case (
+            "part_closed",
+            {"part": int(part), "file": str(file_hash), "frame": str(frame_hash), "cut": bool(cut)},
+        ):
             closed = indexed.parts.setdefault(part, IndexedPart())
-            closed.file_hash, closed.cut = file_hash, cut
+            closed.file_hash, closed.frame_hash, closed.cut = file_hash, frame_hash, cut
             closed.was_whole = closed.was_whole or not cut
         case "recording_removed", {"reason": str(reason)}:
             indexed.removed = RemovalReason(reason)

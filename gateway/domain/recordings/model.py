@@ -28,6 +28,8 @@ class PartState(Enum):
     CLOSED = "closed"
     CUT = "cut"
     """Closed after its process had died: the last moment may be missing."""
+    DAMAGED = "damaged"
+    """Its file does not begin or end like one that the gateway wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class RecordingInfo:
     parts: tuple[PartInfo, ...]
     on_hold: bool
     """Retention keeps it."""
+    problems: tuple[str, ...] = ()
+    """What does not match the index, or is not here; only where that was checked."""
 
     @property
     def size(self) -> int:
@@ -97,6 +101,11 @@ class RecordingInfo:
     @property
     def is_open(self) -> bool:
         return any(part.state is PartState.OPEN for part in self.parts)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts that recorded its parts."""
+        return sorted({one.host for one in self.parts if one.host})
 
     @property
     def ended_at(self) -> float | None:

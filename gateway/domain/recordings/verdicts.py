@@ -1,6 +1,6 @@
 """Verify recordings: compare the files with the index. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -17,6 +17,8 @@ class Verdict(Enum):
     CUT_SHORT = "cut short"
     """A crash ended it; all that it has is authentic."""
     REMOVED = "removed by retention"
+    KEY_MISSING = "unreadable"
+    """No key of `recordings.keys` opens its data key; nothing says that it was changed."""
     CHANGED = "changed"
     MISSING = "missing"
     UNKNOWN = "unknown"
@@ -37,7 +39,12 @@ class Judgement:
 
     def __str__(self) -> str:
         where = f"recording {self.recording}" + (f" part {self.part}" if self.part else "")
-        return f"{where}: {self.verdict.value}" + (f": {self.detail}" if self.detail else "")
+        return f"{where}: {self.described}"
+
+    @property
+    def described(self) -> str:
+        """The verdict and its detail."""
+        return self.verdict.value + (f": {self.detail}" if self.detail else "")
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,7 +62,9 @@ class FoundPart:
     number: int
     is_closed: bool
     hash: str
-    """SHA-256 of a closed part, or of the header line of an open part."""
+    """SHA-256 of a closed part, or of the header line of an open part; "": not computed."""
+    frame_hash: str = ""
+    """Of a closed part, as in `IndexedPart`; "": it has no first line or no end."""
     is_locked: bool = False
     """A process writes it."""
     problem: str = ""
@@ -72,13 +81,23 @@ class FoundPart:
 class FoundRecording:
     id: str
     details_hash: str
+    """SHA-256 of recording.json; "": missing."""
+    keys_hash: str
+    """SHA-256 of keys.json; "": missing."""
     parts: tuple[FoundPart, ...]
+    lacks_key: bool = False
+    """keys.json was checked, and no key of the config opens it."""
 
 
 def judge(
-    index: Mapping[str, IndexedRecording], found: Iterable[FoundRecording]
+    index: Mapping[str, IndexedRecording],
+    found: Iterable[FoundRecording],
+    wanted: Collection[str] = (),
 ) -> Iterator[Judgement]:
-    """Yield a judgement for each part, and for each recording that is wrong as a whole."""
+    """Yield a judgement for each part, and for each recording that is wrong as a whole.
+
+    `wanted`: the recordings that must be in the index or the directory; () judges all.
+    """
     seen = set()
     for recording in found:
         seen.add(recording.id)
@@ -88,8 +107,11 @@ def judge(
             yield Judgement(recording.id, 0, Verdict.UNKNOWN, detail)
         else:
             yield from _judge_recording(indexed, recording)
+    for name in sorted(set(wanted) - seen - index.keys()):
+        detail = "neither the index nor the directory has it"
+        yield Judgement(name, 0, Verdict.UNKNOWN, detail)
     for name, indexed in index.items():
-        if name in seen or not indexed.parts:
+        if name in seen or not indexed.parts or (wanted and name not in wanted):
             continue
         if indexed.removed is not None:
             yield Judgement(name, 0, Verdict.REMOVED, f"by {indexed.removed.value}")
@@ -99,23 +121,14 @@ def judge(
 
 
 def _judge_recording(indexed: IndexedRecording, found: FoundRecording) -> Iterator[Judgement]:
-    if found.details_hash != indexed.details_hash:
-        detail = "recording.json differs from the hash in the index"
-        yield Judgement(found.id, 0, Verdict.CHANGED, detail)
-    numbers = set()
+    yield from _judge_file(found, "recording.json", found.details_hash, {indexed.details_hash})
+    yield from _judge_file(found, "keys.json", found.keys_hash, indexed.keys_hashes)
+    if found.lacks_key and found.keys_hash in indexed.keys_hashes:
+        detail = "no key of `recordings.keys` opens keys.json"
+        yield Judgement(found.id, 0, Verdict.KEY_MISSING, detail)
     for part in found.parts:
-        numbers.add(part.number)
-        of_index = indexed.parts.get(part.number)
-        if of_index is None and part.is_empty:
-            detail = "the gateway's process has died, or is working, while it opened the part"
-            yield Judgement(found.id, part.number, Verdict.CUT_SHORT, detail)
-        elif of_index is None:
-            detail = "no line of the index is about it"
-            yield Judgement(found.id, part.number, Verdict.UNKNOWN, detail)
-        else:
-            judge_part = _judge_closed if part.is_closed else _judge_open
-            yield Judgement(found.id, part.number, *judge_part(of_index, part))
-    for number in sorted(indexed.parts.keys() - numbers):
+        yield Judgement(found.id, part.number, *_judge_part(indexed.parts.get(part.number), part))
+    for number in sorted(indexed.parts.keys() - {one.number for one in found.parts}):
         if indexed.removed is not None:  # the removal was interrupted
             yield Judgement(found.id, number, Verdict.REMOVED, f"by {indexed.removed.value}")
         else:
@@ -123,10 +136,30 @@ def _judge_recording(indexed: IndexedRecording, found: FoundRecording) -> Iterat
             yield Judgement(found.id, number, Verdict.MISSING, detail)
 
 
+def _judge_file(
+    found: FoundRecording, name: str, hash_now: str, hashes: Collection[str]
+) -> Iterator[Judgement]:
+    if not hash_now:
+        yield Judgement(found.id, 0, Verdict.MISSING, f"{name} is missing")
+    elif hash_now not in hashes:
+        detail = f"{name} differs from the hash in the index"
+        yield Judgement(found.id, 0, Verdict.CHANGED, detail)
+
+
+def _judge_part(indexed: IndexedPart | None, part: FoundPart) -> tuple[Verdict, str]:
+    if indexed is not None:
+        return _judge_closed(indexed, part) if part.is_closed else _judge_open(indexed, part)
+    if part.is_empty:
+        detail = "the gateway's process has died, or is working, while it opened the part"
+        return Verdict.CUT_SHORT, detail
+    return Verdict.UNKNOWN, "no line of the index is about it"
+
+
 def _judge_closed(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:
     if not indexed.file_hash:
         return Verdict.UNKNOWN, "the index has no hash of the closed part"
-    if part.hash != indexed.file_hash:
+    is_same = part.hash == indexed.file_hash if part.hash else True
+    if not is_same or part.frame_hash != indexed.frame_hash:
         return Verdict.CHANGED, "the file differs from the hash in the index"
     if indexed.cut and indexed.was_whole:
         return Verdict.CHANGED, _LOST_ITS_END

@@ -106,7 +106,8 @@ def recording_fields(info: RecordingInfo) -> dict[str, Any]:
         "keystrokes": details.has_keystrokes,
         "held": info.on_hold,
         "bytes": info.size,
-        "hosts": sorted({one.host for one in info.parts}),
+        "hosts": info.hosts,
+        "problems": list(info.problems),
     }
 
 

@@ -43,6 +43,7 @@ _LEVEL: Final = 3
 @dataclass(frozen=True, slots=True)
 class WrittenPart:
     hash: str
+    frame_hash: str
     footer: PartFooter
 
 
@@ -76,7 +77,8 @@ class _ClosedPartWriter:
         self._started_at = header.started_at
         self._hash = sha256()
         self._offset = 0
-        self._sealer = BlockSealer(header.encode(), keys.ciphers(header.salt))
+        self._header = header.encode()
+        self._sealer = BlockSealer(self._header, keys.ciphers(header.salt))
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._chunks: dict[Stream, list[Record]] = {Stream.SCREEN: [], Stream.KEYSTROKES: []}
         self._sizes = dict.fromkeys(self._chunks, 0)
@@ -84,7 +86,7 @@ class _ClosedPartWriter:
         self._marks: list[Record] = []
         self._last_ms = 0
         self._end: dict[str, Any] | None = None
-        self._write(header.encode())
+        self._write(self._header)
 
     def add(self, stream: Stream, record: Record) -> None:
         chunk = self._chunks[stream]
@@ -109,9 +111,11 @@ class _ClosedPartWriter:
             index=self._offset,
             blocks=len(self._entries),
         )
-        self._write(self._sealer.seal(Stream.INDEX, TimeIndex(self._entries, self._marks).encode()))
-        self._write(footer.encode())
-        return WrittenPart(self._hash.hexdigest(), footer)
+        index = TimeIndex(self._entries, self._marks).encode()
+        tail = self._sealer.seal(Stream.INDEX, index) + footer.encode()
+        self._write(tail)
+        frame = sha256(self._header + tail)
+        return WrittenPart(self._hash.hexdigest(), frame.hexdigest(), footer)
 
     def _flush(self, stream: Stream) -> None:
         records = self._chunks[stream]

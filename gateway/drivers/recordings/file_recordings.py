@@ -211,8 +211,8 @@ def open_recording_part(files: RecordingFiles, details: RecordingDetails, now: f
     path = files.directory.path(details)
     if not path.is_dir():
         _, wrapped = files.keys.create(details.id, with_keystrokes=details.has_keystrokes)
-        details_hash = sha256(encode_details(details)).hexdigest()
-        files.index.append(recording_opened(now, details.id, details_hash))
+        hashes = (sha256(one).hexdigest() for one in (encode_details(details), wrapped))
+        files.index.append(recording_opened(now, details.id, *hashes))
         path = files.directory.create(details, wrapped)
     # Another process may have made it at the same time.
     keys = files.keys.unwrap(details.id, read_wrapped_keys(path))

@@ -95,7 +95,12 @@ class PartCloser:
         written = write_closed_part(part.file, new, keys)
         try:
             line = part_closed(
-                self._clock.now(), path.name, part.number, written.hash, cut=written.footer.cut
+                self._clock.now(),
+                path.name,
+                part.number,
+                file_hash=written.hash,
+                frame_hash=written.frame_hash,
+                cut=written.footer.cut,
             )
             self._index.append(line)
         except OSError:

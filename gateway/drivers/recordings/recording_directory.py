@@ -41,7 +41,7 @@ from gateway.drivers.files.durable import sync_directory
 
 _DETAILS: Final = "recording.json"
 _KEYS: Final = "keys.json"
-_HOLD: Final = "hold"
+_HOLDS: Final = "holds"
 _REMOVED: Final = ".removed"
 _NEW: Final = ".new"
 _ABANDONED_S: Final = 3_600.0
@@ -156,7 +156,32 @@ def read_details(path: Path) -> RecordingDetails:
 
 
 def details_hash(path: Path) -> str:
-    return sha256((path / _DETAILS).read_bytes()).hexdigest()
+    """Return the SHA-256 of recording.json; "" if it is missing."""
+    return _hash_of(path / _DETAILS)
+
+
+def keys_hash(path: Path) -> str:
+    """Return the SHA-256 of keys.json; "" if it is missing."""
+    return _hash_of(path / _KEYS)
+
+
+def _hash_of(file: Path) -> str:
+    try:
+        return sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def frame_hash(file: Path) -> str:
+    """Return the SHA-256 of a closed part's header line, time index and footer; "" without them."""
+    try:
+        line, _ = read_header(file)
+        begin = read_footer(file).index
+    except ValueError:
+        return ""
+    with file.open("rb") as opened:
+        opened.seek(max(0, begin))
+        return sha256(line + opened.read()).hexdigest()
 
 
 def read_wrapped_keys(path: Path) -> bytes:
@@ -167,17 +192,19 @@ def replace_wrapped_keys(path: Path, wrapped: bytes) -> None:
     _replace_file(path / _KEYS, wrapped)
 
 
-def set_hold(path: Path, content: bytes) -> None:
-    _replace_file(path / _HOLD, content)
+def set_hold(root: Path, recording: str, content: bytes) -> None:
+    """Keep a recording. It need not exist: its files may be brought back later."""
+    make_directory(root / _HOLDS)
+    _replace_file(root / _HOLDS / recording, content)
 
 
-def lift_hold(path: Path) -> None:
-    (path / _HOLD).unlink(missing_ok=True)
-    sync_directory(path)
+def lift_hold(root: Path, recording: str) -> None:
+    (root / _HOLDS / recording).unlink(missing_ok=True)
+    sync_directory(root / _HOLDS)
 
 
-def on_hold(path: Path) -> bool:
-    return (path / _HOLD).exists()
+def on_hold(root: Path, recording: str) -> bool:
+    return (root / _HOLDS / recording).exists()
 
 
 def part_files(path: Path) -> list[PartFile]:
@@ -242,15 +269,24 @@ def has_header(file: Path) -> bool:
 def read_footer(file: Path) -> PartFooter:
     """Return the footer of a closed part."""
     with file.open("rb") as opened:
-        opened.seek(-TRAILER_BYTES, os.SEEK_END)
+        end = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, end - TRAILER_BYTES))
         size = footer_size(opened.read())
-        opened.seek(-TRAILER_BYTES - size, os.SEEK_END)
+        opened.seek(max(0, end - TRAILER_BYTES - size))
         return parse_footer(opened.read(size))
 
 
 def read_part_info(part: PartFile) -> PartInfo:
-    _, header = read_header(part.file)
-    footer = read_footer(part.file) if part.is_closed else None
+    """Return what a part's first and last line say; a file without them is damaged."""
+    found = part.file.stat()
+    try:
+        _, header = read_header(part.file)
+        footer = read_footer(part.file) if part.is_closed else None
+    except ValueError:
+        at = found.st_mtime
+        is_begun = not part.is_closed and not has_header(part.file)  # it is being opened
+        state = PartState.OPEN if is_begun else PartState.DAMAGED
+        return PartInfo(part.number, at, None if is_begun else at, "", state, found.st_size, "")
     state = PartState.OPEN
     if footer is not None:
         state = PartState.CUT if footer.cut else PartState.CLOSED
@@ -260,14 +296,14 @@ def read_part_info(part: PartFile) -> PartInfo:
         ended_at=None if footer is None else footer.ended_at,
         end="" if footer is None else footer.end,
         state=state,
-        size=part.file.stat().st_size,
+        size=found.st_size,
         host=header.host,
     )
 
 
 def read_info(path: Path) -> RecordingInfo:
     parts = tuple(read_part_info(one) for one in part_files(path))
-    return RecordingInfo(read_details(path), parts, on_hold(path))
+    return RecordingInfo(read_details(path), parts, on_hold(path.parent.parent, path.name))
 
 
 def mark_removed(path: Path) -> Path:

@@ -1,17 +1,22 @@
 """The index of recordings in files: a signed hash chain, written as the audit log is."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
 from gateway.domain.audit.chain import Line, Signer, parse_line
+from gateway.drivers.audit.directory import chain_directories, segment_files
 from gateway.drivers.audit.file_store import ChainFiles
 from gateway.drivers.audit.segments import read_chains, without_copies
 from gateway.flow.clock import Clock
 
 INDEX_DIRECTORY: Final = "index"
 _SEGMENT_BYTES_MAX: Final = 67_108_864
+_RECORDING: Final = re.compile(rb'"recording":"([0-9a-f]{32})"')
 
 
 class RecordingIndex:
@@ -49,3 +54,29 @@ def index_lines(directory: Path) -> Iterator[Line]:
             for raw in segment.lines:
                 if raw.endswith(b"\n"):
                     yield parse_line(raw)
+
+
+def find_lines(directory: Path, recordings: Collection[str]) -> Iterator[Line]:
+    """Yield the lines about these recordings, without a look at the chains around them.
+
+    It reads tens of megabytes in a tenth of a second. A line that is damaged is left out: what it
+    said is then missing. Raises OSError.
+    """
+    wanted = {one.encode() for one in recordings}
+    index = directory / INDEX_DIRECTORY
+    for chain in chain_directories(index) if wanted else ():
+        for _, file in segment_files(chain):
+            yield from _lines_about(file, wanted)
+
+
+def _lines_about(file: Path, wanted: Collection[bytes]) -> Iterator[Line]:
+    with file.open("rb") as opened:
+        if not file.stat().st_size:
+            return
+        with mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+            for found in _RECORDING.finditer(content):
+                if found[1] in wanted:
+                    begin = content.rfind(b"\n", 0, found.start()) + 1
+                    end = content.find(b"\n", found.end()) + 1
+                    with suppress(ValueError):
+                        yield parse_line(content[begin:end])

@@ -148,7 +148,8 @@ def _stored(directory: RecordingDirectory) -> Iterator[_Stored]:
 
 
 def _read_stored(path: Path) -> _Stored:
-    size, ended_at, is_removable = 0, path.stat().st_mtime, not on_hold(path)
+    size, ended_at = 0, path.stat().st_mtime
+    is_removable = not on_hold(path.parent.parent, path.name)
     ends = []
     for part in part_files(path):
         found = part.file.stat()

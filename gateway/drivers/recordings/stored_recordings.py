@@ -1,13 +1,17 @@
 """Lists and reads the recordings of a directory (port RecordingStore)."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.domain.recordings.model import PartTimes, RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import PartInfo, PartTimes, RecordingInfo, RecordingQuery
+from gateway.domain.recordings.verdicts import Judgement
 from gateway.drivers.recordings.closed_part import ClosedPart
+from gateway.drivers.recordings.found_recordings import find_problems
 from gateway.drivers.recordings.open_part import PartChanged
 from gateway.drivers.recordings.recording_directory import (
     RecordingDirectory,
@@ -16,7 +20,11 @@ from gateway.drivers.recordings.recording_directory import (
     read_info,
     read_wrapped_keys,
 )
-from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
+from gateway.drivers.recordings.recording_keys import (
+    DataKeys,
+    RecordingKeyMissing,
+    RecordingKeys,
+)
 from gateway.flow.recordings.recording_store import (
     RecordingReader,
     RecordingUnreadable,
@@ -38,9 +46,21 @@ class StoredRecordings:
     async def find(self, recording: str) -> RecordingInfo | None:
         def read() -> RecordingInfo | None:
             path = self._directory.find(recording)
-            return None if path is None else read_info(path)
+            try:
+                return None if path is None else read_info(path)
+            except (FileNotFoundError, ValueError):  # nothing says who may view it
+                return None
 
         return await _do(read)
+
+    async def check(self, found: Sequence[RecordingInfo]) -> Sequence[RecordingInfo]:
+        def check() -> Sequence[RecordingInfo]:
+            problems = find_problems(self._directory, [one.details.id for one in found])
+            return [
+                replace(one, problems=_texts(problems.get(one.details.id, ()))) for one in found
+            ]
+
+        return await _do(check)
 
     async def open(self, recording: str, *, with_keystrokes: bool) -> RecordingReader:
         return await _do(partial(self._open, recording, with_keystrokes=with_keystrokes))
@@ -57,6 +77,10 @@ class StoredRecordings:
         path = self._directory.find(recording)
         if path is None:
             raise RecordingUnreadable(Unreadable.GONE)
+        problems = find_problems(self._directory, [recording]).get(recording, [])
+        if whole := _texts(one for one in problems if not one.part):
+            # Nothing proves whose recording it is, or it has no key.
+            raise RecordingUnreadable(Unreadable.CHANGED, whole[0])
         info = read_info(path)
         if info.is_open:
             raise RecordingUnreadable(Unreadable.IN_PROGRESS)
@@ -64,14 +88,36 @@ class StoredRecordings:
         if not with_keystrokes:
             keys = keys.without_keystrokes()
         with ExitStack() as stack:
-            parts = {
-                one.number: stack.enter_context(ClosedPart(one.file, keys))
-                for one in part_files(path)[:_PARTS_MAX]
-            }
-            for number, part in parts.items():
-                if (part.header.recording, part.header.part) != (recording, number):
-                    raise PartChanged("the part belongs to another place")
+            parts = _open_parts(path, keys, stack)
+            if not parts and info.parts:
+                raise RecordingUnreadable(Unreadable.CHANGED, "no part of it can be read")
+            known = {one.part for one in problems}
+            unreadable = (
+                f"part {one.number}: it cannot be read"
+                for one in info.parts
+                if one.number not in parts and one.number not in known
+            )
+            info = replace(info, problems=(*_texts(problems), *unreadable))
             return StoredRecording(info, parts, stack.pop_all())
+
+
+def _open_parts(path: Path, keys: DataKeys, stack: ExitStack) -> dict[int, ClosedPart]:
+    """Open the parts that can be read."""
+    parts = {}
+    for one in part_files(path)[:_PARTS_MAX]:
+        try:
+            part = stack.enter_context(ClosedPart(one.file, keys))
+        except PartChanged:
+            continue
+        if (part.header.recording, part.header.part) == (path.name, one.number):
+            parts[one.number] = part
+    return parts
+
+
+def _texts(problems: Iterable[Judgement]) -> tuple[str, ...]:
+    return tuple(
+        f"part {one.part}: {one.described}" if one.part else one.described for one in problems
+    )
 
 
 class StoredRecording:
@@ -79,11 +125,7 @@ class StoredRecording:
 
     def __init__(self, info: RecordingInfo, parts: dict[int, ClosedPart], stack: ExitStack) -> None:
         self.info = info
-        self.parts = tuple(
-            PartTimes(one, found.chunks, found.marks, found.has_keystrokes)
-            for one in info.parts
-            if (found := parts.get(one.number)) is not None
-        )
+        self.parts = tuple(_times(one, parts.get(one.number)) for one in info.parts)
         self._parts = parts
         self._stack = stack
         self._lock = asyncio.Lock()
@@ -104,6 +146,12 @@ class StoredRecording:
             raise IndexError(part)
         async with self._lock:  # a file has one position
             return await _do(lambda: read(found))
+
+
+def _times(info: PartInfo, part: ClosedPart | None) -> PartTimes:
+    if part is None:
+        return PartTimes(info, (), (), has_keystrokes=False)
+    return PartTimes(info, part.chunks, part.marks, part.has_keystrokes)
 
 
 async def _do(work: Callable[[], _T]) -> _T:

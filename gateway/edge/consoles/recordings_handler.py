@@ -129,11 +129,11 @@ class RecordingsHandler:
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         await self._bearer(request, context)
         query, limit = _query(request.raw_path.partition("?")[2])
-        found = await self._views.list(query, context)
+        found, total = await self._views.list(query, limit, context)
         return json_reply(
             {
-                "recordings": [recording_fields(one) for one in found[:limit]],
-                "truncated": max(0, len(found) - limit),
+                "recordings": [recording_fields(one) for one in found],
+                "truncated": total - len(found),
             }
         )
 

@@ -50,6 +50,14 @@ class RecordingStore(Protocol):
         """
 
     async def find(self, recording: str) -> RecordingInfo | None: ...
+    async def check(self, found: Sequence[RecordingInfo]) -> Sequence[RecordingInfo]:
+        """Return the recordings with what does not match the index in `problems`.
+
+        Raises RecordingUnreadable (UNAVAILABLE).
+        """
 
     async def open(self, recording: str, *, with_keystrokes: bool) -> RecordingReader:
-        """Raise RecordingUnreadable."""
+        """Raise RecordingUnreadable: CHANGED if nothing in it can be relied on.
+
+        Parts that do not match the index are in `info.problems`; those that can be read are.
+        """

@@ -58,6 +58,7 @@ _CHECK_EVERY_S: Final = 0.25
 """Short of the second within which a view without a right must end."""
 _FIRST_MESSAGE_S: Final = 10.0
 _LAST_MESSAGE_S: Final = 1.0
+_DETAIL_CHARS_MAX: Final = 500
 _MARKED_BYTES_MAX: Final = 64 * 1024 * 1024
 """The marks of later parts are not computed: the player must not wait for them."""
 _TEXTS: Final = {
@@ -157,18 +158,25 @@ class RecordingViews:
                 if end is not None:
                     view.end(ViewEnding(view_messages.view_end(end)))
 
-    async def list(self, query: RecordingQuery, context: RequestContext) -> Sequence[RecordingInfo]:
-        """Return the recordings on this host that the caller may view, the newest first."""
+    async def list(
+        self, query: RecordingQuery, limit: int, context: RequestContext
+    ) -> tuple[Sequence[RecordingInfo], int]:
+        """Return at most `limit` recordings that the caller may view, and how many match.
+
+        The newest come first. Each is compared with the index.
+        """
         person = _person(context)
         self._limits.admit_once(context)
         found = await _readable(self._store.list(query))
         has = self._rights.has
-        return [one for one in found if has(person, one.details.target, RECORDING_VIEW)]
+        permitted = [one for one in found if has(person, one.details.target, RECORDING_VIEW)]
+        return await _readable(self._store.check(permitted[:limit])), len(permitted)
 
     async def find(self, recording: str, context: RequestContext) -> RecordingInfo:
         """Return one recording; raise RecordingNotFound, also where the right is missing."""
         info, _ = await self._permitted(recording, context, with_keystrokes=False)
-        return info
+        (checked,) = await _readable(self._store.check([info]))
+        return checked
 
     async def issue(
         self, recording: str, context: RequestContext, *, with_keystrokes: bool
@@ -186,13 +194,13 @@ class RecordingViews:
 
     async def export(self, recording: str, context: RequestContext) -> RecordingExport:
         """Open a recording for export, and record that; `close` it at the end."""
-        info, permit = await self._permitted(recording, context, with_keystrokes=False)
+        _, permit = await self._permitted(recording, context, with_keystrokes=False)
         reader = await self._open(recording, with_keystrokes=False)
         active = ActiveView(permit)
         self._active.add(active)
         export = RecordingExport(reader, await _marks(reader), active, self._active)
         try:
-            await self._record("recording_exported", info, permit, context)
+            await self._record("recording_exported", reader.info, permit, context)
         except BaseException:
             await export.close()
             raise
@@ -258,7 +266,7 @@ class RecordingViews:
             raise ViewMessageError("the first message must be `open`")
         ticket = await self._spend(message.ticket, context)
         self._rights.check_token(ticket.person)
-        info, permit = await self._permitted(
+        _, permit = await self._permitted(
             ticket.recording, context, with_keystrokes=ticket.with_keystrokes
         )
         reader = await self._open(ticket.recording, with_keystrokes=ticket.with_keystrokes)
@@ -267,10 +275,11 @@ class RecordingViews:
         self._active.add(active)
         try:
             detail = "with keystrokes" if ticket.with_keystrokes else ""
-            await self._record("recording_viewed", info, permit, context, detail)
+            await self._record("recording_viewed", reader.info, permit, context, detail)
             next_ticket = self._tickets.next(ticket)
             marks = await _marks(reader)
-            await channel.send_text(view_messages.opened(info, reader.parts, marks, next_ticket))
+            opened = view_messages.opened(reader.info, reader.parts, marks, next_ticket)
+            await channel.send_text(opened)
             await self._answer(channel, reader)
         finally:
             self._active.discard(active)
@@ -358,7 +367,7 @@ class RecordingViews:
         details = info.details
         record = self._audit.allowed(event, permit, context)
         record.target = f"{details.person.issuer}:{details.person.subject}"
-        record.detail = detail
+        record.detail = "; ".join(filter(None, (detail, *info.problems)))[:_DETAIL_CHARS_MAX]
         record.extra = ConsoleSessionFields(
             session=details.id, mode=details.mode.value, started_at=details.started_at
         )

@@ -62,6 +62,12 @@ export function recordingFacts({ recording, ends }, timeline) {
   ];
 }
 
+/** Say what of a recording does not match the gateway's index, for as long as it is shown. */
+function showProblems(problems) {
+  element("problems").hidden = problems.length === 0;
+  element("problems").textContent = LABELS.problems(problems.map((one) => plainText(one, 200)));
+}
+
 /** Show a recording, paused; return null if it has no picture. */
 export function openStage(opened, options) {
   const { server } = opened.recording;
@@ -94,6 +100,7 @@ class Stage {
     this.#timeline = new Timeline(opened.parts);
     this.#label = LABELS.screen(plainText(opened.recording.server.name || opened.recording.server.id));
     fillFacts(element("info-facts"), recordingFacts({ ...opened, ends }, this.#timeline));
+    showProblems(opened.recording.problems ?? []);
     this.#playback = new Playback({
       timeline: this.#timeline,
       source,

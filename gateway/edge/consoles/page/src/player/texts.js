@@ -46,6 +46,10 @@ export const VIEW_ENDS = {
     title: "This address does not work any more.",
     advice: "It works once, and within a minute. Request a new address to play the recording.",
   },
+  unavailable: {
+    title: "This recording cannot be played now.",
+    advice: "The message says why. When that has changed, request a new address.",
+  },
 };
 
 export const PROBLEMS = {
@@ -97,6 +101,7 @@ export const LABELS = {
   position: (time, length, clock) => `${time} of ${length}, ${clock}`,
   jumping: "Jumping",
   gap: "The connection was lost here. Nothing was shown.",
+  problems: (texts) => `This recording is not intact. ${texts.join("; ")}.`,
   cutShort: "cut short: the gateway's process failed",
   utc: (text) => `${text} UTC`,
   file: "Not encrypted",
