@@ -1,7 +1,9 @@
 """`gateway recordings list`: the recordings that the caller may view."""
 
 import argparse
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlencode
 
 from gateway.commands.arguments import CommandParser, number
@@ -54,12 +56,7 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
         print_json(data)
         return OK
     for one in recordings:
-        began = datetime.fromisoformat(one["started_at"]).astimezone().isoformat(" ", "seconds")
-        server, person = one["server"], one["person"]
-        server_path = f"{server['project_id']}/{server['id']}"
-        hosts = ", ".join(one["hosts"])
-        end = one["end"] or "-"
-        print_line(f"{one['id']}  {began}  {person['subject']}  {server_path}  {end}  {hosts}")
+        print_line("  ".join(_fields(one)))
         for problem in one["problems"]:
             print_line(f"  NOT INTACT: {problem}")
     if not recordings:
@@ -67,3 +64,22 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
     if data.get("truncated"):
         print_error(f"{data['truncated']} more; narrow the search, or raise --limit.")
     return OK
+
+
+def _fields(recording: dict[str, Any]) -> Iterator[str]:
+    began, ended_at = datetime.fromisoformat(recording["started_at"]), recording["ended_at"]
+    server = recording["server"]
+    yield recording["id"]
+    yield began.astimezone().isoformat(" ", "seconds")
+    yield recording["person"]["subject"]
+    yield f"{server['project_id']}/{server['id']}"
+    if ended_at is None:
+        yield "in progress"
+    else:
+        yield str(
+            timedelta(seconds=round((datetime.fromisoformat(ended_at) - began).total_seconds()))
+        )
+        yield recording["end"] or "-"
+    if recording["held"]:
+        yield "on hold"
+    yield ", ".join(recording["hosts"])

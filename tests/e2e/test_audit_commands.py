@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.commands import times
 from gateway.commands.parser import main
 from gateway.domain.audit.chain import parse_line
-from gateway.domain.audit.record import AuditRecord, encode_record
+from gateway.domain.audit.record import AuditRecord, ConsoleSessionFields, encode_record
 from gateway.drivers.audit.file_store import ChainFiles
 from tests.support.audit import SigningKey, lines_in
 from tests.support.clock import FakeClock
@@ -320,6 +320,17 @@ def test_search_finds_target_and_administrator_of_revocation(
     files.close()
     code, output = run(capsys, "search", tmp_path, "--event", "revoked", *options)
     assert (code, "target corp:mallory" in output) == ((0, True) if is_found else (1, False))
+
+
+def test_search_names_session_and_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The session's ID is also that of its recording."""
+    files = ChainFiles(tmp_path, clock=FakeClock(), segment_bytes_max=10_000, keep_s=0)
+    session = ConsoleSessionFields(session="5c1d2f90", end="time_limit")
+    record = AuditRecord(event="console_session_ended", at=1.0, subject="ada", extra=session)
+    files.commit([encode_record(record)])
+    files.close()
+    code, output = run(capsys, "search", tmp_path)
+    assert (code, "  session 5c1d2f90  end time_limit" in output) == (0, True), output
 
 
 def archive_segments(audit_log: Path, *names: str) -> Path:

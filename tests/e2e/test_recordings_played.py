@@ -65,6 +65,12 @@ def record_session(live: Stack, browser: Browser, server: str, *, reload: bool =
     return seen
 
 
+def of_viewer(live: Stack) -> dict[str, str]:
+    """Return the environment of nora's commands."""
+    token = live.cloud.token("nora")
+    return {"CONSOLE_GATEWAY_URL": live.gateway.url, "CONSOLE_GATEWAY_TOKEN": token}
+
+
 @pytest.mark.parametrize("reload", [False, True], ids=["at_once", "resumed"])
 def test_last_picture_equals_that_of_the_session(
     live: Stack, browser: Browser, *, reload: bool
@@ -118,6 +124,9 @@ def test_session_in_progress_is_not_played(live: Stack, browser: Browser) -> Non
     tab.open(f"{live.gateway.url}/console#{ticket(live.gateway, token, server)}")
     eventually(lambda: has_any(live, server))
     (found,) = api(live.gateway, "GET", f"/console/recordings?server={server}").json["recordings"]
+    environ = of_viewer(live)
+    code, output = run("recordings", "list", "--server", server, environ=environ)
+    assert (code, "  in progress  " in output) == (0, True), output
     reply = api(live.gateway, "POST", f"/console/recordings/{found['id']}/views", "nora", {})
     assert (reply.status, reply.json["error_code"]) == (409, "CGW.4092")
     assert "in progress" in reply.json["error_msg"]
@@ -165,10 +174,7 @@ def test_exported_file_plays_offline(live: Stack, browser: Browser, tmp_path: Pa
     server = live.cloud.servers[4]
     seen = record_session(live, browser, server)
     recording, file = newest(live.gateway, server), tmp_path / "recording.html"
-    environ = {
-        "CONSOLE_GATEWAY_URL": live.gateway.url,
-        "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),
-    }
+    environ = of_viewer(live)
     code, output = run("recordings", "export", recording, str(file), environ=environ)
     assert code == 0, output
     assert "NOT encrypted" in output
@@ -197,10 +203,7 @@ def test_command_prints_list_and_address(live: Stack, browser: Browser) -> None:
     if not has_any(live, server):
         record_session(live, browser, server)
     recording = newest(live.gateway, server)
-    environ = {
-        "CONSOLE_GATEWAY_URL": live.gateway.url,
-        "CONSOLE_GATEWAY_TOKEN": live.cloud.token("nora"),
-    }
+    environ = of_viewer(live)
     code, output = run("recordings", "list", "--server", server, environ=environ)
     assert (code, recording in output, "anna" in output) == (0, True, True)
     code, output = run(
@@ -222,6 +225,9 @@ def test_eight_hours_are_played_from_any_second(live: Stack, browser: Browser) -
     assert size > 140_000_000
     (worker,) = gateway.workers()
     before = peak_bytes(worker)
+    environ = of_viewer(live)
+    code, output = run("recordings", "list", "--server", target.server, environ=environ)
+    assert (code, "  8:00:00  time_limit  " in output) == (0, True), output
     page = open_player(gateway, browser, details.id)
     assert page.locator("#length").inner_text() == "8:00:00"
     for second, clock in ((14_407, "4:00:07"), (28_799, "7:59:59"), (12, "0:12")):

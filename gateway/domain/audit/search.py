@@ -62,6 +62,8 @@ def as_text(record: dict[str, Any]) -> str:
         _labelled("target", record.get("target")),
         _labelled("rule", record.get("rule")),
         _labelled("link", record.get("link_fingerprint")),
+        _labelled("session", record.get("session")),
+        _labelled("end", record.get("end")),
         _labelled("source", record.get("source")),
         _labelled("status", record.get("status")),
         _labelled("key", record.get("access_key")),
