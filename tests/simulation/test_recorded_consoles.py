@@ -201,6 +201,8 @@ async def one_fleet(seed: int, root: Path, disk: Disk) -> Counter[str]:
         await asyncio.sleep(5.0)
     finally:
         watching.cancel()
+        everything.cancel()
+        await asyncio.gather(everything, return_exceptions=True)
         for replica in fleet.replicas:
             await replica.stop()
             replica.release()
