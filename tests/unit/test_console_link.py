@@ -55,6 +55,24 @@ def test_link_to_another_host_is_rejected(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://console.evil.example/x?token=canary", "console.evil.example:443"),
+        ("https://console.evil.example:8443/x?token=canary", "console.evil.example:8443"),
+        ("https://CONSOLE.Evil.Example/x", "console.evil.example:443"),
+        ("https://127.0.0.1/x", "127.0.0.1:443"),
+        ("https://only-443.example:8443/x", "only-443.example:8443"),
+    ],
+)
+def test_rejected_link_names_host_port_and_config_key(url: str, address: str) -> None:
+    allowed = ConsoleAddresses((*ALLOWED.hosts, "only-443.example:443"))
+    with pytest.raises(UpstreamBroken) as rejected:
+        console_url(answered({"url": url}), allowed)
+    text = f"console: the URL's host {address} is not in `accounts[].links.console_hosts`"
+    assert str(rejected.value) == text
+
+
+@pytest.mark.parametrize(
     "body",
     [[], [GOOD], GOOD, {}, {"url": None}, {"url": 1}, {"url": [GOOD]}, b"", b"{", b"\xff", None],
 )
