@@ -553,18 +553,20 @@ def _print_high_ceiling(ceiling: float, burst: float) -> None:
     """Measure from 30 s after the first 429, which names neither a time nor a limit."""
     with _gateways("caller", ceiling) as bench:
         bench.cloud.rate(rate=_RATE, burst=burst, shape="string")
-        rates: list[float] = []
+        samples: list[tuple[float, float]] = []
 
         async def sample() -> None:
-            rates.append(await asyncio.to_thread(bench.gateways[0].metric, _RATE_METRIC))
+            rate = await asyncio.to_thread(bench.gateways[0].metric, _RATE_METRIC)
+            samples.append((time.time(), rate))
 
         span_s = _SETTLES_S + _MEASURED_S + 5.0
-        events = dict.fromkeys((_SETTLES_S + 5.0 * i for i in range(1, 13)), sample)
+        events = dict.fromkeys((5.0 * i for i in range(1, round(span_s / 5.0))), sample)
         run = _run(bench, _crowd(bench, range(_LIMIT_CALLERS)), span_s, events)
     first = min((call.at for call in run.ours if call.status == 429), default=run.began)
     since_s = first - run.began + _SETTLES_S
     until_s = since_s + _MEASURED_S
     used = run.count(200, since_s, until_s) / (_RATE * _MEASURED_S)
+    rates = [rate for at, rate in samples if since_s <= at - run.began < until_s]
     _print(
         f"ceiling {ceiling:.0f}",
         {

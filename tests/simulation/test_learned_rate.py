@@ -54,7 +54,10 @@ def test_ceiling_above_limit_wastes_little(factor: float, burst: int) -> None:
 
 
 async def one_high_ceiling(ceiling: float, burst: int) -> None:
-    """Measure from 30 s after the first 429; at the limit itself there may be none."""
+    """Measure from 30 s after the first 429; at the limit itself there may be none.
+
+    The calls that succeed, further 429s, and the learned rate: within 10 % of the cloud's limit.
+    """
     async with saturated_fleet(burst, ceiling, burst) as fleet:
         for _ in range(round(FIRST_429_S)):
             if fleet.cloud.refused() > 0:
@@ -66,8 +69,7 @@ async def one_high_ceiling(ceiling: float, burst: int) -> None:
             await asyncio.sleep(1.0)
             rates.append(fleet.replicas[0].line.rate)
         good = sum(status == 200 for at, _, status in fleet.cloud.calls if at >= since)
-        has_burst = burst > 1
-        assert good >= (0.92 if has_burst else 0.80) * LIMIT * MEASURED_S
-        assert fleet.cloud.refused(since) <= 3
         # Without a burst the cloud refuses each call that comes early: its limit seems lower.
-        assert (0.9 if has_burst else 0.8) * LIMIT <= sum(rates) / len(rates) <= 1.1 * LIMIT
+        assert good >= (0.92 if burst > 1 else 0.80) * LIMIT * MEASURED_S
+        assert fleet.cloud.refused(since) <= 3
+        assert 0.9 * LIMIT <= sum(rates) / len(rates) <= 1.1 * LIMIT

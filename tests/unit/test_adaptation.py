@@ -4,6 +4,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,21 @@ def test_measured_limit_is_between_its_bounds() -> None:
     """17 accepted calls in 3 s after a pause of 1 s: the limit is above 17/4, below the rate."""
     again = throttled(learned_rate(6.0, calls=18), 3.0)
     assert 17 / 4 < again.goal < 0.96 * 6.0
+
+
+def test_estimate_after_a_long_pause_is_uncertain() -> None:
+    """A cloud without burst: 39 calls in 4 s, and none of what refilled during the pause."""
+    for pause_s, flat_s in ((1.0, 10.0), (3.0, 3.0)):
+        after_pause = replace(learned_rate(10.3, calls=40), cut_at=-pause_s, flat_s=3.0)
+        assert throttled(after_pause, 4.0).flat_s == flat_s
+
+
+def test_429_after_a_slight_growth_lowers_no_estimate() -> None:
+    """Without a burst, the calls at the flat rate count what was sent, not the limit."""
+    learned = replace(learned_rate(9.4, calls=216, last=(127, 13.5)), flat_s=20.0)
+    grown = next(at / 10 for at in range(500) if rate(learned, 20.0, at / 10) > 1.035 * 9.4)
+    again = after_429(learned, 20.0, grown, pause_s=1.0, named_rate=None)
+    assert 9.4 <= again.goal <= 1.035 * 9.4
 
 
 def test_second_interval_gives_the_limit_itself() -> None:

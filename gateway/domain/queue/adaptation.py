@@ -27,7 +27,7 @@ _FLAT_GUESS_S, _FLAT_S, _FLAT_MAX_S = 3.0, 10.0, 40.0
 """How long the rate stays flat: after a guess, after a measurement, and when often confirmed."""
 _GROWTH_GUESS_S, _GROWTH_S = 4.0, 9.0
 """Time after the flat part in which the rate grows by the estimated limit."""
-_GROWN = 0.1
+_GROWN = 0.06
 """A rate that grew by less than this fraction of the estimate counts as flat."""
 _RISEN = 1.2
 """A rate at the 429 above that of the last growth by this factor means that the limit rose."""
@@ -37,6 +37,8 @@ _SAME = 0.16
 """A new estimate within this fraction of the last one confirms it; includes one step."""
 _CERTAIN_RATIO, _CERTAIN_S = 1.8, 1.5
 """A measurement is certain if its bounds are this close, or its longer interval this long."""
+_CERTAIN_PAUSE_S = 2.0
+"""Bounds are never certain after a longer pause: most buckets cannot hold what refills in it."""
 _LONGER = 1.3
 """The second interval must be longer than the first by this factor, for a difference to count."""
 _SATURATED = 0.8
@@ -150,7 +152,9 @@ def _measured(learned: LearnedRate, cut: LearnedRate, current: float) -> Learned
         difference = (calls - learned.last_calls) / (active_s - learned.last_s)
         goal, certain = min(current, max(least, difference)), active_s > _CERTAIN_S
     else:
-        goal, certain = sqrt(least * current), current < _CERTAIN_RATIO * least
+        goal = sqrt(least * current)
+        is_short = learned.epoch_until - learned.cut_at <= _CERTAIN_PAUSE_S
+        certain = is_short and current < _CERTAIN_RATIO * least
     return replace(
         cut,
         goal=goal,

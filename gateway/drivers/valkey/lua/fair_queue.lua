@@ -11,8 +11,8 @@
 -- Numbers are formatted explicitly: Lua's tostring has 14 digits only.
 local MARGIN, NAMED_MARGIN, CUT, FLOOR = 0.96, 0.97, 0.9, 0.01
 local FLAT_GUESS, FLAT, FLAT_MAX, GROWTH_GUESS, GROWTH, STALE = 3, 10, 40, 4, 9, 120
-local GROWN, RISEN, STEP, SAME = 0.1, 1.2, 1.15, 0.16
-local CERTAIN_RATIO, CERTAIN, LONGER, SATURATED = 1.8, 1.5, 1.3, 0.8
+local GROWN, RISEN, STEP, SAME = 0.06, 1.2, 1.15, 0.16
+local CERTAIN_RATIO, CERTAIN, CERTAIN_PAUSE, LONGER, SATURATED = 1.8, 1.5, 2000000, 1.3, 0.8
 local BULK_EVERY, OVERDUE_FACTOR, OVERDUE_MORE = 8, 1.25, 500000
 local AHEAD_MAX, PAUSE_MAX, REPLICA_TTL, REUNION = 5000000, 300000000, 1500000, 2500000
 
@@ -143,7 +143,8 @@ local function measure(found, current)
     certain = active > CERTAIN
   else
     found.goal = math.sqrt(least * current)
-    certain = current < CERTAIN_RATIO * least
+    local is_short = learned.epoch - learned.cut <= CERTAIN_PAUSE
+    certain = is_short and current < CERTAIN_RATIO * least
   end
   found.flat = certain and FLAT or FLAT_GUESS
   found.last_calls, found.last, found.probe = calls, active, learned.probe
