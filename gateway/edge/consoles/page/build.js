@@ -17,6 +17,14 @@ https://github.com/novnc/noVNC/tree/v${version}.\nThe page itself is part of Con
   return about + (await Promise.all(texts)).join("");
 }
 
+/** Write a page with the card that console and player share. */
+async function writePage(name) {
+  const [page, card] = await Promise.all(["src/" + name, "src/card.html"].map(
+    (one) => readFile(one, "utf8"),
+  ));
+  await writeFile(`dist/${name}`, page.replace("{{card}}", () => card));
+}
+
 await rm("dist", { recursive: true, force: true });
 await mkdir("dist");
 await build({
@@ -38,8 +46,8 @@ await build({
   logLevel: "warning",
 });
 await copyFile("src/icon.svg", "dist/icon.svg");
-await copyFile("src/player.html", "dist/player.html");
+await writePage("player.html");
 await copyFile("src/people/login.html", "dist/login.html");
 await writeFile("dist/licenses.txt", await licenseTexts());
 // The last file: it exists only beside all others.
-await copyFile("src/index.html", "dist/index.html");
+await writePage("index.html");

@@ -1,5 +1,6 @@
 // The page protocol `console-gateway.v1`: text frames are JSON objects, binary frames are RFB.
 import { BinaryChannel } from "./channel.js";
+import { PageSocket } from "./page_socket.js";
 
 export const SUBPROTOCOL = "console-gateway.v1";
 const MOVE = 4007;
@@ -15,87 +16,69 @@ const OPEN_WITHIN_MS = 10000;
  * `keys` stores the newest resume key: load() and save(key).
  */
 export class Connection {
-  #url;
+  #socket;
   #keys;
   #policy;
   #listener;
-  #openSocket;
   #timers;
-  #socket = null;
   #channel = null;
-  #timer = null;
   #isOver = false;
 
   constructor({ url, keys, policy, listener, openSocket, timers }) {
-    this.#url = url;
     this.#keys = keys;
     this.#policy = policy;
     this.#listener = listener;
-    this.#openSocket = openSocket;
     this.#timers = timers;
+    this.#socket = new PageSocket({
+      url,
+      protocol: SUBPROTOCOL,
+      withinMs: OPEN_WITHIN_MS,
+      openSocket,
+      timers,
+      owner: {
+        opened: () => this.#socket.send({ type: "attach", resume_key: this.#keys.load() }),
+        received: (message) => this.#receive(message),
+        receivedBytes: (data) => this.#channel?.deliver(data),
+        broken: () => this.fail(null),
+        closed: (code) => this.#closed(code),
+      },
+    });
   }
 
   open() {
-    const socket = this.#openSocket(this.#url, SUBPROTOCOL);
-    socket.binaryType = "arraybuffer";
-    this.#socket = socket;
-    this.#setTimer(() => this.#abandon(socket), OPEN_WITHIN_MS);
-    socket.onopen = () => {
-      this.#send({ type: "attach", resume_key: this.#keys.load() });
-    };
-    socket.onmessage = ({ data }) => {
-      if (socket !== this.#socket) return;
-      if (typeof data === "string") this.#receive(data);
-      else this.#channel?.deliver(data);
-    };
-    socket.onclose = ({ code }) => {
-      if (socket === this.#socket) this.#closed(code);
-    };
+    this.#socket.open();
   }
 
   /** End the session: the person's own choice. */
   end() {
-    this.#send({ type: "end" });
+    this.#socket.send({ type: "end" });
     this.#finish({ code: 4000 });
   }
 
   /** Renew the session with a newer token of the same person. */
   sendToken(token) {
-    this.#send({ type: "token", token });
+    this.#socket.send({ type: "token", token });
   }
 
   /** Try again now, if the next attempt waits: the network is back. */
   retryNow() {
-    if (this.#socket !== null || this.#isOver) return;
-    this.#clearTimer();
-    this.open();
+    if (!this.#isOver) this.#socket.openNow();
   }
 
   /** End the session because the page cannot continue. */
   fail(detail) {
     if (this.#isOver) return;
-    this.#send({ type: "end" });
+    this.#socket.send({ type: "end" });
     this.#finish({ code: PROTOCOL_ERROR, detail });
   }
 
-  #send(message) {
-    if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(message));
-  }
-
-  #receive(text) {
-    let message;
-    try {
-      message = JSON.parse(text);
-    } catch {
-      this.fail(null);
-      return;
-    }
+  #receive(message) {
     const listener = this.#listener;
     switch (message.type) {
       case "attached":
-        this.#clearTimer();
+        this.#socket.accepted();
         this.#keys.save(message.resume_key);
-        this.#send({ type: "key_received" }); // the key before is good until then
+        this.#socket.send({ type: "key_received" }); // the key before is good until then
         this.#policy.attached();
         listener.attached(message);
         break;
@@ -135,20 +118,13 @@ export class Connection {
     if (message.state === "waiting") this.#listener.waiting(message);
     else if (message.state === "connecting") this.#listener.connecting();
     else if (message.state === "live") {
-      const socket = this.#socket;
       this.#channel = new BinaryChannel(
-        (data) => socket.readyState === 1 && socket.send(data),
+        (data) => this.#socket.sendBytes(data),
         (error) => this.fail(error),
       );
       this.#policy.live(this.#timers.now());
       this.#listener.live(this.#channel);
     }
-  }
-
-  /** A connection attempt takes too long: leave it. */
-  #abandon(socket) {
-    if (socket !== this.#socket) return;
-    this.#closed(1006);
   }
 
   #closed(code) {
@@ -164,32 +140,19 @@ export class Connection {
       return;
     }
     this.#listener.lost(delay, this.#policy.deadline);
-    this.#setTimer(() => this.open(), delay);
+    this.#socket.openAfter(delay);
   }
 
   #finish(end) {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#release();
-    this.#clearTimer();
     this.#listener.ended(end);
   }
 
   #release() {
     this.#channel?.detach();
     this.#channel = null;
-    const socket = this.#socket;
-    this.#socket = null;
-    socket?.close();
-  }
-
-  #setTimer(action, delay) {
-    this.#clearTimer();
-    this.#timer = this.#timers.set(action, delay);
-  }
-
-  #clearTimer() {
-    this.#timers.clear(this.#timer);
-    this.#timer = null;
+    this.#socket.close();
   }
 }

@@ -1,4 +1,5 @@
 // The view protocol `console-recording.v1`: what the gateway says of a recording, and its chunks.
+import { PageSocket } from "../page_socket.js";
 import { Unreadable } from "./records.js";
 
 export const SUBPROTOCOL = "console-recording.v1";
@@ -15,39 +16,35 @@ export class ViewOver extends Error {}
  * `listener` has the methods opened(message), lost() and ended(end).
  */
 export class ViewConnection {
-  #url;
+  #socket;
   #tickets;
   #listener;
-  #openSocket;
-  #timers;
-  #socket = null;
   #reads = [];
   #attempt = 0;
-  #timer = null;
   #isOpen = false;
   #isOver = false;
 
   constructor({ url, tickets, listener, openSocket, timers }) {
-    this.#url = url;
     this.#tickets = tickets;
     this.#listener = listener;
-    this.#openSocket = openSocket;
-    this.#timers = timers;
+    this.#socket = new PageSocket({
+      url,
+      protocol: SUBPROTOCOL,
+      withinMs: OPEN_WITHIN_MS,
+      openSocket,
+      timers,
+      owner: {
+        opened: () => this.#socket.send({ type: "open", ticket: this.#tickets.load() }),
+        received: (message) => this.#receive(message),
+        receivedBytes: (data) => this.#reads.shift()?.resolve(new Uint8Array(data)),
+        broken: () => this.#end({ code: PROTOCOL_ERROR }),
+        closed: (code) => this.#closed(code),
+      },
+    });
   }
 
   open() {
-    this.#clearTimer();
-    const socket = this.#openSocket(this.#url, SUBPROTOCOL);
-    socket.binaryType = "arraybuffer";
-    this.#socket = socket;
-    this.#timer = this.#timers.set(() => this.#closed(socket, 1006), OPEN_WITHIN_MS);
-    socket.onopen = () => this.#send({ type: "open", ticket: this.#tickets.load() });
-    socket.onmessage = ({ data }) => {
-      if (socket !== this.#socket) return;
-      if (typeof data === "string") this.#receive(data);
-      else this.#reads.shift()?.resolve(new Uint8Array(data));
-    };
-    socket.onclose = ({ code }) => this.#closed(socket, code);
+    this.#socket.open();
   }
 
   /** Return the bytes of a chunk; it waits for a lost network. */
@@ -61,7 +58,7 @@ export class ViewConnection {
   }
 
   retryNow() {
-    if (this.#socket === null && !this.#isOver) this.open();
+    if (!this.#isOver) this.#socket.openNow();
   }
 
   close() {
@@ -72,27 +69,16 @@ export class ViewConnection {
     if (this.#isOver) return Promise.reject(new ViewOver());
     return new Promise((resolve, reject) => {
       this.#reads.push({ message, resolve, reject });
-      if (this.#isOpen) this.#send(message);
+      if (this.#isOpen) this.#socket.send(message);
     });
   }
 
-  #send(message) {
-    if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(message));
-  }
-
-  #receive(text) {
-    let message;
-    try {
-      message = JSON.parse(text);
-    } catch {
-      this.#end({ code: PROTOCOL_ERROR });
-      return;
-    }
+  #receive(message) {
     if (message.type === "opened") {
-      this.#clearTimer();
+      this.#socket.accepted();
       this.#attempt = 0;
       this.#tickets.save(message.ticket);
-      for (const { message: read } of this.#reads) this.#send(read);
+      for (const { message: read } of this.#reads) this.#socket.send(read);
       this.#isOpen = true; // the listener's own reads are sent at once
       this.#listener.opened(message);
     } else if (message.type === "unreadable") {
@@ -102,20 +88,15 @@ export class ViewConnection {
     }
   }
 
-  #closed(socket, code) {
-    if (socket !== this.#socket) return;
+  #closed(code) {
     this.#isOpen = false;
-    this.#socket = null;
-    socket.close();
     if (code >= 4000) {
       this.#end({ code });
       return;
     }
     this.#listener.lost();
-    const delay = DELAYS_MS[Math.min(this.#attempt, DELAYS_MS.length - 1)];
+    this.#socket.openAfter(DELAYS_MS[Math.min(this.#attempt, DELAYS_MS.length - 1)]);
     this.#attempt += 1;
-    this.#clearTimer();
-    this.#timer = this.#timers.set(() => this.open(), delay);
   }
 
   #end(end) {
@@ -126,15 +107,7 @@ export class ViewConnection {
 
   #finish() {
     this.#isOver = true;
-    this.#clearTimer();
-    const socket = this.#socket;
-    this.#socket = null;
-    socket?.close();
+    this.#socket.close();
     for (const { reject } of this.#reads.splice(0)) reject(new ViewOver());
-  }
-
-  #clearTimer() {
-    this.#timers.clear(this.#timer);
-    this.#timer = null;
   }
 }
