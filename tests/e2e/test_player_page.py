@@ -400,7 +400,7 @@ def test_ended_right_removes_the_picture(visitor: PlayerVisitor) -> None:
         ),
         (
             {"code": 4010, "reason": "unavailable", "error_msg": "This recording is in progress."},
-            "The recording was closed.",
+            "This recording cannot be played now.",
         ),
         ({"code": 4003, "reason": "token"}, "Your sign-in has expired."),
     ],
