@@ -201,6 +201,18 @@ class ActiveOverrides:
                         await saved.wait()
         return True
 
+    async def add_own(self, override: Override) -> bool:
+        """Apply an override of the gateway itself, also to a full set, and if none are enabled.
+
+        Returns whether all replicas are notified, as `add` does; does not wait for the file.
+        """
+        self._add([override])
+        try:
+            await self._publish([override])
+        except StoreUnavailable:
+            return False
+        return True
+
     def _require_room(self, effect: Effect) -> None:
         """Raise BadRequest if the set is full. Cleared overrides count until they expire."""
         locks = self._overrides.lock_count

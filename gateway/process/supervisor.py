@@ -35,6 +35,7 @@ from gateway.drivers.network.listening_socket import (
     remove_file,
 )
 from gateway.drivers.telemetry import log as logs
+from gateway.process.delivery_change import DeliveryChange
 from gateway.process.worker_plan import (
     DUMP_STACKS,
     RETIRE,
@@ -127,6 +128,7 @@ class Supervisor:
         self._counters = SupervisorCounters()
         self._accounts = AccountsInForce()
         self._retired_consoles = ConsoleCounts()
+        self._delivery = DeliveryChange.between(None, config, now=time.time())
         self._handovers = handovers
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
@@ -215,9 +217,12 @@ class Supervisor:
         before = [worker for worker in self._workers.values() if not worker.retired]
         old, new = _account_names(self._config), _account_names(config)
         self._accounts.set(old | new)
+        delivery = self._delivery
+        self._delivery = DeliveryChange.between(self._config, config, now=time.time())
         if not self._start_all(config):
             if self._stopping:
                 return  # the start was interrupted, not rejected
+            self._delivery = delivery
             self._accounts.set(old)
             self._close_removed_ports()
             self._counters.config_rejected()
@@ -281,6 +286,7 @@ class Supervisor:
             watchdog,
             consoles,
             self._retired_consoles,
+            self._delivery,
         )
         # A collection writes to each object that it visits, and so copies the page that parent and
         # worker share. Frozen objects are not visited.

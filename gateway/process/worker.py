@@ -126,6 +126,8 @@ class Worker:
                 gc.freeze()  # later collections skip the objects that exist now
                 gc.set_threshold(5_000, 20, 50)
                 sys.setswitchinterval(_THREAD_SWITCH_S)
+                delivery = self._plan.delivery
+                await delivery.drop_links(components.overrides, now=self._clock.now())
                 await self._run_tasks(components)
         finally:
             loop.remove_reader(self._plan.parent_fd)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from gateway.config.settings import Settings
 from gateway.drivers.host.handover import Handovers
+from gateway.process.delivery_change import DeliveryChange
 
 RETIRE = signal.SIGUSR1
 """To a replaced worker: its replacement serves both ports. SIGTERM stops the whole gateway."""
@@ -161,3 +162,4 @@ class WorkerPlan:
     """Where the worker writes its own live consoles once it is replaced."""
     retired_consoles: ConsoleCounts
     """The live consoles of all replaced workers."""
+    delivery: DeliveryChange

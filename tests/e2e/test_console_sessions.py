@@ -555,23 +555,26 @@ def test_check_console_names_a_wrong_target(live: Stack) -> None:
 
 
 def test_switch_to_live_consoles_drops_the_cached_urls() -> None:
+    """Each time, also within the lifetime of links, and where overrides are off."""
     links = {"console_hosts": ["127.0.0.1"]}
     cloud = CloudProcess("--live-project", PROJECT)
-    stack = Stack(cloud, admin_api=ADMIN_API, account={"links": links})
+    stack = Stack(cloud, account={"links": links})
     gateway, token = stack.gateway, cloud.token("olga")
+    assert gateway.config["overrides"] == {"enabled": False}
+    direct, seen = dict(gateway.config["accounts"][0]), list[str]()
     try:
-        before = gateway.console(token).json["url"]
-        assert gateway.console(token).json["url"] == before
-        account = dict(gateway.config["accounts"][0])
-        deliver_live(gateway)
-        eventually(lambda: len(gateway.log_lines("config_reloaded")) == 1)
-        eventually(lambda: f"{gateway.url}/console#" in gateway.console(token).json["url"])
-        fresh = gateway.console(token, Cache_Control="no-cache")
-        assert f"{gateway.url}/console#" in fresh.json["url"]
-        gateway.config["accounts"][0] = account
-        gateway.write_config()
-        eventually(lambda: len(gateway.log_lines("config_reloaded")) == 2)
-        eventually(lambda: f"{gateway.url}/console#" not in gateway.console(token).json["url"])
-        assert gateway.console(token).json["url"] != before
+        for reloads in (1, 3):
+            seen.append(gateway.console(token).json["url"])
+            assert gateway.console(token).json["url"] == seen[-1]
+            deliver_live(gateway)
+            eventually(lambda: len(gateway.log_lines("config_reloaded")) == reloads)
+            eventually(lambda: f"{gateway.url}/console#" in gateway.console(token).json["url"])
+            fresh = gateway.console(token, Cache_Control="no-cache")
+            assert f"{gateway.url}/console#" in fresh.json["url"]
+            gateway.config["accounts"][0] = dict(direct)
+            gateway.write_config()
+            eventually(lambda: len(gateway.log_lines("config_reloaded")) == reloads + 1)
+            eventually(lambda: f"{gateway.url}/console#" not in gateway.console(token).json["url"])
+            assert gateway.console(token).json["url"] not in seen
     finally:
         stack.close()

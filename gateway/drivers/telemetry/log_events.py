@@ -234,6 +234,13 @@ LOG_EVENTS: Final = (
         "Compare `store.seal_keys` of all replicas; see the runbook for removing an override.",
     ),
     LogEvent(
+        "gateway.overrides", "warning", "dropped_links_not_published", ("projects",),
+        "The value of `accounts[].console.delivery` has changed for these projects while Redis was "
+        "unavailable. This process has dropped their cached links; the others drop theirs when "
+        "Redis recovers.",
+        "Restore Redis.",
+    ),
+    LogEvent(
         "gateway.overrides", "error", "override_failed", _EXCEPTION,
         "Overrides of one kind could not be applied in this process.",
         "Report a bug, with `exception` and `where`; restart the process to apply the overrides.",

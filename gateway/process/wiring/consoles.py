@@ -4,10 +4,9 @@ import base64
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from urllib.parse import urlsplit
 
 import orjson
@@ -19,10 +18,9 @@ from gateway.domain.consoles.page_messages import ErrorText
 from gateway.domain.consoles.rules import AccountSessions, SessionRules
 from gateway.domain.consoles.shapes import configured_shapes
 from gateway.domain.consoles.ticket_text import TicketTexts
-from gateway.domain.errors import BadRequest, GatewayError
+from gateway.domain.errors import GatewayError
 from gateway.domain.links.console_link import ConsoleAddresses
 from gateway.domain.model import Operation, ProjectId, ResponseKind
-from gateway.domain.overrides import DroppedLinks, Override
 from gateway.drivers.cloud.console_connector import (
     CloudConsoles,
     ConsoleRoute,
@@ -101,7 +99,6 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     config, clock = runtime.config, runtime.clock
     if not config.delivers_proxied:
         return None
-    await _drop_cached_links(runtime, overrides)
     names = [one.name for one in config.accounts if one.delivers_proxied]
     calls = ConsoleCalls(Catalogue(config.catalogue), console_operation(config))
     shared = _SharedParts(
@@ -131,29 +128,6 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
         sessions,
         SessionDrain(sessions, lambda account: budget.spare_interval_s(account, kind), clock),
     )
-
-
-async def _drop_cached_links(runtime: Runtime, overrides: ActiveOverrides) -> None:
-    """Drop the cloud's URLs that are cached from a time when the account delivered them.
-
-    Also those in the memory of workers with the config of before, which run for a while.
-    """
-    config, now = runtime.config, runtime.clock.now()
-    if not config.overrides.enabled:
-        return
-    for account in config.accounts:
-        for project in account.projects if account.delivers_proxied else ():
-            name = sha256(f"{account.name} {project} proxied".encode()).hexdigest()[:16]
-            override = Override(
-                id=name,
-                created_at=now,
-                expires_at=now + account.links.lifetime_s,
-                created_by="gateway:config",
-                reason="console.delivery is proxied",
-                effect=DroppedLinks(project=project),
-            )
-            with suppress(BadRequest):  # the bound of overrides: the links end soon
-                await overrides.add(override)
 
 
 @dataclass(frozen=True, slots=True)
