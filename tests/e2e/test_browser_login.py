@@ -120,9 +120,11 @@ def test_foreign_code_and_state_give_no_session(browser: LoginBrowser) -> None:
     attacker = LoginBrowser(browser.base)
     address = attacker.at_provider(attacker.begin(), "victor")
     failed(browser.come_back(address), "expired or was used")
-    browser.begin()  # a login of its own
+    browser.begin()  # another login
     failed(browser.come_back(address), "expired or was used")
-    assert attacker.come_back(address).status == 200  # the try of another browser took nothing
+    assert (
+        attacker.come_back(address).status == 200
+    )  # the other browser's attempt left the login as it was
 
 
 @pytest.mark.parametrize("state", [None, "", "x", "x.y", "a" * 5_000])

@@ -420,7 +420,7 @@ async def test_sockets_of_an_address_are_limited(live: Stack, server: str) -> No
     limited = live.replica(start=False, admin_api=ADMIN_API)
     limited.config["caller_limits"] = {"requests": 1, "per_s": 3_600, "burst": 4}
     deliver_live(limited, public_url=live.gateway.url)
-    # Replicas share the counts, so that this address must be one of its own.
+    # Replicas share the counts: the other tests need another address.
     limited.config["listen"]["trusted_proxies"] = ["127.0.0.1"]
     limited.write_config()
     limited.start()

@@ -4,7 +4,13 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.domain.errors import CallerLimited, GatewayError, TicketRejected
+from gateway.domain.errors import (
+    CallerLimited,
+    CrossSiteRequest,
+    GatewayError,
+    SessionCookieMissing,
+    TicketRejected,
+)
 from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, render_error
 from gateway.edge.public.outcome import RequestOutcome
 from gateway.edge.public.request_log import RequestLog
@@ -39,6 +45,8 @@ def test_text_of_an_unexpected_exception_is_not_logged(clock: FakeClock) -> None
     [
         (CallerLimited("limit", retry_after_s=1.0), 10),
         (TicketRejected("not a ticket", is_genuine=False), 10),
+        (CrossSiteRequest("the Origin is not `listen.public_url`"), 10),
+        (SessionCookieMissing(), 10),
         (TicketRejected("spent or expired", is_genuine=True), 100),
     ],
 )

@@ -214,7 +214,7 @@ def test_padding_carries_nothing():
 
 
 def without_extensions() -> RelayFilter:
-    """Return a filter whose browser uses nothing that a view-only session withdraws."""
+    """Return a filter without the extensions that a view-only session withdraws."""
     return connected(CONTROL, announce=(0, 1, Encoding.QEMU_EXTENDED_KEY))
 
 
@@ -246,7 +246,7 @@ def test_change_to_view_withdraws_extensions():
         + rfb.set_encodings(*(one for one in encodings_of(passed) if one in left))
         + rfb.update_request()
     )
-    # What the browser sends before it knows ends nothing, and neither passes.
+    # Messages that were under way are dropped without a violation.
     late = rfb.fence(b"12345678") + rfb.continuous_updates() + rfb.qemu_key(65, 30)
     assert relay_filter.from_browser(late) == b""
     again = relay_filter.from_browser(rfb.set_encodings(*rfb.NOVNC_ENCODINGS))
