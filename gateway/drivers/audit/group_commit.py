@@ -2,11 +2,13 @@
 
 `record` returns when the record is durable. A record is committed at once if no commit is in
 progress. While one batch is committed, the next one gathers: the slower a commit is, the more
-records share it. A failure rejects its whole batch.
+records share it. Requests that have arrived by then join it: a batch that waited for another one
+is committed when the event loop has no more of them. A failure rejects its whole batch.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ log = logging.getLogger("gateway.audit")
 _TIMEOUT_S = AUDIT_TIMEOUT_S
 """A disk that hangs must not hold every caller until its deadline."""
 _WAITING_MAX = 20_000
+_TURNS_MAX = 4
+"""How many turns of the event loop may add records to a batch while no commit is in progress."""
 _RETENTION_EVERY_S = 3_600.0
 _PROBE_EVERY_S = 5.0
 
@@ -32,7 +36,7 @@ class _Batch:
     began_at: float = 0.0
     """Monotonic time of its first record."""
     bodies: list[bytes] = field(default_factory=list)
-    events: dict[str, int] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
     waiting: list["asyncio.Future[None]"] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     """Called when the batch is durable or has failed, instead of a future in `waiting`."""
@@ -82,6 +86,8 @@ class GroupCommitAuditLog:
         self._gathering = _Batch()
         self._committing: _Batch | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_due = False
+        """A commit begins after this turn of the event loop, with all its records."""
         self._commit_lock = asyncio.Lock()
         self._durable = True
         self._stalled = False
@@ -110,7 +116,8 @@ class GroupCommitAuditLog:
 
     @property
     def takes_bodies(self) -> bool:
-        return self._durable and not self._is_overloaded
+        has_room = len(self._gathering.bodies) < _WAITING_MAX
+        return has_room and self._durable and not self._stalled
 
     def submit(self, event: str, at: float, body: bytes, settled: Settled) -> None:
         del at
@@ -124,10 +131,11 @@ class GroupCommitAuditLog:
         batch = self._gathering
         if not batch.bodies:
             batch.began_at = self._clock.monotonic()
-        if self._task is None:  # it starts after this turn of the loop, with all its records
-            self._task = asyncio.create_task(self._commit_all())  # noqa: TID251 - close() awaits it
+        if self._task is None and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._commit_gathered)
         batch.bodies.append(body)
-        batch.events[event] = batch.events.get(event, 0) + 1
+        batch.events.append(event)
         return batch
 
     async def open(self) -> None:
@@ -171,6 +179,7 @@ class GroupCommitAuditLog:
         await self._with_timeout(self._close())
 
     async def _close(self) -> None:
+        self._commit_gathered()
         if self._task is not None:
             await self._task
         with suppress(AuditLogUnavailable):  # logged and counted
@@ -196,13 +205,49 @@ class GroupCommitAuditLog:
         self._stalled = True
         log.error("audit_stalled")
 
-    async def _commit_all(self) -> None:
+    def _commit_gathered(self) -> None:
+        """Commit what has gathered: now if that takes no time, and otherwise in a task."""
+        self._is_due = False
+        batch = self._gathering
+        if self._task is not None or not batch.bodies:
+            return
+        self._gathering = _Batch()
+        committed = None
+        if self._durable and not self._commit_lock.locked():
+            try:
+                committed = self._store.commit_at_once(batch.bodies)
+            except AuditLogUnavailable as failure:
+                self._note_failure(failure)
+                batch.report(failure)
+                return
+        if committed is None:
+            self._task = asyncio.create_task(self._commit_all(batch))  # noqa: TID251 - close() awaits it
+        else:
+            self._publish(committed)
+            self._report_durable(batch)
+
+    async def _commit_all(self, batch: _Batch) -> None:
         try:
-            while self._gathering.bodies:
-                batch, self._gathering = self._gathering, _Batch()
+            while batch.bodies:
                 await self._commit(batch)
+                await self._gather_arrived()
+                batch, self._gathering = self._gathering, _Batch()
         finally:
             self._task = None
+
+    async def _gather_arrived(self) -> None:
+        """Let the event loop serve the requests that it can read by now."""
+        for _ in range(_TURNS_MAX):
+            size = len(self._gathering.bodies)
+            await asyncio.sleep(0)
+            if len(self._gathering.bodies) == size:
+                break
+
+    def _report_durable(self, batch: _Batch) -> None:
+        self._telemetry.audit_committed(self._clock.monotonic() - batch.began_at)
+        for event, count in Counter(batch.events).items():
+            self._telemetry.audit_recorded(event, count)
+        batch.report(None)
 
     async def _commit(self, batch: _Batch) -> None:
         self._committing = batch
@@ -212,10 +257,7 @@ class GroupCommitAuditLog:
         except AuditLogUnavailable as failure:
             batch.report(failure)
         else:
-            self._telemetry.audit_committed(self._clock.monotonic() - batch.began_at)
-            for event, count in batch.events.items():
-                self._telemetry.audit_recorded(event, count)
-            batch.report(None)
+            self._report_durable(batch)
         finally:
             timeout.cancel()
             batch.report(unavailable("the commit failed"))  # no caller waits forever
@@ -240,15 +282,18 @@ class GroupCommitAuditLog:
                     confirm=lambda: batch.settle("durable"),
                 )
             except AuditLogUnavailable as failure:
-                self._telemetry.audit_failed()
-                if self._durable:
-                    log.error("audit_write_failed", extra={"error": str(failure)})  # noqa: TRY400
-                self._durable = False
+                self._note_failure(failure)
                 raise
         if not self._durable:
             log.warning("audit_write_recovered")
         self._durable = True
         self._publish(committed)
+
+    def _note_failure(self, failure: AuditLogUnavailable) -> None:
+        self._telemetry.audit_failed()
+        if self._durable:
+            log.error("audit_write_failed", extra={"error": str(failure)})
+        self._durable = False
 
     def _publish(self, committed: Committed) -> None:
         for head in committed.checkpoints:

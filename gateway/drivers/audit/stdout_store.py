@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit.store import Committed, chain_opened_body, unavailable
 from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.telemetry.line_writer import LineDescriptor
@@ -21,6 +22,17 @@ class StdoutStore:
         self._clock = clock
         self._thread = WorkerThread("audit")
         self._is_open = False
+        self._remaining: list[bytes] | None = None
+        """What `commit_at_once` could not write of its lines."""
+
+    def commit_at_once(self, bodies: Sequence[bytes]) -> Committed | None:
+        if not self._is_open:
+            return None
+        try:
+            self._remaining = self._descriptor.begin(bodies) or None
+        except OSError as error:
+            raise _unwritten(error) from error
+        return None if self._remaining else Committed([*bodies], [])
 
     async def commit(
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
@@ -30,11 +42,14 @@ class StdoutStore:
         lines = [*opening, *bodies]
         if not lines:
             return Committed([], [])
+        remaining, self._remaining = self._remaining, None
         try:
-            if left := self._descriptor.begin(lines):
-                await self._thread.do(partial(self._descriptor.finish, left))
+            if remaining is None:
+                remaining = self._descriptor.begin(lines)
+            if remaining:
+                await self._thread.do(partial(self._descriptor.finish, remaining))
         except OSError as error:
-            raise unavailable(error.strerror or type(error).__name__) from error
+            raise _unwritten(error) from error
         self._is_open = True
         if not confirm():
             raise unavailable("the reader of stdout does not keep up")
@@ -45,3 +60,7 @@ class StdoutStore:
 
     async def close(self) -> None:
         self._thread.end()
+
+
+def _unwritten(error: OSError) -> AuditLogUnavailable:
+    return unavailable(error.strerror or type(error).__name__)

@@ -32,6 +32,9 @@ class AuditStore(Protocol):
     ) -> Committed:
         """Append and return when durable; undo it if `confirm`, called at the end, is False."""
 
+    def commit_at_once(self, bodies: Sequence[bytes]) -> Committed | None:
+        """Append if that takes no time; None: `commit` must be called next with the same bodies."""
+
     async def apply_retention(self) -> Committed:
         """Remove what is older than the retention time, after recording the removal."""
 
