@@ -46,16 +46,24 @@ SLOW_FILES = (
     "e2e/test_soak.py",
 )
 """These start first: a worker that started one of them last would run it alone."""
+TIME_LIMIT_S = 600
+"""A test that hangs fails after this time. The slowest takes about a minute on an idle machine."""
 _FOLDERS = ("e2e", "contract", "simulation", "wire", "tidy", "unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marker of its folder (`pytest -m unit`), and start slow files first."""
+    """Give each test the marker of its folder and a time limit, and start slow files first.
+
+    The limit is a signal: the exception ends the wait, also of an event loop, and fixtures stop
+    what they have started.
+    """
     tests = Path(__file__).parent
     order: dict[str, tuple[int, int]] = {}
     for item in items:
         file = item.path.relative_to(tests)
         item.add_marker(file.parts[0])
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIME_LIMIT_S, method="signal"))
         position = SLOW_FILES.index(str(file)) if str(file) in SLOW_FILES else len(SLOW_FILES)
         order[item.nodeid] = (position, _FOLDERS.index(file.parts[0]))
     items.sort(key=lambda item: order[item.nodeid])

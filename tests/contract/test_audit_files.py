@@ -209,7 +209,7 @@ async def test_single_caller_does_not_wait_for_others(subject: Subject) -> None:
     await subject.outcomes(*(f"p{i}" for i in range(8)))
     for i in range(20):
         alone = asyncio.create_task(subject.record(f"alone {i}"))
-        for _ in range(4):  # no timer runs meanwhile
+        for _ in range(4):  # no timer runs
             await asyncio.sleep(0)
         assert subject.audit_log._committing is not None
         await alone

@@ -57,7 +57,7 @@ class Subject:
 async def subject(
     request: pytest.FixtureRequest, clock: FakeClock, shared_valkey: RealValkey
 ) -> AsyncIterator[Subject]:
-    """Yield a store whose sessions are resumable for RESUME_S."""
+    """Yield a store with sessions that can be resumed for RESUME_S."""
     if request.param == "local":
         store = LocalConsoleStore(clock, resume_within_s=RESUME_S)
 

@@ -129,7 +129,7 @@ async def test_record_of_another_session_opens_nothing(redis: Redis) -> None:
 
 
 async def test_command_for_another_session_ends_nothing(redis: Redis) -> None:
-    """Who can write to Redis cannot send one session's command to the owner of another."""
+    """A writer to Redis cannot send one session's command to the owner of another."""
     await open_session(redis)
     await attach(redis)
     end = SessionCommand(SESSION.id, CommandKind.END, "operator")

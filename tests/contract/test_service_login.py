@@ -388,7 +388,7 @@ async def test_wrong_passwords_in_a_row_never_lock_the_account(region: Region) -
 
 async def test_accounts_of_one_user_share_the_bound(region: Region) -> None:
     region.iam.password = "another"
-    for project in "abcdefgh":  # each replica is a process of its own
+    for project in "abcdefgh":  # each replica is a separate process
         (one,) = region.replica(project)
         with pytest.raises(ServiceLoginFailed):
             await region.token(one)

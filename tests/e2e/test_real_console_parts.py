@@ -32,7 +32,7 @@ def cloud(console: RealConsoleHost) -> Iterator[CloudProcess]:
 async def test_console_without_the_gateway_takes_keys(
     cloud: CloudProcess, console: RealConsoleHost, shape: str
 ) -> None:
-    """What fails here is not the gateway's fault."""
+    """A failure here is not the gateway's fault."""
     link = fetch_link(cloud, cloud.servers[0])
     assert link.startswith(console.base)
     parts = urlsplit(link)

@@ -1,4 +1,4 @@
-"""Logins of the gateway to the cloud: a refusal closes what it concerns, and nothing else."""
+"""Logins of the gateway to the cloud: a refusal closes only the project or account concerned."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -74,7 +74,7 @@ def a_rule(
 
 
 class SteppedClock(VirtualClock):
-    """A clock whose wall time a test steps."""
+    """A clock with a wall time that a test steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class FakeCloud:
 
 
 class ConsoleWorld:
-    """What all replicas share: Redis, the cloud, policy and tokens."""
+    """The state that all replicas share: Redis, the cloud, policy and tokens."""
 
     def __init__(self, rules: SessionRules = RULES) -> None:
         self.clock = SteppedClock()

@@ -133,7 +133,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class MemoryStore:
-    """An AuditStore whose commits a test delays or fails."""
+    """An AuditStore with commits that a test delays or fails."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []

@@ -167,7 +167,7 @@ class Replica:
         return self
 
     async def kill(self) -> None:
-        """Stop as after SIGKILL: nothing is written any more."""
+        """Stop as after SIGKILL: without a further write."""
         self.is_dead = self.outage.is_down = True
         await self.stop()
 
@@ -237,7 +237,7 @@ class Replica:
         mode: SessionMode = SessionMode.CONTROL,
         take_over: bool = False,
     ) -> "Page":
-        """Return a page whose console is live."""
+        """Return a page with a live console."""
         ticket = await self.ticket(self.world.person(subject), target)
         page = self.open_page(await self.redeem(ticket, mode, take_over=take_over))
         await page.until("live")

@@ -25,7 +25,7 @@ IMPORTED_WHEN_NEEDED = (
     "gateway.demo.cloud.simulated_cloud",
     "uvloop",
 )
-"""What the commands import only when they run."""
+"""Modules that the commands import only when they run."""
 
 
 def serve(control: socket.socket) -> None:

@@ -145,7 +145,7 @@ def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _adopting() -> Iterator[None]:
-    """Make a process whose parent ends meanwhile a child of this process."""
+    """Become the parent of a process when its own parent ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")

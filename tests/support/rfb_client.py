@@ -140,7 +140,7 @@ class RfbClient:
         await self.send(struct.pack(">BxxxI", 6, len(text)) + text)
 
     async def update(self, *, incremental: bool = True) -> None:
-        """Request an update and read messages until it is there."""
+        """Request an update and read messages until it arrives."""
         await self.request(incremental=incremental)
         while await self.read_message() != 0:
             pass

@@ -9,7 +9,7 @@ from gateway.domain.model import WriteOutcome
 
 _ROOT = Path(__file__).parents[2]
 _RECORD_CALLS = {"about", "allowed", "_record", "_add_record"}
-"""Methods whose first argument is an event."""
+"""Methods with an event as the first argument."""
 
 
 def _strings(node: ast.expr | None) -> set[str]:

@@ -80,3 +80,9 @@ def test_top_level_matches_the_layout() -> None:
         ".pre-commit-config.yaml",
     }
     assert {name.partition("/")[0] for name in listed.stdout.split()} <= known
+
+
+def test_every_test_has_a_time_limit(request: pytest.FixtureRequest) -> None:
+    limit = request.node.get_closest_marker("timeout")
+    assert (limit.args, limit.kwargs) == ((600,), {"method": "signal"})
+    assert "\npytest-timeout==" in (ROOT / "requirements-dev.lock").read_text()

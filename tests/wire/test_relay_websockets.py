@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("_bounded")
 
 @pytest.fixture
 async def _bounded():
-    """Fail a test whose condition never comes true."""
+    """Fail a test if its condition never comes true."""
     async with asyncio.timeout(60):
         yield
 
