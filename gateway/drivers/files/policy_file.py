@@ -130,7 +130,7 @@ class PolicyFile:
     async def attach_audit_log(self, audit_log: AuditLog) -> None:
         """Record the policy in force now, and each change from now on."""
         self._audit_log = audit_log
-        self._add_record("policy_loaded", f"{self._policy.size} rules")
+        self._add_record("policy_loaded", f"{self._policy.size} rules", at=self._clock.now())
         await self._write_records()
 
     async def _load(self, found: _PolicyFileContent) -> bool:
@@ -139,13 +139,13 @@ class PolicyFile:
         except InvalidConfig as invalid:
             self._digest = found.digest
             self._reject(invalid)
-            self._add_record("policy_rejected", self.error)
+            self._add_record("policy_rejected", self.error, at=self._clock.now())
             return False
         self._digest = found.digest
         self._apply(policy)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
         await asyncio.to_thread(self._hand_over, found)
-        self._add_record("policy_loaded", f"{policy.size} rules")
+        self._add_record("policy_loaded", f"{policy.size} rules", at=self.loaded_at)
         return True
 
     def _apply(self, policy: Policy) -> None:
@@ -159,7 +159,7 @@ class PolicyFile:
         self.error = errors[0]
         log.error("policy_rejected", extra={"errors": errors})
 
-    def _add_record(self, event: str, detail: str) -> None:
+    def _add_record(self, event: str, detail: str, *, at: float) -> None:
         if self._audit_log is None:
             return
         if len(self._pending_records) >= _PENDING_RECORDS_MAX:
@@ -168,7 +168,7 @@ class PolicyFile:
         self._pending_records.append(
             AuditRecord(
                 event=event,
-                at=self._clock.now(),
+                at=at,
                 policy_version=self._policy.version,
                 detail=detail,
             )
