@@ -124,7 +124,7 @@ def test_foreign_code_and_state_give_no_session(browser: LoginBrowser) -> None:
     failed(browser.come_back(address), "expired or was used")
     assert (
         attacker.come_back(address).status == 200
-    )  # the other browser's attempt left the login as it was
+    )  # the login is unspent
 
 
 @pytest.mark.parametrize("state", [None, "", "x", "x.y", "a" * 5_000])

@@ -246,7 +246,7 @@ def test_change_to_view_withdraws_extensions():
         + rfb.set_encodings(*(one for one in encodings_of(passed) if one in left))
         + rfb.update_request()
     )
-    # Messages that were under way are dropped without a violation.
+    # Messages sent before the browser knows are dropped, without a violation.
     late = rfb.fence(b"12345678") + rfb.continuous_updates() + rfb.qemu_key(65, 30)
     assert relay_filter.from_browser(late) == b""
     again = relay_filter.from_browser(rfb.set_encodings(*rfb.NOVNC_ENCODINGS))
