@@ -24,6 +24,7 @@ from gateway.config.errors import InvalidConfig
 from gateway.config.secrets import SecretOfFile, secrets_of
 from gateway.config.settings import Settings, egress_files
 from gateway.drivers.files.writers import being_written, is_open_for_writing
+from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.host.handover import Handovers
 from gateway.drivers.network.accept_queue import drop_new_handshakes
 from gateway.drivers.network.inherited_sockets import inherited_sockets
@@ -128,7 +129,7 @@ class Supervisor:
         self._counters = SupervisorCounters()
         self._accounts = AccountsInForce()
         self._retired_consoles = ConsoleCounts()
-        self._delivery = DeliveryChange.between(None, config, now=time.time())
+        self._delivery = DeliveryChange.between(None, config, now=SystemClock().now())
         self._handovers = handovers
         self._signals_read, self._signals_write = os.pipe()
         self._alive_read, self._alive_write = os.pipe()
@@ -218,7 +219,7 @@ class Supervisor:
         old, new = _account_names(self._config), _account_names(config)
         self._accounts.set(old | new)
         delivery = self._delivery
-        self._delivery = DeliveryChange.between(self._config, config, now=time.time())
+        self._delivery = DeliveryChange.between(self._config, config, now=SystemClock().now())
         if not self._start_all(config):
             if self._stopping:
                 return  # the start was interrupted, not rejected

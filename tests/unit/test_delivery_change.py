@@ -66,7 +66,7 @@ def test_links_are_dropped_for_their_longest_lifetime() -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False], ids=["enabled", "not_enabled"])
-async def test_other_processes_drop_their_links_at_each_change(enabled: bool) -> None:
+async def test_other_processes_drop_their_links_at_each_change(*, enabled: bool) -> None:
     """Also an old worker, which has the config of before; also where overrides are off."""
     store = FakeOverrideStore()
     old, new = a_replica(store, enabled=enabled), a_replica(store, enabled=enabled)
