@@ -16,13 +16,20 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.inventory import NO_INVENTORY
 from gateway.domain.policy.policy import Policy
-from gateway.domain.recordings.records import Record, RecordKind, encode_records
+from gateway.domain.recordings.model import (
+    ChunkTimes,
+    PartInfo,
+    PartState,
+    PartTimes,
+    RecordingInfo,
+)
+from gateway.domain.recordings.records import Record, RecordKind
 from gateway.domain.recordings.view_messages import (
     KeysMessage,
     OpenMessage,
     ReadMessage,
     ViewMessageError,
-    marks_of,
+    opened_fields,
     parse_view_message,
 )
 from gateway.drivers.crypto.sealer import Sealer
@@ -32,6 +39,7 @@ from gateway.flow.recordings.views import ActiveView
 from tests.support.clock import FakeClock
 from tests.support.console_world import a_rule
 from tests.support.consoles import PROJECT, SERVER
+from tests.support.recordings import STARTED_AT, a_recording
 
 KEY = Secret(base64.b64encode(os.urandom(32)).decode())
 ANNA = Principal("corp", "anna", frozenset({"ops"}), 0.0, 9e9, "jti-1")
@@ -144,12 +152,17 @@ def test_other_messages_are_rejected(text: str) -> None:
         parse_view_message(text)
 
 
-def test_marks_are_input_watchers_and_mode() -> None:
-    records = [
-        Record(5, RecordKind.SCREEN, b"pixels"),
+def test_player_gets_input_watchers_and_mode_as_marks() -> None:
+    """They come from the time index: the recording is not read for them."""
+    marks = (
         Record(7, RecordKind.INPUT, b""),
         Record(8, RecordKind.WATCHERS, b"[]"),
         Record(9, RecordKind.MODE, b"view"),
         Record(10, RecordKind.END, b"{}"),
-    ]
-    assert marks_of(encode_records(records)) == [(7, 2, ""), (8, 3, "[]"), (9, 4, "view")]
+    )
+    part = PartInfo(1, STARTED_AT, STARTED_AT + 1, "person", PartState.CLOSED, 100, "host-1")
+    info = RecordingInfo(a_recording(), (part,), on_hold=False)
+    chunks = (ChunkTimes(0, 10, 50),)
+    (found,) = opened_fields(info, (PartTimes(part, chunks, marks, False),))["parts"]
+    assert found["marks"] == [(7, 2, ""), (8, 3, "[]"), (9, 4, "view")]
+    assert (found["duration_ms"], found["chunks"]) == (10, [{"first_ms": 0, "last_ms": 10}])

@@ -6,7 +6,6 @@ of records, or with `unreadable`. `ended` precedes the close frame.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from gateway.domain.consoles.ends import SessionEnd
 from gateway.domain.consoles.page_messages import ErrorText, person_fields
 from gateway.domain.model import Secret
 from gateway.domain.recordings.model import PartState, PartTimes, RecordingInfo
-from gateway.domain.recordings.records import RecordKind, decode_records
+from gateway.domain.recordings.records import RecordKind
 from gateway.domain.timestamps import rfc3339
 
 SUBPROTOCOL: Final = "console-recording.v1"
@@ -111,32 +110,16 @@ def recording_fields(info: RecordingInfo) -> dict[str, Any]:
     }
 
 
-Marks = Mapping[int, Sequence[tuple[int, int, str]]]
-"""By the number of a part: time in ms, kind and text of the records that are no screen data."""
 _MARKED: Final = frozenset({RecordKind.INPUT, RecordKind.WATCHERS, RecordKind.MODE})
 
 
-def marks_of(records: bytes) -> list[tuple[int, int, str]]:
-    """Return the marks in a chunk; raise ValueError for data that is no chunk."""
-    return [
-        (one.at_ms, int(one.kind), one.payload.decode())
-        for one in decode_records(records)
-        if one.kind in _MARKED
-    ]
-
-
-def opened_fields(
-    info: RecordingInfo, parts: tuple[PartTimes, ...], marks: Marks
-) -> dict[str, Any]:
+def opened_fields(info: RecordingInfo, parts: tuple[PartTimes, ...]) -> dict[str, Any]:
     """Return what the player needs before the first chunk."""
-    described = [_part(one, marks.get(one.info.number, ())) for one in parts]
-    return {"recording": recording_fields(info), "parts": described}
+    return {"recording": recording_fields(info), "parts": [_part(one) for one in parts]}
 
 
-def opened(
-    info: RecordingInfo, parts: tuple[PartTimes, ...], marks: Marks, next_ticket: Secret
-) -> str:
-    fields = opened_fields(info, parts, marks)
+def opened(info: RecordingInfo, parts: tuple[PartTimes, ...], next_ticket: Secret) -> str:
+    fields = opened_fields(info, parts)
     return orjson.dumps({"type": "opened", "ticket": next_ticket.reveal(), **fields}).decode()
 
 
@@ -156,7 +139,7 @@ def ended(end: ViewEnd, *, error: ErrorText | None, request_id: str) -> str:
     return json.dumps(fields)
 
 
-def _part(part: PartTimes, marks: Sequence[tuple[int, int, str]]) -> dict[str, Any]:
+def _part(part: PartTimes) -> dict[str, Any]:
     return {
         "number": part.info.number,
         "started_at": rfc3339(part.info.started_at),
@@ -165,5 +148,9 @@ def _part(part: PartTimes, marks: Sequence[tuple[int, int, str]]) -> dict[str, A
         "end": part.info.end,
         "keystrokes": part.has_keystrokes,
         "chunks": [{"first_ms": one.first_ms, "last_ms": one.last_ms} for one in part.chunks],
-        "marks": marks,
+        "marks": [
+            (one.at_ms, int(one.kind), one.payload.decode())
+            for one in part.marks
+            if one.kind in _MARKED
+        ],
     }

@@ -106,7 +106,7 @@ class RecordingsHandler:
             headers["Content-Disposition"] = f'attachment; filename="{name}"'
             response = web.StreamResponse(headers=headers)
             response.enable_chunked_encoding()
-            opened = opened_fields(export.reader.info, export.reader.parts, export.marks)
+            opened = opened_fields(export.reader.info, export.reader.parts)
             await response.prepare(request)
             await response.write(self._file.head(opened))
             try:

@@ -7,7 +7,6 @@ A view ends within a second after its right has ended. The recorded person needs
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -33,7 +32,6 @@ from gateway.domain.recordings import view_messages
 from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
 from gateway.domain.recordings.view_messages import (
     KeysMessage,
-    Marks,
     OpenMessage,
     ReadMessage,
     ViewEnd,
@@ -59,8 +57,6 @@ _CHECK_EVERY_S: Final = 0.25
 _FIRST_MESSAGE_S: Final = 10.0
 _LAST_MESSAGE_S: Final = 1.0
 _DETAIL_CHARS_MAX: Final = 500
-_MARKED_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The marks of later parts are not computed: the player must not wait for them."""
 _TEXTS: Final = {
     Unreadable.IN_PROGRESS: "This recording is in progress. Play it when the session has ended;"
     " until then, `console:view` opens the live console.",
@@ -102,13 +98,10 @@ class ActiveView:
 class RecordingExport:
     """An exported recording: the file that a person downloads."""
 
-    def __init__(
-        self, reader: RecordingReader, marks: Marks, active: ActiveView, views: set[ActiveView]
-    ) -> None:
+    def __init__(self, reader: RecordingReader, active: ActiveView, views: set[ActiveView]) -> None:
         self._active = active
         self._views = views
         self.reader = reader
-        self.marks = marks
 
     async def chunk(self, part: int, index: int) -> bytes:
         """Return the records of a chunk; raise NotPermitted, RecordingUnavailable."""
@@ -198,7 +191,7 @@ class RecordingViews:
         reader = await self._open(recording, with_keystrokes=False)
         active = ActiveView(permit)
         self._active.add(active)
-        export = RecordingExport(reader, await _marks(reader), active, self._active)
+        export = RecordingExport(reader, active, self._active)
         try:
             await self._record("recording_exported", reader.info, permit, context)
         except BaseException:
@@ -277,8 +270,7 @@ class RecordingViews:
             detail = "with keystrokes" if ticket.with_keystrokes else ""
             await self._record("recording_viewed", reader.info, permit, context, detail)
             next_ticket = self._tickets.next(ticket)
-            marks = await _marks(reader)
-            opened = view_messages.opened(reader.info, reader.parts, marks, next_ticket)
+            opened = view_messages.opened(reader.info, reader.parts, next_ticket)
             await channel.send_text(opened)
             await self._answer(channel, reader)
         finally:
@@ -385,21 +377,6 @@ class RecordingViews:
         except TimeoutError:
             pass
         await channel.close(end.code, end.name)
-
-
-async def _marks(reader: RecordingReader) -> Marks:
-    """Return the marks of a recording, but for what cannot be read."""
-    marks: dict[int, list[tuple[int, int, str]]] = {}
-    read = 0
-    for part in reader.parts:
-        found = marks.setdefault(part.info.number, [])
-        for index, chunk in enumerate(part.chunks):
-            read += chunk.plain_bytes
-            if read > _MARKED_BYTES_MAX:
-                return marks
-            with suppress(RecordingUnreadable, ValueError):
-                found += view_messages.marks_of(await reader.chunk(part.info.number, index))
-    return marks
 
 
 def _person(context: RequestContext) -> Principal:
