@@ -10,6 +10,7 @@ from tests.benchmarks import (
     policy_decision,
     policy_reload,
     proxy_path,
+    recording_cost,
     relay_path,
     scrape_lag,
     side_by_side,
@@ -27,6 +28,7 @@ if __name__ == "__main__":
     miss_path.main()
     proxy_path.main()
     relay_path.main()
+    recording_cost.main()
     budget_cost.main()
     scrape_lag.main()
     storm.main()

@@ -1,7 +1,7 @@
-"""What recordings cost: throughput beside the bare relay, an hour at a terminal, 100 sessions.
+"""What recordings cost: throughput beside the bare relay, 100 sessions, an hour at a terminal.
 
 The relay writes to a file on this disk before it sends. The payload is Tight traffic of a real
-TigerVNC; without it (.ci/system-packages) only zeros are relayed, and the hour is left out.
+TigerVNC; without it (.ci/system-packages) only zeros are relayed, and hour and jumps are left out.
 """
 
 import asyncio
@@ -18,10 +18,16 @@ from typing import Final
 import uvloop
 from aiohttp import ClientSession, ClientWebSocketResponse
 
+from gateway.domain.recordings.model import RecordingQuery
+from gateway.domain.recordings.view_messages import opened_fields
 from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.recordings.stored_recordings import StoredRecordings
+from gateway.edge.consoles.page_assets import PageAssets
+from gateway.edge.consoles.recording_file import RecordingFile
 from tests.benchmarks.load import cpu_seconds
 from tests.benchmarks.relay_path import LOAD_CORE, PROXY_CORE, Proxy, flooded, latencies
 from tests.support import rfb
+from tests.support.browser import CHROMIUM, open_browser
 from tests.support.real_console import MISSING, RealConsoleHost
 from tests.support.recordings import RecordingScene
 from tests.support.relay_peer import Peer
@@ -54,7 +60,8 @@ def main() -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {LOAD_CORE})
     try:
-        with tempfile.TemporaryDirectory() as name:
+        # Not /tmp, which may be in memory.
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
             directory = Path(name)
             payload = _capture(directory)
             _print_throughput(directory, payload)
@@ -63,6 +70,7 @@ def main() -> None:
                 print(f"recordings: the hour is left out: not installed: {', '.join(MISSING)}")
             else:
                 _print_hour(directory)
+                _print_jumps(directory)
     finally:
         os.sched_setaffinity(0, cores)
 
@@ -171,6 +179,43 @@ def _print_hour(directory: Path) -> None:
     )
 
 
+def _print_jumps(directory: Path) -> None:
+    """Time jumps in the hour that was recorded last, in the player of its exported file."""
+    if CHROMIUM is None:
+        print("recordings: jumps are left out: not installed: chromium")
+        return
+    file = directory / "hour.html"
+    uvloop.run(_export(directory, file))
+    os.sched_setaffinity(0, {LOAD_CORE, PROXY_CORE})
+    with open_browser() as browser:
+        page = browser.new_page()
+        page.goto(file.as_uri())
+        page.wait_for_function("() => document.body.dataset.state === 'paused'")
+        end = float(page.locator("#position").get_attribute("max") or "0")
+        for share in (1.0, 0.25, 0.75):
+            began = time.perf_counter()
+            page.locator("#position").fill(str(round(end * share)))
+            page.wait_for_function("() => document.body.dataset.jump === 'false'")
+            took_s = time.perf_counter() - began
+            print(f"  jump to {share:.0%} of it: {took_s:.2f} s (target: below 2 s)")
+
+
+async def _export(directory: Path, file: Path) -> None:
+    scene = RecordingScene(directory / "recordings", clock=SystemClock())
+    store = StoredRecordings(scene.directory, scene.keys)
+    (recording,) = await store.list(RecordingQuery())
+    reader = await store.open(recording.details.id, with_keystrokes=False)
+    html = RecordingFile(PageAssets.load("").files)
+    with file.open("wb") as output:
+        output.write(html.head(opened_fields(reader.info, reader.parts)))
+        for part in reader.parts:
+            for index in range(len(part.chunks)):
+                records = await reader.chunk(part.info.number, index)
+                output.write(html.chunk(part.info.number, index, records))
+        output.write(html.tail())
+    await reader.close()
+
+
 def _remove_recordings(directory: Path) -> None:
     """Remove all but the index, which is open."""
     for day in (directory / "recordings").glob("[0-9]*"):
@@ -236,6 +281,7 @@ class _Terminal:
 async def _terminal(url: str) -> AsyncIterator[_Terminal]:
     async with ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
         await open_rfb(socket, _ENCODINGS)
+        await socket.send_bytes(rfb.set_pixel_format())  # that of the player
         terminal = _Terminal(socket)
         await socket.send_bytes(rfb.update_request(incremental=False))
         reading = asyncio.create_task(terminal.read())
