@@ -63,6 +63,7 @@ def register(parser: CommandParser) -> None:
             "list the live consoles of all processes, or end some; the person can open a new one",
         )
     )
+    _requests_options(command("requests", "list access requests, or end one"))
     command("queue", "show budgets and the calls that wait for them")
     _rate_ceiling_options(
         command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
@@ -138,6 +139,14 @@ def _consoles_options(parser: CommandParser) -> None:
     parser.add_argument("--server", type=nonempty, metavar="ID", help="those on this server")
 
 
+def _requests_options(parser: CommandParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("end",), help="end a request")
+    parser.add_argument("id", nargs="?", type=nonempty, metavar="ID", help="the one to end")
+    parser.add_argument("--issuer", type=nonempty, help="the person's issuer")
+    parser.add_argument("--subject", type=nonempty, help="those of this person")
+    parser.add_argument("--state", type=nonempty, help="in this state (default: pending, active)")
+
+
 def _rate_ceiling_options(parser: CommandParser) -> None:
     parser.add_argument("account", type=nonempty, metavar="ACCOUNT", help="name in the config")
     parser.add_argument(
@@ -188,8 +197,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
-    is_end = options.command == "consoles" and options.action == "end"
-    path, body_of, show = _COMMANDS["consoles end" if is_end else options.command]
+    is_end = getattr(options, "action", None) == "end"
+    path, body_of, show = _COMMANDS[f"{options.command} end" if is_end else options.command]
     body, is_reload = None, options.command == "policy" and options.reload
     if body_of is not None:
         fields = {name: value for name, value in body_of(options).items() if value is not None}
@@ -197,8 +206,7 @@ def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
     elif is_reload:
         path, body = "/policy/reload", {"reason": options.reason}
     else:
-        filtered = options.command in ("consoles", "sessions")
-        filters = ("issuer", "subject", "server") if filtered else ()
+        filters = _FILTERS.get(options.command, ())
         path += _query({**_named(options, *filters), "reason": options.reason or None})
     response = gateway.request(f"/admin{path}", body=body).data
     if options.json:
@@ -264,6 +272,12 @@ def _end_consoles(options: argparse.Namespace) -> Json:
     return {**targets, "issuer": options.issuer}
 
 
+def _end_request(options: argparse.Namespace) -> Json:
+    if options.id is None:
+        raise usage_error("Specify the ID of the request.")
+    return _named(options, "id")
+
+
 def _named(options: argparse.Namespace, *names: str) -> Json:
     return {name: getattr(options, name) for name in names}
 
@@ -297,10 +311,7 @@ def _show_override(response: Json) -> None:
     if note := response.get("note"):
         print_line(note)
     if not require_member(response, "all_replicas_notified", bool):
-        print_line(
-            "Redis is unavailable: applied to this process only; the others apply it when Redis"
-            " recovers."
-        )
+        print_line(_NOT_NOTIFIED)
 
 
 def _show_sessions(response: Json) -> None:
@@ -330,6 +341,29 @@ def _show_consoles(response: Json) -> None:
         [tuple(one[column] for column in _CONSOLE) for one in require_member(response, name, list)],
         none="No live consoles.",
     )
+
+
+def _show_requests(response: Json) -> None:
+    _print_rows(
+        ("ID", "STATE", "ISSUER", "SUBJECT", "ROLE", "SERVERS", "ENDS", "APPROVED BY", "REASON"),
+        [
+            (
+                *(one[column] for column in ("id", "state", "issuer", "subject", "role")),
+                ", ".join(one["servers"]),
+                one["ends_at"],
+                "break-glass" if one["break_glass"] else ", ".join(one["approved_by"]),
+                one["reason"],
+            )
+            for one in require_member(response, "requests", list)
+        ],
+        none="No access requests.",
+    )
+
+
+def _show_ended_request(response: Json) -> None:
+    print_line(f"Ended: {require_member(response, 'id', str)}")
+    if not require_member(response, "all_replicas_notified", bool):
+        print_line(_NOT_NOTIFIED)
 
 
 def _show_queue(response: Json) -> None:
@@ -381,6 +415,14 @@ def _show_missing(response: Json) -> None:
         print_line(f"{missing} of {total} processes did not respond. Try again.")
 
 
+_NOT_NOTIFIED: Final = (
+    "Redis is unavailable: applied to this process only; the others apply it when Redis recovers."
+)
+_FILTERS: Final = {
+    "consoles": ("issuer", "subject", "server"),
+    "sessions": ("issuer", "subject", "server"),
+    "requests": ("issuer", "subject", "state"),
+}
 _CONSOLE: Final = (
     *("id", "issuer", "subject", "server", "mode", "started_at", "client_address", "process"),
 )
@@ -431,6 +473,8 @@ _COMMANDS: Final[
     "sessions": ("/sessions", None, _show_sessions),
     "consoles": ("/consoles", None, _show_consoles),
     "consoles end": ("/consoles/end", _end_consoles, _show_consoles),
+    "requests": ("/requests", None, _show_requests),
+    "requests end": ("/requests/end", _end_request, _show_ended_request),
     "queue": ("/queue", None, _show_queue),
     "rate-ceiling": (
         "/rate-ceilings",

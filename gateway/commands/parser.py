@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "config": "print the effective config, or the JSON Schemas of config and policy",
     "console": "open or print a console link of a server",
     "servers": "list the servers visible to you and your permissions on them",
+    "requests": "request access for a limited time, and decide on the requests of others",
     "admin": "inspect and control a running gateway (admin API)",
     "audit": "search and verify the audit log",
     "recordings": "list, verify, rewrap and hold recordings of live consoles",

@@ -1,7 +1,7 @@
 """`gateway policy`: test the policy against expected decisions, and list who has a permission."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from gateway.config.policy_form import PolicyForm
 from gateway.config.policy_schema import POLICY_PERMISSIONS
 from gateway.domain.model import SERVER_ID, Principal, ProjectId, RuleKind, ServerId
 from gateway.domain.policy.inventory import Inventory
+from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rules import Decision, Rule
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
@@ -83,17 +84,35 @@ def _run_who(options: argparse.Namespace) -> int:
         print_line(_described(rule))
     if not grants:
         print_line("no grant applies")
-    if grants and denials:
-        print_line("except the people of:")
-        for rule in denials:
-            print_line(f"  {_described(rule)}")
+    requests = list(offline.policy.requests_on(options.permission, project, server, now, inventory))
+    _print_list("may request it:", map(_described_request, requests))
+    if (grants or requests) and denials:
+        _print_list("except the people of:", map(_described, denials))
     return 0 if grants else 3
+
+
+def _print_list(head: str, described: Iterable[str]) -> None:
+    lines = [f"  {one}" for one in described]
+    for line in [head, *lines] if lines else ():
+        print_line(line)
 
 
 def _described(rule: Rule) -> str:
     issuer = "" if rule.issuer is None else f", issuer {rule.issuer}"
     until = "" if rule.valid_until == float("inf") else f", until {iso(rule.valid_until)}"
     return f"{rule.ref.location}: {rule.ref.label}{issuer}{until}"
+
+
+def _described_request(request: RequestRule) -> str:
+    approvers = request.approvers
+    names = [*sorted(approvers.users), *(f"group {one}" for one in sorted(approvers.groups))]
+    if approvers.issuer is not None:
+        names.append(f"of issuer {approvers.issuer}")
+    return (
+        f"{_described(request.scope)}, for at most {request.for_max_s / 3600:g} h; approvals:"
+        f" {request.approvals} by {', '.join(names)}"
+        f"{'; or break-glass' if request.break_glass else ''}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

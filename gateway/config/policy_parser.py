@@ -10,6 +10,7 @@ from gateway.config.errors import InvalidConfig, KeyPath
 from gateway.config.located_yaml import Document
 from gateway.config.policy_form import PolicyForm
 from gateway.config.policy_names import ANY_ISSUER, KnownNames, name_problem
+from gateway.config.policy_requests import RequestReader
 from gateway.config.policy_schema import (
     ALL_PERMISSIONS,
     DENIAL_KEYS,
@@ -17,12 +18,14 @@ from gateway.config.policy_schema import (
     GRANT_KEYS,
     POLICY_KEYS,
     POLICY_PERMISSIONS,
+    REQUEST_KEYS,
     ROLE_NAME,
     TO_KEYS,
 )
 from gateway.config.policy_targets import TargetReader
 from gateway.domain.model import EXPLICIT_PERMISSIONS, RuleKind, RuleRef
 from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rule_index import RuleIndex, compile_rules
 from gateway.domain.policy.rules import Rule
 
@@ -60,6 +63,8 @@ class ParsedPolicy:
     known: KnownNames
     roles: Collection[str]
     rules: Sequence[LocatedRule]
+    requests: Sequence[tuple[LocatedRule, RequestRule]]
+    """Rules of access requests; the located rule is their scope."""
     groups: Mapping[str, frozenset[str]]
     """Groups of tokens by alias."""
 
@@ -88,7 +93,8 @@ def make_policy(parsed: ParsedPolicy, *, version: str) -> Policy:
 def compile_policy(parsed: ParsedPolicy) -> bytes:
     """Return what `RuleIndex` reads."""
     rules = (located.rule for located in parsed.rules)
-    return compile_rules(rules, group_aliases=parsed.groups)
+    requests = (rule for _, rule in parsed.requests)
+    return compile_rules(rules, group_aliases=parsed.groups, requests=requests)
 
 
 def read_policy(document: Document, known: KnownNames) -> ParsedPolicy:
@@ -97,7 +103,7 @@ def read_policy(document: Document, known: KnownNames) -> ParsedPolicy:
     rules = reader.read()
     if reader.errors:
         raise InvalidConfig(sorted(reader.errors, key=lambda error: error.line))
-    return ParsedPolicy(document, known, reader.roles, rules, reader.groups)
+    return ParsedPolicy(document, known, reader.roles, rules, reader.requests, reader.groups)
 
 
 class _Reader:
@@ -108,6 +114,7 @@ class _Reader:
         self._targets = TargetReader(self._form, known)
         self.roles: dict[str, Permissions] = {}
         self.groups: dict[str, frozenset[str]] = {}
+        self.requests: list[tuple[LocatedRule, RequestRule]] = []
         self.errors = self._form.errors
 
     def read(self) -> list[LocatedRule]:
@@ -125,19 +132,30 @@ class _Reader:
         rules = []
         for key, kind in (("grants", RuleKind.GRANT), ("denials", RuleKind.DENIAL)):
             for i, raw in enumerate(form.items((key,), top.get(key, []))):
-                rule = self._rule((key, i), raw, kind)
+                keys = GRANT_KEYS if kind is RuleKind.GRANT else DENIAL_KEYS
+                rule = self._rule((key, i), raw, kind, keys)
                 if rule is not None:
                     rules.append(LocatedRule((key, i), raw, rule))
+        self._read_requests(top.get("requests", []))
         return rules
+
+    def _read_requests(self, raw_rules: Any) -> None:
+        reader = RequestReader(self._form, self._known, self._without_aliases)
+        for i, raw in enumerate(self._form.items(("requests",), raw_rules)):
+            path = ("requests", i)
+            scope = self._rule(path, raw, RuleKind.GRANT, REQUEST_KEYS)
+            rule = reader.read(path, raw, scope) if isinstance(raw, dict) else None
+            if scope is not None and rule is not None:
+                self.requests.append((LocatedRule(path, raw, scope), rule))
 
     def _read_alias(self, path: KeyPath, alias: str, raw: Any) -> None:
         if problem := name_problem(alias):
             self._form.error(path, problem)
         self.groups[alias] = self._form.one_or_more_names(path, raw)
 
-    def _rule(self, path: KeyPath, raw: Any, kind: RuleKind) -> Rule | None:
+    def _rule(self, path: KeyPath, raw: Any, kind: RuleKind, keys: Sequence[str]) -> Rule | None:
         form, before = self._form, len(self.errors)
-        body = form.mapping(path, raw, GRANT_KEYS if kind is RuleKind.GRANT else DENIAL_KEYS)
+        body = form.mapping(path, raw, keys)
         name, permissions = self._permissions_of(path, body, kind)
         to = self._people((*path, "to"), body.get("to", {}))
         users = form.names((*path, "to", "users"), to["users"]) if "users" in to else _NO_NAMES

@@ -17,6 +17,11 @@ EVERYTHING: Final = "everything"
 EVERYONE: Final = "everyone"
 ALL_PERMISSIONS: Final = "all"
 
+DURATION: Final = r"^[1-9][0-9]{0,4}[mhd]$"
+DURATION_MAX_S: Final = 30 * 86_400.0
+BREAK_GLASS_PER_DAY_MAX: Final = 100
+BREAK_GLASS_REASON_MIN: Final = 10
+BREAK_GLASS_REASON_MAX: Final = 500
 _UUID: Final = "^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 PATTERN_PATTERN: Final = r"^[^\s?](?:[^?]*[^\s?])?$"
 _INSTANT: Final = r"^[0-9W-]+[T ][0-9:.,]+(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)$"
@@ -194,6 +199,69 @@ _DENIAL: Final = _mapping(
     oneOf=[{"required": ["role"]}, {"required": ["permissions"]}],
 )
 
+_REQUEST: Final = _mapping(
+    "A rule by which people may request a role for a limited time.",
+    {
+        "name": _text(
+            "Name of the rule, unique; default: the role. Requests refer to it: after a rename the"
+            " access that it has given ends.",
+            pattern=f"^{ROLE_NAME}$",
+        ),
+        "role": _text("The role that may be requested."),
+        **_RULE,
+        "for_max": _text(
+            "Longest time for which the access may last: `30m`, `4h`, `7d`; at most 30 days.",
+            pattern=DURATION,
+        ),
+        "approvers": _mapping(
+            "The people who approve or deny: each of `users`, and the members of each of `groups`."
+            " People never decide on their own requests.",
+            {
+                "users": _list("Subjects of tokens.", _name()),
+                "groups": _list("Groups of tokens, or aliases from `groups` above.", _name()),
+                "issuer": _text(
+                    "Name of an issuer of the config. Required if the config has several issuers."
+                ),
+            },
+            anyOf=[
+                {"required": [key], "properties": {key: {"minItems": 1}}}
+                for key in ("users", "groups")
+            ],
+        ),
+        "approvals": {
+            "description": "How many people must approve.",
+            "enum": [1, 2],
+            "default": 1,
+        },
+        "ticket_required": {
+            "description": "A request must name a ticket.",
+            "type": "boolean",
+            "default": False,
+        },
+        "break_glass": _mapping(
+            "Lets these people have the access at once, without approval. They may have one such"
+            " access at a time.",
+            {
+                "per_day": {
+                    "description": "How often a person may use it in 24 hours.",
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": BREAK_GLASS_PER_DAY_MAX,
+                },
+                "reason_min": {
+                    "description": "Least number of characters of the reason.",
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": BREAK_GLASS_REASON_MAX,
+                    "default": BREAK_GLASS_REASON_MIN,
+                },
+            },
+            required=["per_day"],
+        ),
+    },
+    required=["role", "to", "on", "for_max", "approvers"],
+)
+
 POLICY_SCHEMA: Final = _mapping(
     "The permissions of people on servers. Without a grant, everything is forbidden.",
     {
@@ -220,6 +288,11 @@ POLICY_SCHEMA: Final = _mapping(
         },
         "grants": _list("Grants. `grants: []` forbids everything.", _GRANT),
         "denials": _list("Denials; each overrides every grant.", _DENIAL),
+        "requests": _list(
+            "Rules of access requests: what people may have for a limited time if another person"
+            " approves.",
+            _REQUEST,
+        ),
     },
     required=["grants"],
 )
@@ -227,6 +300,9 @@ POLICY_SCHEMA: Final = _mapping(
 POLICY_KEYS: Final = tuple(POLICY_SCHEMA["properties"])
 GRANT_KEYS: Final = tuple(_GRANT["properties"])
 DENIAL_KEYS: Final = tuple(_DENIAL["properties"])
+REQUEST_KEYS: Final = tuple(_REQUEST["properties"])
+APPROVER_KEYS: Final = ("users", "groups", "issuer")
+BREAK_GLASS_KEYS: Final = ("per_day", "reason_min")
 TO_KEYS: Final = ("users", "groups", EVERYONE, "issuer")
 TARGET_KEYS: Final = tuple(_TARGETS)
 LOCATION_KEYS: Final = tuple(_LOCATION["properties"])

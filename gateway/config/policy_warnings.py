@@ -14,6 +14,7 @@ from gateway.domain.model import (
     Operation,
     RuleKind,
 )
+from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rules import Rule
 
 _ENDED_AFTER_S: Final = 30 * 86_400.0
@@ -57,12 +58,17 @@ class _PolicyReview:
             if (used_by := [one for one in operations if one.permission == permission])
             and not any(map(_concerns_servers, used_by))
         )
-        used = (one.rule.tag_keys for one in parsed.rules if now < one.rule.valid_until)
+        scopes = (scope for scope, _ in parsed.requests)
+        located = (*parsed.rules, *scopes)
+        used = (one.rule.tag_keys for one in located if now < one.rule.valid_until)
         self._tag_keys = sorted(frozenset[str]().union(*used))
 
     def warnings(self) -> Iterator[ConfigWarning]:
         for located in self._parsed.rules:
             yield from self._of_rule(located)
+        for located, request in self._parsed.requests:
+            yield from self._of_rule(located)
+            yield from self._of_request(located, request)
         yield from self._unused()
 
     def _of_rule(self, located: LocatedRule) -> Iterator[ConfigWarning]:
@@ -99,6 +105,21 @@ class _PolicyReview:
             message = f"does not permit to write the tags {keys}, which rules use"
             yield self._warn("tags_are_permissions", (*path, "role"), message)
 
+    def _of_request(self, located: LocatedRule, request: RequestRule) -> Iterator[ConfigWarning]:
+        path = (*located.path, "approvers")
+        yield from self._of_people(path, located.raw["approvers"])
+        approvers, scope = request.approvers, located.rule
+        if approvers.groups:
+            return
+        if len(approvers.users) < request.approvals:
+            message = f"names fewer people than `approvals: {request.approvals}` requires"
+            yield self._warn("rule_without_effect", path, message)
+            return
+        are_requesters = approvers.users == scope.users and not (scope.groups or scope.everyone)
+        if are_requesters and len(approvers.users) <= request.approvals:
+            message = "people never decide on their own requests, and these are the requesters"
+            yield self._warn("rule_without_effect", path, message)
+
     def _of_people(self, path: KeyPath, to: Mapping[str, Any]) -> Iterator[ConfigWarning]:
         for key in ("users", "groups"):
             if to.get(key) == []:
@@ -113,11 +134,13 @@ class _PolicyReview:
 
     def _unused(self) -> Iterator[ConfigWarning]:
         written = [located.raw for located in self._parsed.rules]
+        written += [located.raw for located, _ in self._parsed.requests]
         roles = {raw.get("role") for raw in written}
         for name in self._parsed.roles:
             if name not in roles:
                 yield self._warn("role_not_used", ("roles", name), "no rule uses this role")
         people = [raw["to"] for raw in written if isinstance(raw["to"], dict)]
+        people += [located.raw["approvers"] for located, _ in self._parsed.requests]
         groups = {group for to in people for group in to.get("groups", ())}
         for alias in self._parsed.groups:
             if alias not in groups:

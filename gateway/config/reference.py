@@ -83,7 +83,7 @@ _POLICY: Final = """# Policy
 servers. [Write a policy](../how-to/write-a-policy.md) has examples.
 
 1. Without a grant, everything is forbidden.
-2. A denial overrides every grant.
+2. A denial overrides every grant, and every approved [access request](#requests).
 3. A rule applies from `from` until just before `until`.
 4. A call on several servers requires the permission on each of them. A call that names no server
    requires a grant on `everything`, and no denial may apply to any server of the project.
@@ -149,14 +149,10 @@ def config_page() -> str:
 
 
 def policy_page() -> str:
-    roles, groups, grants, denials = (table for table in _tables(policy_schema()) if table.rows)
+    roles, groups, grants, denials, requests = (
+        table for table in _tables(policy_schema()) if table.rows
+    )
     grants = grants._replace(rows=[row for row in grants.rows if ".not." not in row.path])
-    shared = {row.path.replace("grants", "denials") for row in grants.rows}
-    own = [
-        row
-        for row in denials.rows
-        if ".not." not in row.path and (row.path not in shared or row.path.endswith(".role"))
-    ]
     return _POLICY.format(
         generated=_GENERATED,
         tables="\n".join(
@@ -166,7 +162,8 @@ def policy_page() -> str:
                     roles,
                     groups,
                     grants,
-                    Table(denials.heading, f"{denials.text} {_AS_IN_GRANTS}", own),
+                    _own_rows(denials, grants),
+                    _own_rows(requests, grants),
                 ),
             )
         ),
@@ -175,6 +172,18 @@ def policy_page() -> str:
             for permission in sorted(PERMISSIONS)
         ),
     )
+
+
+def _own_rows(table: Table, grants: Table) -> Table:
+    """Return a table of rules without the keys that are as in a grant."""
+    name = table.heading.removeprefix("## ")
+    shared = {row.path.replace("grants", name, 1) for row in grants.rows}
+    own = [
+        row
+        for row in table.rows
+        if ".not." not in row.path and (row.path not in shared or row.path.endswith(".role"))
+    ]
+    return Table(table.heading, f"{table.text} {_AS_IN_GRANTS}", own)
 
 
 _AS: Final = {

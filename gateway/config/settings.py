@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from gateway.config.access_requests import AccessRequestSettings
 from gateway.config.accounts import Account
 from gateway.config.audit import AuditSettings
 from gateway.config.consoles import ConsoleSettings
@@ -86,6 +87,8 @@ class Settings(Section):
     """Entries that a process caches."""
     overrides: OverrideSettings = OverrideSettings()
     """Revocations and other overrides that administrators set at runtime."""
+    requests: AccessRequestSettings = AccessRequestSettings()
+    """Access requests: bounds, retention, and what shows that two people differ."""
     metrics: MetricsSettings = MetricsSettings()
     """Labels of metrics."""
     log: LogSettings = LogSettings()
@@ -156,6 +159,9 @@ class Settings(Section):
         if self.overrides.file is not None:
             directory = self.overrides.file.parent
             yield WritableDirectory(("overrides", "file"), directory, is_required=True)
+        if self.requests.file is not None:
+            directory = self.requests.file.parent
+            yield WritableDirectory(("requests", "file"), directory, is_required=False)
         for i, account in enumerate(self.accounts):
             if account.inventory.directory is not None:
                 path = ("accounts", i, "inventory", "directory")

@@ -36,6 +36,11 @@ GatewayError
 ├── SessionLimitReached       a limit on live consoles forbids one more session
 ├── ConsoleUnavailable        the cloud's console cannot be reached
 ├── ConsoleStoreUnavailable   the tickets of other processes cannot be read at the moment
+├── AccessRequestNotFound     no such access request, or the caller may not see it
+├── AccessRequestForbidden    the caller may not take this step of an access request
+├── AccessRequestConflict     the access request is not in a state for this step
+├── AccessRequestLimited      a limit on access requests is reached
+├── AccessRequestsUnavailable  access requests cannot be read or stored at the moment
 ├── DeadlineExceeded          the request's own deadline passed
 └── StoreUnavailable          Redis is unavailable; never sent to a caller
 """
@@ -195,6 +200,8 @@ class NotPermitted(GatewayError):
         self.rule = rule
         self.refused = refused
         self.permission = permission
+        self.may_request = False
+        """The person may request the permission of the operation, whatever the server."""
 
 
 class NotAdmin(GatewayError):
@@ -326,6 +333,35 @@ class RecordingUnavailable(GatewayError):
 
 
 class ConsoleStoreUnavailable(RetryLater):
+    pass
+
+
+class AccessRequestNotFound(GatewayError):
+    pass
+
+
+class AccessRequestForbidden(GatewayError):
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the caller. It must not contain the caller's input."""
+        super().__init__(detail)
+        self.detail = detail
+
+
+class AccessRequestConflict(GatewayError):
+    def __init__(self, detail: str) -> None:
+        """`detail` is for the caller, as above."""
+        super().__init__(detail)
+        self.detail = detail
+
+
+class AccessRequestLimited(RetryLater):
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        """`detail` is for the caller."""
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.detail = detail
+
+
+class AccessRequestsUnavailable(RetryLater):
     pass
 
 

@@ -133,6 +133,8 @@ class Principal:
     """The `jti` claim, if the token has one."""
     has_groups_claim: bool = True
     """False: the token has no groups claim, so the person's groups are unknown."""
+    person: str = ""
+    """The claim that identifies the person over all issuers (`requests.person_claim`), or ""."""
     key: str = field(init=False)
     """Identifies the person over all issuers; the length separates `a:b`+`c` from `a`+`b:c`."""
 
@@ -156,6 +158,7 @@ Logger = Literal[
     "gateway.overrides",
     "gateway.policy",
     "gateway.request",
+    "gateway.requests",
     "gateway.supervisor",
     "gateway.tls",
     "gateway.valkey",
@@ -331,8 +334,8 @@ class RuleRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def location(self) -> str:
-        """`file:line`."""
-        return f"{self.file}:{self.line}"
+        """`file:line`; for the grant of an access request, `request:ID`."""
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)

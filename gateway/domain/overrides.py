@@ -1,9 +1,9 @@
 """Overrides: what administrators set at runtime. Pure.
 
-An override is a revocation, a lock, dropped links, a rate ceiling or log levels. Overrides are only
-added; each expires by itself or is cleared by another override. The result does not depend on the
-sequence in which they arrive, so all replicas agree, and a replica can restore a store that lost
-them.
+An override is a revocation, a lock, dropped links, a rate ceiling, log levels or the end of an
+access request. Overrides are only added; each expires by itself or is cleared by another override.
+The result does not depend on the sequence in which they arrive, so all replicas agree, and a
+replica can restore a store that lost them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +82,15 @@ class LogLevels(_Effect, frozen=True, tag="log_levels"):
     levels: Annotated[Mapping[str, str], Meta(description="Level by logger.")]
 
 
+class EndedRequest(_Effect, frozen=True, tag="ended_request"):
+    """An access request that was denied, withdrawn or ended: no copy of it gives access."""
+
+    request_id: str
+    state: Annotated[str, Meta(description="`denied`, `withdrawn` or `revoked`.")]
+    issuer: Annotated[str, Meta(description="Issuer of the person who ended it.")]
+    subject: str
+
+
 class ClearedOverride(_Effect, frozen=True, tag="cleared_override"):
     override_id: Annotated[str, Meta(description="ID of the override that is cleared.")]
 
@@ -94,6 +103,7 @@ Effect = (
     | DroppedLinks
     | RateCeiling
     | LogLevels
+    | EndedRequest
     | ClearedOverride
 )
 REVOCATION_TYPES: Final[Mapping[str, type[_Effect]]] = {
@@ -243,6 +253,7 @@ class OverrideSet:
         self.rate_ceilings = {
             (one.account, one.budget): one.rate_per_s for one in self._effects(RateCeiling)
         }
+        self.ended_requests = frozenset(one.request_id for one in self._effects(EndedRequest))
         self.log_levels = dict(
             chain.from_iterable(one.levels.items() for one in self._effects(LogLevels))
         )
@@ -274,6 +285,10 @@ class OverrideSet:
             isinstance(one.effect, ClearedOverride) and one.effect.override_id in locks
             for one in self
         )
+
+    @property
+    def ended_request_count(self) -> int:
+        return sum(isinstance(one.effect, EndedRequest) for one in self)
 
     def merge(self, overrides: Iterable[Override], now: float) -> "OverrideSet":
         """Return these and the given overrides, without those that have expired at `now`."""

@@ -15,6 +15,9 @@ from gateway.edge.error_table import (
     REJECTION_TEXTS,
 )
 
+_MAY_REQUEST = (
+    "You may request such access for a limited time: `gateway requests rules` shows what."
+)
 _CHALLENGE = 'Bearer realm="console-gateway"'
 _COOKIE_CHALLENGE = 'Cookie realm="console-gateway"'
 """Not a registered scheme: browsers must not ask for a password."""
@@ -57,12 +60,20 @@ def _message(error: GatewayError, message: str) -> str:
             return message
         case errors.NotAuthenticated():
             return _credential_message(error.reason, message)
-        case errors.NotPermitted(refused=visible) if visible:
-            return f"{message} Denied servers that you may see: {', '.join(visible)}."
+        case errors.NotPermitted(refused=visible):
+            hint = f" {_MAY_REQUEST}" if error.may_request else ""
+            denied = f" Denied servers that you may see: {', '.join(visible)}." if visible else ""
+            return f"{message}{hint}{denied}"
         case errors.NotAdmin():
             return f"Missing admin permission: {error.required}. {message}"
         case errors.BadRequest() | errors.RecordingUnavailable():
             return error.detail or message
+        case (
+            errors.AccessRequestForbidden()
+            | errors.AccessRequestConflict()
+            | errors.AccessRequestLimited()
+        ):
+            return error.detail
         case _:
             return message
 

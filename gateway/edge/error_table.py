@@ -4,41 +4,25 @@
 do; it contains no input of the caller and nothing that the cloud did not send to this caller.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError, Rejection
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorSpec:
-    status: int
-    code: str
-    message: str
-    """The `error_msg` of the response. An error that has a more specific text sends that text."""
-    cause: str
-    caller_action: str
-    operator_action: str
-    retry: str = ""
-    """When the same request may succeed; "" means that a retry does not help."""
-    alerts: tuple[str, ...] = ()
-    """Alerts that fire for this error; each has a section in the runbook."""
-
-
-_LATER: Final = "Retry after the number of seconds in Retry-After."
-_AFTER: Final = "after the number of seconds in `Retry-After`"
-_ONCE_CHECKED: Final = (
-    "; a write may have been executed, so check the server before you send it again"
+from gateway.edge.access_request_errors import ACCESS_REQUEST_ERRORS
+from gateway.edge.error_spec import (
+    AFTER,
+    LATER,
+    NO_ACTION,
+    ONCE_CHECKED,
+    ErrorSpec,
 )
-_NO_ACTION: Final = "None."
 
 INTERNAL_ERROR: Final = ErrorSpec(
     500,
     "CGW.5000",
     "Internal error. Report the X-Request-Id of this response to the operators.",
     cause="A defect of the gateway.",
-    retry=f"once{_ONCE_CHECKED}",
+    retry=f"once{ONCE_CHECKED}",
     caller_action="Report the `X-Request-Id` to the operators.",
     operator_action="Find the log event `request_failed` with this request ID; it has the stack"
     " trace. Report it as a bug.",
@@ -52,7 +36,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "Malformed request. Correct it and send it again.",
         cause="The path, the query, a header or the body is invalid for the operation.",
         caller_action="Correct what `error_msg` names.",
-        operator_action=_NO_ACTION,
+        operator_action=NO_ACTION,
     ),
     errors.UpstreamRefused: ErrorSpec(
         400,
@@ -61,7 +45,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         cause="The cloud rejected a permitted request. The response has the cloud's own status,"
         " `error_code` and `error_msg`; the code CGW.4001 itself is not sent.",
         caller_action="Look up the code in the cloud's API reference.",
-        operator_action=_NO_ACTION,
+        operator_action=NO_ACTION,
     ),
     errors.NotAuthenticated: ErrorSpec(
         401,
@@ -97,7 +81,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         ' may treat it as "all".',
         cause="A request of an operation on several servers contains no ID.",
         caller_action="Name each server or instance in the request.",
-        operator_action=_NO_ACTION,
+        operator_action=NO_ACTION,
     ),
     errors.NotAdmin: ErrorSpec(
         403,
@@ -147,7 +131,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "Method not allowed on this path. Use a method in the Allow header.",
         cause="The path exists with other methods.",
         caller_action="Use a method in the `Allow` header.",
-        operator_action=_NO_ACTION,
+        operator_action=NO_ACTION,
     ),
     errors.RequestTooLarge: ErrorSpec(
         413,
@@ -156,7 +140,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         cause="The request line exceeds 8,190 bytes, a header exceeds 65,536 bytes, or the body"
         " exceeds `body_bytes_max` of the operation.",
         caller_action="Send less.",
-        operator_action=_NO_ACTION,
+        operator_action=NO_ACTION,
     ),
     errors.UnsupportedMediaType: ErrorSpec(
         415,
@@ -165,7 +149,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         cause="The body's `Content-Type` is not `application/json`, or names a `charset` other"
         " than UTF-8. The cloud could read other IDs in it than the gateway.",
         caller_action="Send JSON in UTF-8 with `Content-Type: application/json`.",
-        operator_action=_NO_ACTION,
+        operator_action=NO_ACTION,
     ),
     errors.TooManyHeaders: ErrorSpec(
         431,
@@ -178,19 +162,19 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.CallerLimited: ErrorSpec(
         429,
         "CGW.4290",
-        f"Rate limit exceeded. {_LATER}",
+        f"Rate limit exceeded. {LATER}",
         cause="The caller exceeds the rate limit per person (`caller_limits`).",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Send fewer requests. `RateLimit` and `RateLimit-Policy` have the limit.",
         operator_action="Raise `caller_limits` if the load is intended.",
     ),
     errors.BudgetExhausted: ErrorSpec(
         429,
         "CGW.4291",
-        f"The cloud's rate limit is exhausted. {_LATER}",
+        f"The cloud's rate limit is exhausted. {LATER}",
         cause="The queue for the account's upstream budget is longer than the request may wait,"
         " or the caller has too many downloads in progress.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait. More requests do not yield a larger share.",
         operator_action="Compare the budget (`accounts[].budget`) with the cloud's real limit. For"
         " downloads, `accounts[].streams_max` is the bound.",
@@ -209,9 +193,9 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.UpstreamBusy: ErrorSpec(
         503,
         "CGW.5031",
-        f"The cloud throttles requests. {_LATER}",
+        f"The cloud throttles requests. {LATER}",
         cause="The cloud answered 429, and the gateway has no attempt left for this request.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait.",
         operator_action="Lower the budget (`accounts[].budget`), or find other users of the"
         " service account.",
@@ -220,9 +204,9 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.UpstreamUnreachable: ErrorSpec(
         503,
         "CGW.5032",
-        f"The cloud is unavailable. {_LATER}",
+        f"The cloud is unavailable. {LATER}",
         cause="The connection to the cloud failed, or the cloud answered 500, 502, 503 or 504.",
-        retry=_AFTER + _ONCE_CHECKED,
+        retry=AFTER + ONCE_CHECKED,
         caller_action="Wait.",
         operator_action="Check the cloud's status page, DNS, firewall and egress proxy with"
         " `gateway check --online`.",
@@ -231,9 +215,9 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.ServiceLoginFailed: ErrorSpec(
         503,
         "CGW.5033",
-        f"The gateway cannot log in to the cloud; your own credential is valid. {_LATER}",
+        f"The gateway cannot log in to the cloud; your own credential is valid. {LATER}",
         cause="The cloud rejects the service account's credential, or its IAM is unavailable.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait.",
         operator_action="Check the password, the AK/SK pair or the token file of the account."
         " Repeated manual logins can lock the account.",
@@ -246,10 +230,10 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.KeysUnavailable: ErrorSpec(
         503,
         "CGW.5034",
-        f"The identity provider's signing keys are unavailable. {_LATER}",
+        f"The identity provider's signing keys are unavailable. {LATER}",
         cause="The issuer's keys were never loaded, or are older than `keys_age_max_s`; or the "
         "token's `kid` is unknown and the keys could not be refreshed.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait.",
         operator_action="Check that the gateway reaches the issuer's discovery document and JWKS.",
         alerts=("ConsoleGatewayKeysNearlyExpired", "ConsoleGatewayKeysStale"),
@@ -257,9 +241,9 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.AuditLogUnavailable: ErrorSpec(
         503,
         "CGW.5035",
-        f"The audit log is unavailable, so the gateway rejects requests. {_LATER}",
+        f"The audit log is unavailable, so the gateway rejects requests. {LATER}",
         cause="The audit record could not be written durably within its time limit.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait.",
         operator_action="Check space, permissions and latency of the audit log's disk or Redis.",
         alerts=("ConsoleGatewayAuditNotDurable", "ConsoleGatewayAuditLag"),
@@ -267,10 +251,10 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.UpstreamSuspended: ErrorSpec(
         503,
         "CGW.5036",
-        f"Requests to the cloud are suspended because it fails or is slow. {_LATER}",
+        f"Requests to the cloud are suspended because it fails or is slow. {LATER}",
         cause="The account's circuit breaker is open: too many recent requests failed or were"
         " slower than `accounts[].breaker.slow_s`.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait.",
         operator_action="Find out why the cloud fails. A successful probe closes the breaker.",
         alerts=("ConsoleGatewayBreakerOpen", "ConsoleGatewayBreakerFlapping"),
@@ -278,10 +262,10 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.RevocationsUnavailable: ErrorSpec(
         503,
         "CGW.5037",
-        f"Revocations are not loaded on this replica yet. {_LATER}",
+        f"Revocations are not loaded on this replica yet. {LATER}",
         cause="The replica started without Redis and without a complete `overrides.file`, so it"
         " cannot know which tokens are revoked.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait.",
         operator_action="Restore Redis, and set `overrides.file`.",
         alerts=("ConsoleGatewayOverridesNotLoaded",),
@@ -289,10 +273,10 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.LoginUnavailable: ErrorSpec(
         503,
         "CGW.5039",
-        f"Logins are unavailable at the moment. {_LATER}",
+        f"Logins are unavailable at the moment. {LATER}",
         cause="Redis is unavailable, or the issuer has not answered for 2 minutes after the"
         " session's tokens had to be refreshed.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait, or use a JWT. Consoles that are open go on.",
         operator_action="Check Redis, and the log event `login_refresh_failed`.",
     ),
@@ -301,7 +285,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "CGW.5040",
         "The cloud did not respond in time. Try again.",
         cause="The cloud did not respond within `accounts[].timeouts`.",
-        retry=f"at once{_ONCE_CHECKED}",
+        retry=f"at once{ONCE_CHECKED}",
         caller_action="Try again.",
         operator_action="Check the cloud's latency.",
         alerts=("ConsoleGatewayUpstreamFailing",),
@@ -311,7 +295,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "CGW.5041",
         "The request exceeded its deadline. Try again.",
         cause="The request took longer than `request.deadline_s`, or than `Prefer: wait`.",
-        retry=f"at once{_ONCE_CHECKED}",
+        retry=f"at once{ONCE_CHECKED}",
         caller_action="Try again, with a longer `Prefer: wait` if the request had one.",
         operator_action="Look at the latency by stage; it shows what the request waited for.",
         alerts=("ConsoleGatewayQueueLong", "ConsoleGatewayEventLoopLag"),
@@ -421,13 +405,14 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.ConsoleStoreUnavailable: ErrorSpec(
         503,
         "CGW.5038",
-        f"Live consoles of other processes are unavailable here at the moment. {_LATER}",
+        f"Live consoles of other processes are unavailable here at the moment. {LATER}",
         cause="Redis is unavailable, and another process of the gateway has this ticket or"
         " session.",
-        retry=_AFTER,
+        retry=AFTER,
         caller_action="Wait: the page retries by itself.",
         operator_action="Check Redis.",
     ),
+    **ACCESS_REQUEST_ERRORS,
 }
 
 ERROR_SPECS: Final = tuple(

@@ -19,6 +19,7 @@ from gateway.domain.model import Principal
 from gateway.domain.overrides import (
     ClearedOverride,
     Effect,
+    EndedRequest,
     Lock,
     Override,
     OverrideSet,
@@ -32,7 +33,8 @@ from gateway.flow.clock import Clock
 from gateway.flow.snapshot_file import SnapshotFile
 
 OVERRIDES_MAX: Final = 10_000
-"""Without locks. Each change visits every override on the event loop."""
+"""Without locks, and without ended access requests, which have a bound of their own. Each change
+visits every override on the event loop."""
 LOCKS_MAX: Final = 5_000
 """Locks and their liftings. A flood of locks leaves room for revocations, and the reverse."""
 LIFTED_LOCK_LIFE_S: Final = 2_592_000.0
@@ -156,6 +158,11 @@ class ActiveOverrides:
     def current(self) -> OverrideSet:
         return self._overrides
 
+    @property
+    def ended_requests(self) -> frozenset[str] | None:
+        """IDs of access requests that were ended; None: the overrides are not loaded."""
+        return self._overrides.ended_requests if self._complete else None
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback` now and after each change."""
         self._callbacks.append(callback)
@@ -215,9 +222,9 @@ class ActiveOverrides:
 
     def _require_room(self, effect: Effect) -> None:
         """Raise BadRequest if the set is full. Cleared overrides count until they expire."""
-        locks = self._overrides.lock_count
-        if isinstance(effect, ClearedOverride):
-            return  # a full set can still be cleared
+        locks, requests = self._overrides.lock_count, self._overrides.ended_request_count
+        if isinstance(effect, ClearedOverride | EndedRequest):
+            return  # a full set can still be cleared, and a request ended
         if isinstance(effect, Lock):
             if locks >= LOCKS_MAX:
                 days = round(LIFTED_LOCK_LIFE_S / 86_400)
@@ -225,7 +232,7 @@ class ActiveOverrides:
                     f"Limit of {LOCKS_MAX:,} locks reached; a lifted lock and its lifting count for"
                     f" {days} days. Lock a group or project instead, or add a denial to the policy."
                 )
-        elif len(self._overrides) - locks >= OVERRIDES_MAX:
+        elif len(self._overrides) - locks - requests >= OVERRIDES_MAX:
             raise BadRequest(
                 f"Limit of {OVERRIDES_MAX:,} overrides reached. Retry after some have expired."
             )

@@ -126,6 +126,10 @@ class Decide:
         except NotPermitted:
             return None
 
+    def may_request(self, principal: Principal, permission: str) -> bool:
+        """Return whether the person may request the permission (access requests)."""
+        return self._policies.current().may_request(principal, permission, self._clock.now())
+
     def recheck(self, principal: Principal, call: ResolvedCall) -> Permit:
         """Decide again after a wait; raise NotAuthenticated or NotPermitted."""
         self._identify.check(principal)

@@ -330,6 +330,10 @@ class Gateway:
         try:
             return await stages
         except NotPermitted as rejection:
+            if request.principal is not None and request.call is not None:
+                permission = request.call.operation.permission
+                decide = self.link_stages.decide
+                rejection.may_request = decide.may_request(request.principal, permission)
             await self._request_audit.not_permitted(request, rejection)
             raise
         except NotAuthenticated as rejection:

@@ -26,9 +26,13 @@ from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.admin.cluster_query import ProcessView
 from gateway.flow.consoles.issue_ticket import TicketPipeline
 from gateway.flow.consoles.live_sessions import LiveSessions
-from gateway.flow.locked_policies import LockedPolicies
 from gateway.process.runtime import Runtime
 from gateway.process.tasks import BackgroundTask
+from gateway.process.wiring.access_requests import (
+    OpenAccessRequests,
+    open_access_requests,
+    open_requests,
+)
 from gateway.process.wiring.accounts import open_accounts
 from gateway.process.wiring.administration import (
     open_administration,
@@ -94,8 +98,10 @@ async def open_components(
         console_links = open_console_links(runtime, accounts, single_flight, overrides)
         audit_log = await open_audit_log(runtime, valkey, lines)
         await policies.attach_audit_log(audit_log.durable)
-        locked = LockedPolicies(policies, lambda: overrides.current.target_locks)
-        stages = open_stages(runtime, valkey, identity.callers, locked, inventories, audit_log)
+        opened = open_requests(runtime, valkey, policies, overrides)
+        stages = open_stages(
+            runtime, valkey, identity.callers, opened.policies, inventories, audit_log
+        )
         recordings = open_recordings(runtime)
         consoles = await open_consoles(
             runtime,
@@ -111,26 +117,21 @@ async def open_components(
         login = await open_login(
             runtime, valkey=valkey, identity=identity, stages=stages, audit_log=audit_log
         )
-        mounts = _mounts_of(console_handler, login)
+        requests = open_access_requests(runtime, opened, stages, overrides, login)
+        mounts = _mounts_of(console_handler, login, requests)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
         administration = open_administration(
-            runtime, identity.admins, policies, overrides, cluster, audit_log.for_requests, live
+            *(runtime, identity.admins, policies, overrides, cluster),
+            *(audit_log.for_requests, live, requests.steps),
         )
         _begin_metrics(runtime, administration)
         yield Components(
-            handler,
-            runtime.tasks,
-            policies,
-            identity.keys,
-            valkey,
-            overrides,
-            audit_log.durable,
-            administration,
-            consoles,
+            *(handler, runtime.tasks, policies, identity.keys, valkey, overrides),
+            *(audit_log.durable, administration, consoles),
         )
 
 
@@ -142,10 +143,14 @@ def _parts_of(
     return consoles.tickets, consoles.handler, consoles.sessions
 
 
-def _mounts_of(consoles: ConsoleHandler | None, login: OpenLogin | None) -> list[Mount]:
-    mounts: list[Mount] = [] if consoles is None else [consoles]
+def _mounts_of(
+    consoles: ConsoleHandler | None, login: OpenLogin | None, requests: OpenAccessRequests
+) -> list[Mount]:
+    mounts: list[Mount] = [requests.mount]
+    if consoles is not None:
+        mounts.append(consoles)
     if login is not None:
-        mounts += [login.handler, UiMount(login.gate)]
+        mounts += [login.handler, UiMount(login.gate, [requests.ui_paths])]
     return mounts
 
 

@@ -31,8 +31,11 @@ from gateway.domain.model import (
 )
 from gateway.domain.overrides import Effect, Override, OverrideSet
 from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.request_rules import RequestRule
+from gateway.domain.policy.rule_index import RuleIndex, compile_rules
 from gateway.domain.policy.rules import Rule
 from gateway.domain.queue.pacing import Pace
+from gateway.domain.requests.model import AccessRequest
 from gateway.domain.sampling import EvenSampler
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.store import Committed, unavailable
@@ -48,6 +51,7 @@ from gateway.flow.identify import Identify
 from gateway.flow.locked_policies import LockedPolicies
 from gateway.flow.pipeline import build_gateway
 from gateway.flow.request_audit import RequestAudit
+from gateway.flow.requests.requested_policies import RequestedPolicies
 from gateway.flow.single_flight import FetchResult
 from tests.support.clock import FakeClock, settle
 from tests.support.request_lines import RecordedLines
@@ -187,7 +191,14 @@ class HitWorld:
         self.audit_log = GroupCommitAuditLog(
             self.store, clock=self.clock, telemetry=self.metrics, checkpoint_s=60.0
         )
-        locked = LockedPolicies(self.policies, lambda: self.overrides.target_locks)
+        self.started: tuple[AccessRequest, ...] = ()
+        requested = RequestedPolicies(
+            self.policies,
+            lambda: self.started,
+            lambda: self.overrides.ended_requests,
+            self.clock,
+        )
+        locked = LockedPolicies(requested, lambda: self.overrides.target_locks)
         nothing: Any = None
         itself: Any = self
         self.limits = CallerLimits(Pace(1, 1, burst), nothing, self.clock)
@@ -304,6 +315,10 @@ class HitWorld:
 
     def set_policy(self, *rules: Rule, version: str) -> None:
         self.policies.policy = Policy(rules, version=version)
+
+    def set_request_rules(self, *rules: RequestRule, version: str) -> None:
+        index = RuleIndex(compile_rules((), requests=rules))
+        self.policies.policy = Policy(index, version=version)
 
     def override(self, effect: Effect, *, life_s: float = 1e6) -> None:
         self._override_ids += 1

@@ -9,7 +9,8 @@ from gateway.domain import errors
 from gateway.domain.errors import GatewayError, Rejection
 from gateway.edge.docs.openapi import openapi
 from gateway.edge.error_response import render_error
-from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE, ErrorSpec
+from gateway.edge.error_spec import ErrorSpec
+from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"

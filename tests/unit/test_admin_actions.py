@@ -15,6 +15,7 @@ from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import ActionPlan, Administrator
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.console_actions import ConsoleActions
+from gateway.flow.admin.request_actions import RequestActions
 from tests.support.clock import FakeClock
 from tests.support.override_store import FakeOverrideStore
 from tests.support.replicas import Alone
@@ -53,6 +54,7 @@ class Operating:
             overrides=self.overrides,
             cluster=ClusterQuery(cast(Any, None), Alone()),
             consoles=ConsoleActions(None),
+            requests=RequestActions(cast(Any, None), clock),
             clock=clock,
         )
 

@@ -272,6 +272,29 @@ RECORDS: Final = (
         " for a locked person or server, `detail` has the ID of the lock",
         (*_CALLER, *_DECISION, "detail"),
     ),
+    *(
+        AuditEvent(
+            f"access_request_{step}",
+            f"{when}; `target` is the requester, `detail` has the request",
+            (*_CALLER, *_DECISION, "target", "detail"),
+        )
+        for step, when in (
+            ("requested", "before an access request is stored"),
+            ("approved", "before an approval takes effect"),
+            ("denied", "before a denial of an access request takes effect"),
+            ("withdrawn", "before an access request is withdrawn"),
+            (
+                "ended",
+                "before access is ended early, by a person or an administrator",
+            ),
+            ("break_glass", "before access by break-glass begins"),
+            (
+                "refused",
+                "when a person may not decide on an access request, for instance on theirs",
+            ),
+            ("failed", "when a recorded step of an access request had no effect after all"),
+        )
+    ),
     AuditEvent(
         "revoked",
         "before an administrator's revocation takes effect",

@@ -80,6 +80,8 @@ class TokenRules:
     """Claims of which the token must contain one of these values."""
     kind: TokenKind = TokenKind.ACCESS
     """A token of another kind is rejected."""
+    person_claim: str | None = None
+    """The claim that identifies a person over all issuers; None: no claim does."""
 
 
 def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Principal:
@@ -105,6 +107,7 @@ def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Prin
             issued_at=issued_at,
             expires_at=expires_at,
             token_id=None if token_id is None else _text(token_id, rules.token_id_claim),
+            person=_person(claims, rules.person_claim),
         )
         _check_required(claims, rules, principal)
     except NotAuthenticated as error:
@@ -217,6 +220,16 @@ def _subject(claims: Mapping[str, Any], path: str) -> str:
     if flag is not True and flag != "true":  # some issuers send text
         raise NotAuthenticated(Rejection.CLAIMS, f"{path} is not verified by the issuer")
     return subject
+
+
+def _person(claims: Mapping[str, Any], path: str | None) -> str:
+    """Return the claim that identifies a person over all issuers; "" without a usable one."""
+    if path is None:
+        return ""
+    try:
+        return _subject(claims, path)
+    except NotAuthenticated:
+        return ""  # the person can be identified, though not as an approver for other issuers
 
 
 def _check_required(claims: Mapping[str, Any], rules: TokenRules, principal: Principal) -> None:

@@ -11,6 +11,8 @@ unknown, or the inventory has expired, the grant does not apply but the denial d
 
 A lock on a server or project decides before the rules: no person has a permission there.
 
+An approved access request is a grant with an end. Denials and locks override it as well.
+
 Writing a tag whose key a rule uses changes permissions. It requires a permission of its own.
 """
 
@@ -31,7 +33,9 @@ from gateway.domain.model import (
     RuleRef,
     ServerId,
 )
-from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
+from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory
+from gateway.domain.policy.request_grants import NO_GRANTS, RequestGrants
+from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rule_index import RuleIndex, RulesByTarget, compile_rules
 from gateway.domain.policy.rules import Decision, Explanation, Rule, Scope
 from gateway.domain.policy.target_locks import NO_LOCKS, TargetLocks
@@ -66,16 +70,27 @@ class _CachedPermit:
 
 class Policy:
     def __init__(
-        self, rules: Iterable[Rule] | RuleIndex, *, version: str, locks: TargetLocks = NO_LOCKS
+        self,
+        rules: Iterable[Rule] | RuleIndex,
+        *,
+        version: str,
+        locks: TargetLocks = NO_LOCKS,
+        requested: RequestGrants = NO_GRANTS,
     ) -> None:
-        """`version` identifies the text that the rules were parsed from."""
+        """`version` identifies the text that the rules were parsed from.
+
+        `requested`: the grants of approved access requests.
+        """
         index = rules if isinstance(rules, RuleIndex) else RuleIndex(compile_rules(rules))
         self.version = version
         self.rules: Sequence[Rule] = index.rules
         self.selects_by_attributes = index.selects_by_attributes
         self._index = index
         self._locks = locks
+        self._requested = requested
         self._instants = index.instants
+        if requested:
+            self._instants = sorted({*index.instants, *requested.instants})
         self._permits: OrderedDict[tuple[int, int], _CachedPermit] = OrderedDict()
 
     @property
@@ -84,7 +99,26 @@ class Policy:
 
     def with_locks(self, locks: TargetLocks) -> "Policy":
         """Return a policy of the same rules under these locks."""
-        return Policy(self._index, version=self.version, locks=locks)
+        return Policy(self._index, version=self.version, locks=locks, requested=self._requested)
+
+    def with_requested(self, requested: RequestGrants) -> "Policy":
+        """Return a policy of the same rules and locks, with the grants of access requests."""
+        return Policy(self._index, version=self.version, locks=self._locks, requested=requested)
+
+    @property
+    def request_rules(self) -> Mapping[str, RequestRule]:
+        """The rules of access requests, by name."""
+        return {rule.name: rule for rule in self._index.requests}
+
+    def may_request(self, principal: Principal, permission: str, now: float) -> bool:
+        """Return whether a person may request the permission somewhere.
+
+        It depends on the person and the rules only, not on servers.
+        """
+        return any(
+            permission in rule.scope.permissions and rule.may_request(principal, now)
+            for rule in self._index.requests
+        )
 
     @property
     def group_aliases(self) -> Mapping[str, frozenset[str]]:
@@ -143,9 +177,17 @@ class Policy:
     def _depends_on_attributes(self, principal: Principal, permission: str) -> bool:
         if not self.selects_by_attributes:
             return False
-        grants = self._index.grants(principal, permission)
+        grants = self._grants(principal, permission)
         denials = self._index.denials(principal, permission)
         return any(rules.selects_by_attributes for rules in chain(grants, denials))
+
+    def _grants(self, principal: Principal, permission: str) -> Sequence[RulesByTarget]:
+        """Return the grants of the policy, then those of access requests."""
+        grants = self._index.grants(principal, permission)
+        requested = self._requested.of(principal)
+        if requested is None:
+            return grants
+        return (*grants, *requested.grants(principal, permission))
 
     def _permit(
         self, principal: Principal, call: ResolvedCall, now: float, inventory: Inventory
@@ -234,7 +276,7 @@ class Policy:
         inventory: Inventory = NO_INVENTORY,
     ) -> Scope:
         """Return the servers of `project` on which a person has the permission at `now`."""
-        grants = self._index.grants(principal, permission)
+        grants = self._grants(principal, permission)
         denials = self._index.denials(principal, permission)
         whole = [rule for rules in grants for rule in rules.on_whole(project)]
         denied = [rule for rules in denials for rule in rules.on_whole(project)]
@@ -273,7 +315,7 @@ class Policy:
             for rule in rules.denying(project, server):
                 if rule.is_valid_at(now) and rule.applies_to(project, server, known):
                     return Decision(allowed=False, rule=rule.ref)
-        for rules in self._index.grants(principal, permission):
+        for rules in self._grants(principal, permission):
             for rule in rules.granting(project, server):
                 if rule.is_valid_at(now) and rule.applies_to(project, server, known):
                     return Decision(allowed=True, rule=rule.ref)
@@ -289,13 +331,22 @@ class Policy:
     ) -> Iterator[Rule]:
         """Yield every rule that applies to this permission and server, for whomever it is."""
         known = inventory.attributes(server, now)
-        for rule in self.rules:
-            if (
-                permission in rule.permissions
-                and rule.is_valid_at(now)
-                and _concerns(rule, project, server)
-                and rule.applies_to(project, server, known)
-            ):
+        for rule in chain(self.rules, self._requested.rules):
+            if _applies(rule, permission, project, server, known, now):
+                yield rule
+
+    def requests_on(
+        self,
+        permission: str,
+        project: ProjectId,
+        server: ServerId | None,
+        now: float,
+        inventory: Inventory = NO_INVENTORY,
+    ) -> Iterator[RequestRule]:
+        """Yield the rules by which this permission may be requested on this server."""
+        known = inventory.attributes(server, now)
+        for rule in self._index.requests:
+            if _applies(rule.scope, permission, project, server, known, now):
                 yield rule
 
     def explain(
@@ -314,7 +365,7 @@ class Policy:
             for rule in rules.denying(project, server)
         ] + [
             rule
-            for rules in self._index.grants(principal, permission)
+            for rules in self._grants(principal, permission)
             for rule in rules.granting(project, server)
         ]
         decision = self.decide(principal, permission, project, server, now, inventory)
@@ -328,6 +379,23 @@ def _concerns(rule: Rule, project: str, server: ServerId | None) -> bool:
         return in_project and (not rule.servers or server in rule.servers)
     is_fleet = not rule.projects and not rule.servers
     return is_fleet or (rule.ref.kind is RuleKind.DENIAL and in_project)
+
+
+def _applies(
+    rule: Rule,
+    permission: str,
+    project: str,
+    server: ServerId | None,
+    known: Attributes | None,
+    now: float,
+) -> bool:
+    """Return whether a rule applies to this permission and server, for any person."""
+    return (
+        permission in rule.permissions
+        and rule.is_valid_at(now)
+        and _concerns(rule, project, server)
+        and rule.applies_to(project, server, known)
+    )
 
 
 def _named_servers(

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.domain.constant_map import ConstantMap, build_map
 from gateway.domain.model import Principal, RuleKind, ServerId
+from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rules import Rule
 from gateway.domain.policy.selectors import tag_key_form
 
@@ -37,6 +38,13 @@ class _Summary(msgspec.Struct, array_like=True):
     group_denials_end: float = float("-inf")
     tag_keys: dict[str, float] = {}
     """Form of each tag key that rules use, and the instant from which none of them applies."""
+    requests: list[RequestRule] = []
+
+    def use(self, rule: Rule) -> None:
+        """Add the attributes that a rule selects servers by."""
+        self.selects_by_attributes |= rule.selector is not None
+        for form in map(tag_key_form, rule.tag_keys):
+            self.tag_keys[form] = max(rule.valid_until, self.tag_keys.get(form, 0.0))
 
 
 class _Targets(msgspec.Struct, array_like=True, gc=False):
@@ -78,13 +86,19 @@ _RULE: Final = msgspec.msgpack.Decoder(Rule)
 
 
 def compile_rules(
-    rules: Iterable[Rule], *, group_aliases: Mapping[str, frozenset[str]] = NO_ALIASES
+    rules: Iterable[Rule],
+    *,
+    group_aliases: Mapping[str, frozenset[str]] = NO_ALIASES,
+    requests: Iterable[RequestRule] = (),
 ) -> bytes:
     """Return the block of an index of these rules.
 
-    `group_aliases`: the groups of tokens that each alias of the policy means.
+    `group_aliases`: the groups of tokens that each alias of the policy means. `requests`: the rules
+    of access requests.
     """
-    summary = _Summary(dict(group_aliases), [])
+    summary = _Summary(dict(group_aliases), [], requests=list(requests))
+    for one in summary.requests:
+        summary.use(one.scope)
     permissions: dict[frozenset[str], int] = {}
     subjects: dict[bytes, dict[tuple[bool, int], _Targets]] = {}
     instants = {float("-inf"), float("inf")}
@@ -96,11 +110,9 @@ def compile_rules(
         encoded.append(_ENCODER.encode(rule.with_permissions(_NO_PERMISSIONS)))
         instants.add(rule.valid_from)
         instants.add(rule.valid_until)
-        summary.selects_by_attributes |= rule.selector is not None
+        summary.use(rule)
         if is_denial and rule.groups:
             summary.group_denials_end = max(summary.group_denials_end, rule.valid_until)
-        for form in map(tag_key_form, rule.tag_keys):
-            summary.tag_keys[form] = max(rule.valid_until, summary.tag_keys.get(form, 0.0))
         for subject in _subjects_of(rule):
             by_kind = subjects.setdefault(subject, {})
             targets = by_kind.get((is_denial, granted))
@@ -297,6 +309,11 @@ class RuleIndex:
     @property
     def group_aliases(self) -> Mapping[str, frozenset[str]]:
         return self._summary.group_aliases
+
+    @property
+    def requests(self) -> Sequence[RequestRule]:
+        """The rules of access requests, in the order of the policy."""
+        return self._summary.requests
 
     @property
     def selects_by_attributes(self) -> bool:

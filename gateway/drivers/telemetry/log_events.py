@@ -77,6 +77,12 @@ LOG_EVENTS: Final = (
         "Compare `store.seal_keys` of all replicas.",
     ),
     LogEvent(
+        "gateway.requests", "error", "access_requests_unreadable", ("count",),
+        "Access requests in Redis cannot be decrypted: another process has other seal keys, or "
+        "they are forged. They give no access. A process that knows them writes them again.",
+        "Compare `store.seal_keys` of all replicas. Else look for other writers in Redis.",
+    ),
+    LogEvent(
         "gateway.recording", "error", "recording_failed", ("recording", "kind", "error"),
         "A recording could not be begun (`kind` start) or continued (write, sync, removed, "
         "stalled). "

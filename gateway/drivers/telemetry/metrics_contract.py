@@ -7,6 +7,7 @@ the number of series.
 from typing import Final
 
 from gateway.domain.audit.events import RECORDS
+from gateway.drivers.telemetry.access_request_families import ACCESS_REQUEST_FAMILIES
 from gateway.drivers.telemetry.console_metric_families import CONSOLE_METRIC_FAMILIES
 from gateway.drivers.telemetry.login_metric_families import LOGIN_METRIC_FAMILIES
 from gateway.drivers.telemetry.metric_family import ACCOUNT, counter, gauge, histogram
@@ -278,6 +279,7 @@ METRIC_FAMILIES: Final = (
     ),
     *CONSOLE_METRIC_FAMILIES,
     *LOGIN_METRIC_FAMILIES,
+    *ACCESS_REQUEST_FAMILIES,
     gauge(
         "gateway_revocations",
         "Revocations in force.",

@@ -6,7 +6,8 @@ from typing import Final
 from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS, query_parameters
 from gateway.domain.model import Operation
-from gateway.edge.error_table import ERROR_SPECS, NO_CREDENTIAL_TEXTS, REJECTION_TEXTS, ErrorSpec
+from gateway.edge.error_spec import ErrorSpec
+from gateway.edge.error_table import ERROR_SPECS, NO_CREDENTIAL_TEXTS, REJECTION_TEXTS
 
 _RUNBOOK: Final = "../../deploy/runbook.md"
 _ALERT_PREFIX: Final = "ConsoleGateway"

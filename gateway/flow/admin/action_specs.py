@@ -9,6 +9,8 @@ from typing import Final
 
 from gateway.domain.admin_permissions import AdminPermission
 from gateway.flow.admin.messages import (
+    AccessRequestsRequest,
+    AccessRequestsResponse,
     AdminRequest,
     AdminResponse,
     ClearOverrideRequest,
@@ -16,7 +18,9 @@ from gateway.flow.admin.messages import (
     ConsolesResponse,
     DropLinksRequest,
     EmptyRequest,
+    EndAccessRequestRequest,
     EndConsolesRequest,
+    EndedAccessRequestResponse,
     EndedConsolesResponse,
     LockRequest,
     OverrideResponse,
@@ -209,6 +213,29 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
                 _ISSUER_UNKNOWN,
                 _SERVER_MALFORMED,
             ),
+        ),
+        ActionSpec(
+            name="ListAccessRequests",
+            method="GET",
+            path="/requests",
+            summary="List access requests, by default those that are pending or active.",
+            command="requests",
+            permissions=("requests",),
+            request_type=AccessRequestsRequest,
+            response_type=AccessRequestsResponse,
+            rejected_if=(_ISSUER_UNKNOWN,),
+        ),
+        ActionSpec(
+            name="EndAccessRequest",
+            method="POST",
+            path="/requests/end",
+            summary="End a pending or active access request, and the live consoles that need it.",
+            command="requests end ID",
+            permissions=("requests",),
+            request_type=EndAccessRequestRequest,
+            response_type=EndedAccessRequestResponse,
+            event="access_request_ended",
+            rejected_if=("no open access request has this `id`",),
         ),
         ActionSpec(
             name="ShowQueue",

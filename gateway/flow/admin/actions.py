@@ -22,6 +22,7 @@ from gateway.domain.overrides import (
     ClearedOverride,
     DroppedLinks,
     Effect,
+    EndedRequest,
     Lock,
     LogLevels,
     Override,
@@ -41,6 +42,7 @@ from gateway.flow.admin.administration import (
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.console_actions import ConsoleActions
 from gateway.flow.admin.messages import (
+    AccessRequestsRequest,
     AdminRequest,
     AdminResponse,
     ClearOverrideRequest,
@@ -58,6 +60,7 @@ from gateway.flow.admin.messages import (
     UnlockRequest,
     timestamp,
 )
+from gateway.flow.admin.request_actions import RequestActions
 from gateway.flow.clock import Clock
 
 _CLOCK_SKEW_S: Final = 2.0
@@ -80,6 +83,7 @@ class AdminActions:
         overrides: ActiveOverrides,
         cluster: ClusterQuery,
         consoles: ConsoleActions,
+        requests: RequestActions,
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached.
@@ -109,6 +113,8 @@ class AdminActions:
             "ListSessions": self._sessions,
             "ListConsoles": self._on_consoles(consoles.list),
             "EndConsoles": self._on_consoles(consoles.end),
+            "ListAccessRequests": self._on_requests(requests.list),
+            "EndAccessRequest": requests.end,
             "ShowQueue": _unconditional(cluster.queue),
             "ShowPolicy": _unconditional(partial(cluster.policy, reload=False)),
             "ReloadPolicy": _unconditional(partial(cluster.policy, reload=True)),
@@ -125,6 +131,8 @@ class AdminActions:
             raise BadRequest("No override with this ID is in force. List them for their IDs.")
         if isinstance(cleared.effect, Lock):
             raise BadRequest("This override is a lock. Lift it with `gateway admin unlock`.")
+        if isinstance(cleared.effect, EndedRequest):
+            raise BadRequest("A request that has ended stays ended. The person can make a new one.")
         is_revocation = isinstance(cleared.effect, tuple(REVOCATION_TYPES.values()))
         plan = self._clearing(cleared, request, admin)
         return replace(plan, permission="revoke" if is_revocation else "override")
@@ -239,6 +247,14 @@ class AdminActions:
                 self._rules_of(request.issuer)
             if request.server is not None:
                 request = msgspec.structs.replace(request, server=parse_server_id(request.server))
+            return plan(request, admin)
+
+        return checked
+
+    def _on_requests(self, plan: _Plan) -> _Plan:
+        def checked(request: AccessRequestsRequest, admin: Administrator) -> ActionPlan:
+            if request.issuer is not None:
+                self._rules_of(request.issuer)
             return plan(request, admin)
 
         return checked

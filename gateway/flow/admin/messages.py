@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from gateway.domain.model import BudgetClass, Logger, LogLevel
 from gateway.domain.overrides import Effect
+from gateway.domain.requests.model import State
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
 Duration = Annotated[float, Meta(gt=0, le=2_592_000)]
@@ -23,6 +24,7 @@ ServerName = Annotated[Text, Meta(description="Server ID.")]
 _LOGGERS: Final[Sequence[str]] = get_args(Logger)
 _LEVELS: Final[Sequence[str]] = get_args(LogLevel)
 _BUDGETS: Final[Sequence[str]] = [one.value for one in BudgetClass]
+_REQUEST_STATES: Final[Sequence[str]] = get_args(State)
 _YEAR_9999: Final = 253_402_300_799.0
 
 
@@ -141,6 +143,35 @@ class EndConsolesRequest(AdminRequest, frozen=True):
             raise ValueError("specify exactly one of id, subject and server")
         if self.issuer is not None and self.subject is None:
             raise ValueError("issuer requires subject")
+
+
+class AccessRequestsRequest(AdminRequest, frozen=True):
+    """List access requests: the pending and active ones, or those in one state; of one person."""
+
+    issuer: IssuerName | None = None
+    subject: Subject | None = None
+    state: (
+        Annotated[
+            str,
+            Meta(
+                description="Default: `pending` and `active`.",
+                extra_json_schema={"enum": _REQUEST_STATES},
+            ),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        if self.state is not None:
+            _require_among(_REQUEST_STATES, [self.state], "state")
+        if self.issuer is not None and self.subject is None:
+            raise ValueError("issuer requires subject")
+
+
+class EndAccessRequestRequest(AdminRequest, frozen=True):
+    """End one pending or active access request."""
+
+    id: Annotated[Text, Meta(description="ID of the request.")]
 
 
 class SetRateCeilingRequest(AdminRequest, frozen=True):
@@ -282,6 +313,36 @@ class ConsolesResponse(AdminResponse, frozen=True):
 
 class EndedConsolesResponse(AdminResponse, frozen=True):
     ended: Annotated[list[ConsoleEntry], Meta(description="The live consoles that end now.")]
+
+
+class AccessRequestEntry(AdminResponse, frozen=True):
+    id: Annotated[str, Meta(description="The ID, for `EndAccessRequest`.")]
+    state: str
+    issuer: str
+    subject: str
+    rule: Annotated[str, Meta(description="Name of the rule of the policy.")]
+    role: str
+    project: str
+    servers: list[str]
+    duration_s: float
+    reason: str
+    ticket: str
+    break_glass: bool
+    created_at: Timestamp
+    ends_at: Annotated[Timestamp | None, Meta(description="None before the approval.")]
+    approved_by: Annotated[list[str], Meta(description="As issuer:subject.")]
+
+
+class AccessRequestsResponse(AdminResponse, frozen=True):
+    requests: Annotated[list[AccessRequestEntry], Meta(description="The newest first.")]
+
+
+class EndedAccessRequestResponse(AdminResponse, frozen=True):
+    id: str
+    all_replicas_notified: Annotated[
+        bool,
+        Meta(description="False if Redis is unavailable; the others end it when it recovers."),
+    ]
 
 
 class BudgetEntry(AdminResponse, frozen=True):

@@ -14,6 +14,7 @@ from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.console_actions import ConsoleActions, ConsoleDirectory
+from gateway.flow.admin.request_actions import RequestActions, RequestDirectory
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.decide import Policies
 from gateway.flow.identify import Identify
@@ -39,6 +40,7 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
     cluster: ClusterQuery,
     audit_log: AuditLog,
     consoles: ConsoleDirectory | None,
+    requests: RequestDirectory,
 ) -> AdminApi | None:
     """Return None where the config has no `admin.api`."""
     config, clock = runtime.config, runtime.clock
@@ -58,6 +60,7 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         overrides=overrides,
         cluster=cluster,
         consoles=ConsoleActions(consoles),
+        requests=RequestActions(requests, clock),
         clock=clock,
     )
     administration = Administration(

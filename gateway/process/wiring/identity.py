@@ -116,6 +116,7 @@ def _open_callers(
 ) -> Identify:
     config = runtime.config
     required = {issuer.name: issuer.claims.groups_required for issuer in config.issuers}
+    person_claim = config.requests.person_claim
 
     def groups_required(issuer: str) -> bool:
         if overrides is not None and overrides.current.locks_groups(issuer):
@@ -127,7 +128,7 @@ def _open_callers(
 
     callers = Identify(
         signatures=signatures,
-        rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
+        rules={one.name: token_rules(one, person_claim) for one in config.issuers},
         revoked=_never_revoked if overrides is None else overrides.is_revoked,
         find_lock=_never_locked if overrides is None else overrides.find_lock,
         groups_required=groups_required,
@@ -177,7 +178,7 @@ def _never_locked(_: Principal) -> None:
     return None
 
 
-def token_rules(issuer: Issuer) -> TokenRules:
+def token_rules(issuer: Issuer, person_claim: str | None = None) -> TokenRules:
     groups = _as_tuple(issuer.claims.groups)
     return TokenRules(
         issuer=issuer.name,
@@ -195,6 +196,7 @@ def token_rules(issuer: Issuer) -> TokenRules:
             (claim, frozenset((type(one), one) for one in _as_tuple(values)))
             for claim, values in issuer.required_claims.items()
         ),
+        person_claim=person_claim,
     )
 
 

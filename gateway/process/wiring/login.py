@@ -122,7 +122,9 @@ def _open_issuer(runtime: Runtime, issuer: Issuer, http: aiohttp.ClientSession) 
         logged_out_uri=f"{config.listen.public_url}/logout",
         clock=runtime.clock,
     )
-    rules = LoginRules(login.client_id, token_rules(issuer), login.acr_values)
+    rules = LoginRules(
+        login.client_id, token_rules(issuer, config.requests.person_claim), login.acr_values
+    )
     return LoginIssuer(issuer.name, provider, rules, login.groups_from)
 
 

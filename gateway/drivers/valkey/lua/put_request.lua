@@ -1,0 +1,21 @@
+-- Store an access request if its stored copy is the one that the caller knows; notify all replicas.
+-- KEYS: as in list_requests.lua.
+-- ARGV: ID, the revision that the caller knows ('' if none is stored), the version of the whole that
+-- the caller knows ('' if it does not matter), a new revision and version (random: a server that
+-- lost data must not reach an earlier value again by counting), the sealed request, the largest
+-- number of requests, channel, message.
+-- Returns 1 if stored, 0 if another copy or version is there, -1 if there is no room.
+local revision = redis.call('HGET', KEYS[2], ARGV[1]) or ''
+if revision ~= ARGV[2] then
+  return 0
+end
+if ARGV[3] ~= '' and (redis.call('HGET', KEYS[2], 'version') or '') ~= ARGV[3] then
+  return 0
+end
+if revision == '' and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[7]) then
+  return -1
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[6])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[4], 'version', ARGV[5])
+redis.call('PUBLISH', ARGV[8], ARGV[9])
+return 1

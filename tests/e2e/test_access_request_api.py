@@ -1,0 +1,257 @@
+"""Access requests over two gateways in real processes: API, commands, live consoles, admin API."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support import programs
+from tests.support.live_delivery import (
+    ADMIN_API,
+    PROJECT,
+    admin_headers,
+    admin_post,
+    deliver_live,
+    ticket,
+)
+from tests.support.live_page import LivePage
+from tests.support.stack import (
+    CloudProcess,
+    Response,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+    make_policy,
+)
+
+WITHIN_S = 1.0
+REASON = 'replace a disk <script>alert("x")</script>'
+
+
+def with_requests(cloud: CloudProcess, **rule: Any) -> dict[str, Any]:
+    """Return a policy in which `staff` may request the console of the last server."""
+    return {
+        **make_policy(cloud),
+        "requests": [
+            {
+                "role": "operator",
+                "to": {"groups": ["staff"]},
+                "on": {"projects": [cloud.project]},
+                "for_max": "4h",
+                "approvers": {"groups": ["leads"]},
+                "break_glass": {"per_day": 2},
+                **rule,
+            }
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    stack = Stack(CloudProcess("--live-project", PROJECT), start=False, admin_api=ADMIN_API)
+    second = stack.replica(start=False, admin_api=ADMIN_API)
+    for gateway in (stack.gateway, second):
+        deliver_live(gateway)
+        gateway.config["requests"] = {"file": "requests.json"}
+        gateway.write_config()
+        gateway.write_policy(with_requests(stack.cloud))
+        gateway.start()
+    yield stack
+    stack.close()
+
+
+@pytest.fixture
+def gateways(stack: Stack) -> tuple[RunningGateway, RunningGateway]:
+    first, second = stack._gateways
+    return first, second
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield session
+
+
+def token(stack: Stack, subject: str, *groups: str) -> str:
+    return stack.cloud.token(subject, groups=list(groups))
+
+
+def call(
+    gateway: RunningGateway, person: str, path: str = "", body: object = None, method: str = ""
+) -> Response:
+    headers = {"Authorization": f"Bearer {person}", "Content-Type": "application/json"}
+    text = "" if body is None else json.dumps(body)
+    method = method or ("GET" if body is None else "POST")
+    return fetch(gateway.url, method, f"/requests{path}", headers, text)
+
+
+def command(gateway: RunningGateway, person: str, *words: str) -> dict[str, Any]:
+    environ = {"CONSOLE_GATEWAY_URL": gateway.url, "CONSOLE_GATEWAY_TOKEN": person}
+    ran = programs.run("gateway", "requests", *words, "--json", environ=environ)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def wanted(stack: Stack, **more: Any) -> dict[str, Any]:
+    return {
+        "role": "operator",
+        "project_id": stack.cloud.project,
+        "server_ids": [stack.cloud.servers[-1]],
+        "duration_s": 3_600,
+        "reason": REASON,
+        **more,
+    }
+
+
+def test_commands_request_approve_and_end_access(
+    stack: Stack, gateways: tuple[RunningGateway, RunningGateway]
+) -> None:
+    here, there = gateways
+    server, ann, lea = (
+        stack.cloud.servers[-1],
+        token(stack, "ann", "staff"),
+        token(stack, "lea", "leads"),
+    )
+    refused = here.console(ann, server)
+    assert (refused.status, refused.error_code) == (403, "CGW.4030")
+    assert "gateway requests rules" in refused.json["error_msg"]
+    assert "gateway requests" not in here.console(lea, server).json["error_msg"]
+    (rule,) = command(here, ann, "rules")["rules"]
+    assert (rule["rule"], rule["duration_max_s"]) == ("operator", 14_400.0)
+    assert command(here, lea, "rules")["rules"] == []
+
+    target = f"{stack.cloud.project}/{server}"
+    made = command(
+        here, ann, "create", target, "--role", "operator", "--for", "2h", "--reason", REASON
+    )
+    assert (made["state"], made["reason"], made["may"]) == ("pending", REASON, ["withdraw"])
+    assert here.console(ann, server).status == 403
+    (waiting,) = command(there, lea, "list", "--to-approve")["requests"]
+    assert (waiting["id"], waiting["may"]) == (made["id"], ["approve", "deny"])
+    approved = command(there, lea, "approve", made["id"], "--hash", made["hash"])
+    approved_at = time.monotonic()
+    assert (approved["state"], approved["in_force"]) == ("active", True)
+    eventually(lambda: here.console(ann, server).status == 200)
+    assert time.monotonic() - approved_at < WITHIN_S
+    assert there.console(ann, server).status == 200
+    issued = there.audit("console_ticket_issued")[-1]
+    assert issued["rule"] == f"request:{made['id']}"
+    record = there.audit("access_request_approved")[-1]
+    assert (record["subject"], record["target"]) == ("lea", "corp:ann")
+    assert json.loads(record["detail"])["hash"] == made["hash"]
+
+    ended = command(here, ann, "end", made["id"], "--reason", "done")
+    ended_at = time.monotonic()
+    assert ended["state"] == "revoked"
+    eventually(lambda: there.console(ann, server).status == 403)
+    assert time.monotonic() - ended_at < WITHIN_S
+    assert here.console(ann, server).status == 403
+    eventually(lambda: made["id"] in (here.directory / "requests.json").read_text())
+    assert REASON not in (here.directory / "requests.json").read_text()
+
+
+@pytest.mark.parametrize("how", ["approver", "administrator", "policy"])
+async def test_live_console_ends_with_its_request(
+    stack: Stack,
+    gateways: tuple[RunningGateway, RunningGateway],
+    client: aiohttp.ClientSession,
+    how: str,
+) -> None:
+    here, there = gateways
+    server = stack.cloud.servers[-1]
+    person = token(stack, f"ben-{how}", "staff")
+    lea = token(stack, "lea", "leads")
+    made = await asyncio.to_thread(call, here, person, "", wanted(stack, break_glass=True))
+    assert made.status == 201, made.body
+    assert (made.json["state"], made.json["break_glass"]) == ("active", True)
+    assert here.audit("access_request_break_glass")[-1]["subject"] == f"ben-{how}"
+    text = await asyncio.to_thread(ticket, here, person, server)
+    page = LivePage(client, here.url)
+    status, data = await page.redeem(text)
+    assert status == 200, data
+    await page.connect()
+    await page.until_live()
+
+    request_id = made.json["id"]
+    if how == "approver":
+        reply = await asyncio.to_thread(call, there, lea, f"/{request_id}/end", {"reason": "no"})
+        assert reply.json["state"] == "revoked"
+    elif how == "administrator":
+        headers = admin_headers(stack.cloud)
+        listed = await asyncio.to_thread(
+            fetch, there.admin, "GET", "/admin/requests?subject=ben-administrator", headers
+        )
+        assert [one["id"] for one in listed.json["requests"]] == [request_id]
+        body = {"id": request_id, "reason": "incident 7"}
+        await asyncio.to_thread(admin_post, there, "/admin/requests/end", headers, body)
+        assert there.audit("access_request_ended")[-1]["subject"] == "ada"
+    else:
+        here.write_policy(make_policy(stack.cloud))
+    began = time.monotonic()
+    code = await page.until_closed()
+    assert code == 4002, code
+    assert time.monotonic() - began < 2 * WITHIN_S
+    if how == "policy":
+        here.write_policy(with_requests(stack.cloud))
+        await asyncio.to_thread(
+            eventually, lambda: call(here, person, "/rules").json["rules"] != []
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        ({"reason": "x" * 10_240}, 400, "at most 2000 characters"),
+        ({"reason": None}, 400, "`reason` must be text"),
+        ({"server_ids": ["not a server"]}, 400, ""),
+        ({"server_ids": "x"}, 400, "list of server IDs"),
+        ({"duration_s": True}, 400, "number of seconds"),
+        ({"duration_s": 1e300}, 400, "at most 14400"),
+        ({"project_id": "a/b"}, 400, "ID of a project"),
+        ({"role": "root"}, 403, "No rule of the policy"),
+        ({"break_glass": True, "reason": "short"}, 400, "at least 10 characters"),
+        ({"unknown": 1}, 400, "these members"),
+    ],
+)
+def test_bad_request_says_what_to_do(
+    stack: Stack, body: dict[str, Any], status: int, text: str
+) -> None:
+    reply = call(stack.gateway, token(stack, "bad", "staff"), "", wanted(stack, **body))
+    assert reply.status == status, reply.body
+    assert text in reply.json["error_msg"]
+
+
+def test_unknown_server_is_requested_like_any_other(stack: Stack) -> None:
+    server = "00000000-1111-4222-8333-444444444444"
+    dan, lea = token(stack, "dan", "staff"), token(stack, "lea", "leads")
+    made = call(stack.gateway, dan, "", wanted(stack, server_ids=[server]))
+    assert made.status == 201
+    path = f"/{made.json['id']}"
+    for person in (dan, token(stack, "eve", "staff")):
+        forbidden = call(stack.gateway, person, f"{path}/approve", {"hash": made.json["hash"]})
+        assert forbidden.status in (403, 404)
+    stale = call(stack.gateway, lea, f"{path}/approve", {"hash": "0" * 64})
+    assert (stale.status, stale.error_code) == (409, "CGW.4093")
+    assert call(stack.gateway, lea, f"{path}/approve", {"hash": made.json["hash"]}).status == 200
+    again = call(stack.gateway, lea, f"{path}/approve", {"hash": made.json["hash"]})
+    assert again.status == 409
+    assert call(stack.gateway, token(stack, "eve", "staff"), path).status == 404
+    assert call(stack.gateway, lea, "/" + "0" * 32).status == 404
+    refused = stack.gateway.audit("access_request_refused")[-1]
+    assert (refused["subject"], refused["decision"]) == ("dan", "denied")
+
+
+def test_list_needs_a_token_and_valid_filters(stack: Stack) -> None:
+    assert fetch(stack.gateway.url, "GET", "/requests", {}).status == 401
+    ann = token(stack, "ann", "staff")
+    for query in ("?state=x", "?filter=x", "?limit=0", "?limit=1&limit=2", "?x=1"):
+        assert call(stack.gateway, ann, query).status == 400
+    assert call(stack.gateway, ann, "", method="DELETE").status == 405
+    mine = call(stack.gateway, ann, "?filter=mine&state=revoked&limit=1").json
+    assert [one["requester"]["subject"] for one in mine["requests"]] in (["ann"], [])
