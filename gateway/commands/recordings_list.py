@@ -56,14 +56,20 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
         print_json(data)
         return OK
     for one in recordings:
-        print_line("  ".join(_fields(one)))
-        for problem in one["problems"]:
-            print_line(f"  NOT INTACT: {problem}")
+        _print(one)
     if not recordings:
         print_error("No recording that you may view matches.")
+    if not data.get("complete", True):
+        print_error("The recordings of other hosts are not listed: Redis is unavailable.")
     if data.get("truncated"):
         print_error(f"{data['truncated']} more; narrow the search, or raise --limit.")
     return OK
+
+
+def _print(recording: dict[str, Any]) -> None:
+    print_line("  ".join(_fields(recording)))
+    for problem in recording["problems"]:
+        print_line(f"  {'NOT INTACT' if recording['here'] else 'NOT HERE'}: {problem}")
 
 
 def _fields(recording: dict[str, Any]) -> Iterator[str]:

@@ -14,7 +14,9 @@ class RecordingSettings(Section):
 
     directory: Directory | None = None
     """Directory for recordings. On a volume that all replicas share, each of them plays every
-    recording; otherwise only the replica that recorded it. Unset: nothing can be recorded."""
+    recording; otherwise only those on the host that recorded it, and the others name that host. The
+    recordings are listed and played also when no account is recorded any more. Requires
+    `listen.public_url`. Unset: nothing can be recorded."""
     keys: tuple[EncryptionKey, ...] = ()
     """Encryption keys, 32 bytes each in base64 (`openssl rand -base64 32`). The first encrypts, all
     decrypt. They are not those of `store.seal_keys`, because recordings stay for months. To rotate:

@@ -219,6 +219,9 @@ class Settings(Section):
         recordings = self.recordings
         if recordings.directory is not None and not recordings.keys:
             raise InvalidKey(("recordings", "keys"), "is required with `recordings.directory`")
+        if recordings.directory is not None and self.listen.public_url is None:
+            problem = "is required with `recordings.directory`: the player is below it"
+            raise InvalidKey(("listen", "public_url"), problem)
         for i, account in enumerate(self.accounts):
             if account.records and recordings.directory is None:
                 problem = "requires `recordings.directory` and `recordings.keys`"

@@ -45,6 +45,7 @@ GatewayError
 └── StoreUnavailable          Redis is unavailable; never sent to a caller
 """
 
+from collections.abc import Sequence
 from enum import Enum
 
 from gateway.domain.consoles.model import InUse
@@ -330,6 +331,14 @@ class RecordingUnavailable(GatewayError):
         """`detail` is for the caller, who may view the recording."""
         super().__init__(detail)
         self.detail = detail
+
+
+class RecordingElsewhere(GatewayError):
+    """Another host has the files; the caller may view the recording."""
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        super().__init__(f"the recording is on {', '.join(hosts)}")
+        self.hosts = tuple(hosts)
 
 
 class ConsoleStoreUnavailable(RetryLater):

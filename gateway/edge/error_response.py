@@ -66,6 +66,12 @@ def _message(error: GatewayError, message: str) -> str:
             return f"{message}{hint}{denied}"
         case errors.NotAdmin():
             return f"Missing admin permission: {error.required}. {message}"
+        case errors.RecordingElsewhere():
+            where = ", ".join(error.hosts)
+            return (
+                f"The files of this recording are on {where}, which the replica that answered"
+                " cannot read. Report the request ID to the operators."
+            )
         case errors.BadRequest() | errors.RecordingUnavailable():
             return error.detail or message
         case (

@@ -366,9 +366,10 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         404,
         "CGW.4048",
         "No recording with this ID that you may view. You may lack `recording:view` on its server,"
-        " it may be older than the gateway keeps recordings, or another host has it.",
-        cause="The recording does not exist here, was removed by retention, or the caller lacks"
-        " `recording:view` on its server (`recording:keys` for keystrokes).",
+        " or it may be older than the gateway keeps recordings.",
+        cause="The recording does not exist, was removed by retention, or the caller lacks"
+        " `recording:view` on its server (`recording:keys` for keystrokes). Without Redis, also a"
+        " recording of another host.",
         caller_action="Check the ID. Request access to the recordings of this server.",
         operator_action="Look in `recordings.directory` of each host; read the audit records"
         " `refused` with this request ID.",
@@ -384,6 +385,14 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         " Otherwise report the request ID to the operators.",
         operator_action="Run `gateway recordings verify`. Restore a missing key in"
         " `recordings.keys`.",
+    ),
+    errors.RecordingElsewhere: ErrorSpec(
+        409,
+        "CGW.4094",
+        "Another host has the files of this recording. Report the request ID to the operators.",
+        cause="Replicas do not share `recordings.directory`. `error_msg` names the host.",
+        caller_action="Report the request ID to the operators.",
+        operator_action="Send the request to a replica on that host, or share the directory.",
     ),
     errors.TicketRejected: ErrorSpec(
         410,

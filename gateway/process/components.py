@@ -102,7 +102,7 @@ async def open_components(
         stages = open_stages(
             runtime, valkey, identity.callers, opened.policies, inventories, audit_log
         )
-        recordings = open_recordings(runtime)
+        recordings = open_recordings(runtime, valkey)
         consoles = await open_consoles(
             runtime,
             valkey=valkey,

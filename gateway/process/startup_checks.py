@@ -28,15 +28,20 @@ def load_config(config_file: Path, *, workers: int) -> Settings:
         document.error(one.key, problem) for one, problem in problems if problem and one.is_required
     ]:
         raise InvalidConfig(errors)
-    if config.delivers_proxied and (problem := page_problem()):
-        first = next(i for i, one in enumerate(config.accounts) if one.delivers_proxied)
-        key = ("accounts", first, "console", "delivery")
+    if (key := _page_key(config)) and (problem := page_problem()):
         raise InvalidConfig([document.error(key, f"cannot be served: {problem}")])
-    if config.has_logins and (problem := page_problem()):
-        first = next(i for i, one in enumerate(config.issuers) if one.login is not None)
-        error = document.error(("issuers", first, "login"), f"cannot be served: {problem}")
-        raise InvalidConfig([error])
     return config
+
+
+def _page_key(config: Settings) -> tuple[str | int, ...]:
+    """Return a key that needs the built pages; () if none does."""
+    for i, account in enumerate(config.accounts):
+        if account.delivers_proxied:
+            return ("accounts", i, "console", "delivery")
+    for i, issuer in enumerate(config.issuers):
+        if issuer.login is not None:
+            return ("issuers", i, "login")
+    return () if config.recordings.directory is None else ("recordings", "directory")
 
 
 def check_policy(config_file: Path, config: Settings, policies: Handover) -> None:

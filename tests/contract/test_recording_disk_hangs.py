@@ -149,7 +149,7 @@ async def test_hung_sync_fails_every_part_that_waits_for_it(
 async def test_slow_sync_of_many_parts_fails_none(
     scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each fdatasync makes progress, so that all together may take longer than a second."""
+    """Each fdatasync makes progress; all together may take longer than a second."""
     failed: list[str] = []
     synced: list[int] = []
 

@@ -1,7 +1,7 @@
-"""What is played and listed is compared with the index: nothing changed passes for good.
+"""List and player compare recordings with the index, and name each difference.
 
-The player reads no whole file for it: hashes of recording.json, keys.json and of each part's end
-stand in the index, and each block of a part authenticates the block before.
+They read only the ends of a part: the index has a hash of them, and each block of a part
+authenticates the block before.
 """
 
 import os
@@ -159,7 +159,7 @@ async def test_older_file_of_the_same_part_is_named(scene: RecordingScene) -> No
     file = part.file.with_suffix(".part")
     older = file.read_bytes()
     file.unlink()
-    part.file.write_bytes(opened)  # as from a backup, so that it is closed again
+    part.file.write_bytes(opened)  # as from a backup: it is closed again
     scene.closer.recover(scene.directory.recordings())
     assert await listed(scene) == ()
     file.write_bytes(older)
@@ -197,7 +197,7 @@ async def test_recording_that_no_line_is_about_is_not_played(scene: RecordingSce
 
 
 async def test_recording_without_details_is_not_listed(scene: RecordingScene) -> None:
-    """Nothing says who may view it; `verify` reports it."""
+    """Its details decide on the permission to view it; `verify` reports it."""
     (path_of(scene) / "recording.json").write_bytes(b"{}")
     assert await store(scene).list(RecordingQuery()) == []
     assert await store(scene).find(ONE) is None

@@ -122,9 +122,7 @@ def test_foreign_code_and_state_give_no_session(browser: LoginBrowser) -> None:
     failed(browser.come_back(address), "expired or was used")
     browser.begin()  # another login
     failed(browser.come_back(address), "expired or was used")
-    assert (
-        attacker.come_back(address).status == 200
-    )  # the login is unspent
+    assert attacker.come_back(address).status == 200  # the login is unspent
 
 
 @pytest.mark.parametrize("state", [None, "", "x", "x.y", "a" * 5_000])

@@ -92,7 +92,20 @@ class RecordingInfo:
     on_hold: bool
     """Retention keeps it."""
     problems: tuple[str, ...] = ()
-    """What does not match the index, or is not here; only where that was checked."""
+    """What does not match the index; only where that was checked."""
+    is_here: bool = True
+    """False: only another host has its files."""
+    elsewhere: tuple[str, ...] = ()
+    """The other hosts that have parts of it, which this one cannot read."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a viewer must know: the recording is not intact, or not all of it is here."""
+        if not self.elsewhere:
+            return self.problems
+        what = "more of it is" if self.is_here else "its files are"
+        where = f"{what} on {', '.join(self.elsewhere)}, which this replica cannot read"
+        return (*self.problems, where)
 
     @property
     def size(self) -> int:

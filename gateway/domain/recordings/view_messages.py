@@ -106,7 +106,8 @@ def recording_fields(info: RecordingInfo) -> dict[str, Any]:
         "held": info.on_hold,
         "bytes": info.size,
         "hosts": info.hosts,
-        "problems": list(info.problems),
+        "here": info.is_here,
+        "problems": list(info.warnings),
     }
 
 

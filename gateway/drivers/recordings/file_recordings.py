@@ -84,6 +84,11 @@ class FileRecordings:
         self._passes = WorkerThread("recording passes")
         self._ending: asyncio.Queue[_Ending] = asyncio.Queue()
         self._closing: asyncio.Queue[OpenPart] = asyncio.Queue()
+        self._on_change: Callable[[str], None] = lambda _: None
+
+    def on_change(self, call: Callable[[str], None]) -> None:
+        """Call `call` with the ID of a recording when a part of it has begun or was closed."""
+        self._on_change = call
 
     @property
     def open_parts(self) -> int:
@@ -117,6 +122,7 @@ class FileRecordings:
 
         written = ThreadedPart(part, self._threads, failed)
         self._threads.parts.add(written)
+        self._on_change(details.id)
         return FilePart(written, self._threads, self._ending, self._count(details))
 
     async def run(self) -> None:
@@ -176,6 +182,7 @@ class FileRecordings:
         rewritten = PartFile(part.header.part, part.file, is_closed=False)
         await self._closes.do(partial(self._closer.close, rewritten))
         await self._closes.do(part.close)
+        self._on_change(part.header.recording)
 
     async def _recover(self) -> None:
         directory = self._files.directory

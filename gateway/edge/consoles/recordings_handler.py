@@ -1,6 +1,6 @@
 """The paths of recordings: list, tickets, the player's WebSocket, export.
 
-    GET  P/console/recordings            those on this host that the caller may view
+    GET  P/console/recordings            those that the caller may view
     GET  P/console/recordings/ID         one
     POST P/console/recordings/ID/views   a one-time address of the player
     POST P/console/recordings/ID/export  one HTML file that plays offline
@@ -106,7 +106,7 @@ class RecordingsHandler:
             headers["Content-Disposition"] = f'attachment; filename="{name}"'
             response = web.StreamResponse(headers=headers)
             response.enable_chunked_encoding()
-            opened = opened_fields(export.reader.info, export.reader.parts)
+            opened = opened_fields(export.info, export.reader.parts)
             await response.prepare(request)
             await response.write(self._file.head(opened))
             try:
@@ -132,8 +132,9 @@ class RecordingsHandler:
         found, total = await self._views.list(query, limit, context)
         return json_reply(
             {
-                "recordings": [recording_fields(one) for one in found],
-                "truncated": total - len(found),
+                "recordings": [recording_fields(one) for one in found.recordings],
+                "truncated": total - len(found.recordings),
+                "complete": found.is_complete,
             }
         )
 

@@ -86,8 +86,10 @@ def recording_paths(statuses: Iterable[int]) -> dict[str, Json]:
                 **operation(
                     "ListRecordings",
                     "List recordings",
-                    "Returns the recordings on this host that the caller may view, the newest"
-                    " first.",
+                    "Returns the recordings that the caller may view, the newest first. `here` is"
+                    " false where only another host has the files, which `hosts` names;"
+                    " `problems` says what does not match the signed index, or is not here."
+                    " `complete` is false while those of other hosts are not known.",
                     json_object,
                 ),
                 "parameters": _FILTERS,

@@ -6,7 +6,7 @@ A view ends within a second after its right has ended. The recorded person needs
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -16,6 +16,7 @@ from gateway.domain.errors import (
     GatewayError,
     NotAuthenticated,
     NotPermitted,
+    RecordingElsewhere,
     RecordingNotFound,
     RecordingUnavailable,
     Rejection,
@@ -42,9 +43,9 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_rights import ConsoleRights
 from gateway.flow.consoles.frame_channel import FrameChannel
+from gateway.flow.recordings.known_recordings import KnownRecordings, ListedRecordings
 from gateway.flow.recordings.recording_store import (
     RecordingReader,
-    RecordingStore,
     RecordingUnreadable,
     Unreadable,
 )
@@ -98,9 +99,16 @@ class ActiveView:
 class RecordingExport:
     """An exported recording: the file that a person downloads."""
 
-    def __init__(self, reader: RecordingReader, active: ActiveView, views: set[ActiveView]) -> None:
+    def __init__(
+        self,
+        info: RecordingInfo,
+        reader: RecordingReader,
+        active: ActiveView,
+        views: set[ActiveView],
+    ) -> None:
         self._active = active
         self._views = views
+        self.info = info
         self.reader = reader
 
     async def chunk(self, part: int, index: int) -> bytes:
@@ -118,7 +126,7 @@ class RecordingViews:
     def __init__(  # noqa: PLR0913 - what decides, what reads, and what records it
         self,
         *,
-        store: RecordingStore,
+        recordings: KnownRecordings,
         tickets: ViewTickets,
         rights: ConsoleRights,
         limits: CallerLimits,
@@ -128,7 +136,7 @@ class RecordingViews:
         on_failure: Callable[[Exception], None],
     ) -> None:
         """`on_failure` receives the error of a defect."""
-        self._store = store
+        self._recordings = recordings
         self._tickets = tickets
         self._rights = rights
         self._limits = limits
@@ -153,22 +161,25 @@ class RecordingViews:
 
     async def list(
         self, query: RecordingQuery, limit: int, context: RequestContext
-    ) -> tuple[Sequence[RecordingInfo], int]:
+    ) -> tuple[ListedRecordings, int]:
         """Return at most `limit` recordings that the caller may view, and how many match.
 
-        The newest come first. Each is compared with the index.
+        The newest come first. Those on this host are compared with the index.
         """
         person = _person(context)
         self._limits.admit_once(context)
-        found = await _readable(self._store.list(query))
+        found = await _readable(self._recordings.list(query))
         has = self._rights.has
-        permitted = [one for one in found if has(person, one.details.target, RECORDING_VIEW)]
-        return await _readable(self._store.check(permitted[:limit])), len(permitted)
+        permitted = [
+            one for one in found.recordings if has(person, one.details.target, RECORDING_VIEW)
+        ]
+        checked = await _readable(self._recordings.check(permitted[:limit]))
+        return ListedRecordings(checked, found.is_complete), len(permitted)
 
     async def find(self, recording: str, context: RequestContext) -> RecordingInfo:
         """Return one recording; raise RecordingNotFound, also where the right is missing."""
         info, _ = await self._permitted(recording, context, with_keystrokes=False)
-        (checked,) = await _readable(self._store.check([info]))
+        (checked,) = await _readable(self._recordings.check([info]))
         return checked
 
     async def issue(
@@ -176,6 +187,8 @@ class RecordingViews:
     ) -> Secret:
         """Return a ticket for one view."""
         info, _ = await self._permitted(recording, context, with_keystrokes=with_keystrokes)
+        if not info.is_here:
+            raise RecordingElsewhere(info.elsewhere)
         if info.is_open:
             raise RecordingUnavailable(_TEXTS[Unreadable.IN_PROGRESS])
         return self._tickets.issue(
@@ -187,13 +200,14 @@ class RecordingViews:
 
     async def export(self, recording: str, context: RequestContext) -> RecordingExport:
         """Open a recording for export, and record that; `close` it at the end."""
-        _, permit = await self._permitted(recording, context, with_keystrokes=False)
-        reader = await self._open(recording, with_keystrokes=False)
+        info, permit = await self._permitted(recording, context, with_keystrokes=False)
+        reader = await self._open(info, with_keystrokes=False)
         active = ActiveView(permit)
         self._active.add(active)
-        export = RecordingExport(reader, active, self._active)
+        info = replace(reader.info, elsewhere=info.elsewhere)
+        export = RecordingExport(info, reader, active, self._active)
         try:
-            await self._record("recording_exported", reader.info, permit, context)
+            await self._record("recording_exported", info, permit, context)
         except BaseException:
             await export.close()
             raise
@@ -259,18 +273,19 @@ class RecordingViews:
             raise ViewMessageError("the first message must be `open`")
         ticket = await self._spend(message.ticket, context)
         self._rights.check_token(ticket.person)
-        _, permit = await self._permitted(
+        info, permit = await self._permitted(
             ticket.recording, context, with_keystrokes=ticket.with_keystrokes
         )
-        reader = await self._open(ticket.recording, with_keystrokes=ticket.with_keystrokes)
+        reader = await self._open(info, with_keystrokes=ticket.with_keystrokes)
+        info = replace(reader.info, elsewhere=info.elsewhere)
         active = ActiveView(permit)
         active.ended = ended
         self._active.add(active)
         try:
             detail = "with keystrokes" if ticket.with_keystrokes else ""
-            await self._record("recording_viewed", reader.info, permit, context, detail)
+            await self._record("recording_viewed", info, permit, context, detail)
             next_ticket = self._tickets.next(ticket)
-            opened = view_messages.opened(reader.info, reader.parts, next_ticket)
+            opened = view_messages.opened(info, reader.parts, next_ticket)
             await channel.send_text(opened)
             await self._answer(channel, reader)
         finally:
@@ -317,7 +332,7 @@ class RecordingViews:
         """
         person = _person(context)
         self._limits.admit_once(context)
-        info = await _readable(self._store.find(recording))
+        info = await _readable(self._recordings.find(recording))
         if info is None:
             raise RecordingNotFound(recording)
         target = info.details.target
@@ -343,8 +358,10 @@ class RecordingViews:
         context.call = replace(context.call, operation=operation)
         return self._rights.decide(person, context.call)
 
-    async def _open(self, recording: str, *, with_keystrokes: bool) -> RecordingReader:
-        opening = self._store.open(recording, with_keystrokes=with_keystrokes)
+    async def _open(self, info: RecordingInfo, *, with_keystrokes: bool) -> RecordingReader:
+        if not info.is_here:
+            raise RecordingElsewhere(info.elsewhere)
+        opening = self._recordings.open(info.details.id, with_keystrokes=with_keystrokes)
         return await _readable(opening)
 
     async def _record(
@@ -359,7 +376,7 @@ class RecordingViews:
         details = info.details
         record = self._audit.allowed(event, permit, context)
         record.target = f"{details.person.issuer}:{details.person.subject}"
-        record.detail = "; ".join(filter(None, (detail, *info.problems)))[:_DETAIL_CHARS_MAX]
+        record.detail = "; ".join(filter(None, (detail, *info.warnings)))[:_DETAIL_CHARS_MAX]
         record.extra = ConsoleSessionFields(
             session=details.id, mode=details.mode.value, started_at=details.started_at
         )

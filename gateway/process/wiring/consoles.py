@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from gateway.config.accounts import Account
+from gateway.config.operations import built_in_operations
 from gateway.config.settings import Settings
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.consoles.page_messages import ErrorText
@@ -95,9 +96,9 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     audit_log: OpenAuditLog,
     recordings: OpenRecordings | None,
 ) -> OpenConsoles | None:
-    """Return None if no account delivers live consoles."""
+    """Return None if no account delivers live consoles, and there are no recordings of any."""
     config, clock = runtime.config, runtime.clock
-    if not config.delivers_proxied:
+    if not config.delivers_proxied and recordings is None:
         return None
     names = [one.name for one in config.accounts if one.delivers_proxied]
     calls = ConsoleCalls(Catalogue(config.catalogue), console_operation(config))
@@ -310,7 +311,7 @@ def _open_views(
     recordings: OpenRecordings,
 ) -> RecordingViews:
     views = RecordingViews(
-        store=recordings.stored,
+        recordings=recordings.known,
         tickets=ViewTickets(
             Sealer(runtime.config.store.seal_keys), ValkeyReplayCache(valkey), runtime.clock
         ),
@@ -383,8 +384,9 @@ def console_route(config: Settings, account: Account) -> AbstractAsyncContextMan
 
 
 def console_operation(config: Settings) -> Operation:
-    """Return the operation that gives a console link."""
-    return next(one for one in config.catalogue if one.response is ResponseKind.CONSOLE_LINK)
+    """Return the operation that gives a console link; recordings need it where it is disabled."""
+    known = (*config.catalogue, *built_in_operations())
+    return next(one for one in known if one.response is ResponseKind.CONSOLE_LINK)
 
 
 def _error_text(error: GatewayError) -> ErrorText:

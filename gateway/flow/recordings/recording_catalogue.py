@@ -1,0 +1,34 @@
+"""Port: which host has which recording, where replicas have directories of their own.
+
+The catalogue is a convenience: it may lack recordings, and it decides nothing. Who may know of a
+recording is decided on its details, as for those of this host.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+
+RECORDINGS_MAX = 10_000
+"""Recordings in the catalogue, the newest of all hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRecording:
+    host: str
+    """The host that has the files."""
+    info: RecordingInfo
+
+
+class RecordingCatalogue(Protocol):
+    """Each method raises StoreUnavailable."""
+
+    async def publish(self, info: RecordingInfo) -> None:
+        """Add or replace what this host has of a recording."""
+
+    async def remove(self, recording: str) -> None:
+        """Remove what this host had of a recording."""
+
+    async def list(self, query: RecordingQuery) -> Sequence[PublishedRecording]: ...
+    async def find(self, recording: str) -> Sequence[PublishedRecording]: ...

@@ -1,0 +1,248 @@
+"""Hosts that do not share a recording directory list each other's recordings."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.model import Secret
+from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+from gateway.domain.recordings.records import RecordKind, json_record, screen_record
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.recordings.file_recordings import RecordingFiles, open_recording_part
+from gateway.drivers.recordings.recording_directory import delete_removed, mark_removed
+from gateway.drivers.recordings.stored_recordings import StoredRecordings
+from gateway.drivers.valkey import recording_catalogue
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.recording_catalogue import ValkeyRecordingCatalogue
+from gateway.flow.recordings.known_recordings import KnownRecordings
+from gateway.flow.recordings.recording_publisher import PASS_EVERY_S, RecordingPublisher
+from tests.contract.test_shared_store import a_valkey
+from tests.support.clock import FakeClock
+from tests.support.recordings import KEY, OTHER_KEY, STARTED_AT, RecordingScene, a_recording
+from tests.support.valkey import RealValkey
+
+END = json_record(9_000, RecordKind.END, {"end": "person", "detail": ""})
+ONE, TWO = a_recording(1).id, a_recording(2).id
+TTL_S = 60.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - another task changes it
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Host:
+    """One host of the gateway."""
+
+    name: str
+    scene: RecordingScene
+    catalogue: ValkeyRecordingCatalogue
+
+    @property
+    def store(self) -> StoredRecordings:
+        return StoredRecordings(self.scene.directory, self.scene.keys)
+
+    @property
+    def known(self) -> KnownRecordings:
+        return KnownRecordings(self.store, self.catalogue, host=self.name)
+
+    def record(self, number: int = 1, **details: object) -> None:
+        scene = self.scene
+        files = RecordingFiles(scene.directory, scene.keys, scene.index, self.name)
+        recording = a_recording(number, **details)
+        part = open_recording_part(files, recording, scene.clock.now())
+        part.append([screen_record(0, b"x"), END])
+        part.close()
+        scene.closer.recover(scene.directory.recordings())
+
+    async def info(self, recording: str) -> RecordingInfo:
+        found = await self.store.find(recording)
+        assert found is not None
+        return found
+
+    async def publish(self, recording: str) -> None:
+        await self.catalogue.publish(await self.info(recording))
+
+
+@pytest.fixture
+async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
+    valkey = a_valkey(shared_valkey)
+    assert await valkey.probe()
+    yield valkey
+    await valkey.close()
+
+
+def a_host(valkey: Valkey, root: Path, name: str, key: Secret = KEY, ttl_s: float = TTL_S) -> Host:
+    catalogue = ValkeyRecordingCatalogue(valkey, Sealer([key]), host=name, ttl_s=ttl_s)
+    return Host(name, RecordingScene(root, clock=SystemClock()), catalogue)
+
+
+@pytest.fixture
+def left(valkey: Valkey, tmp_path: Path) -> Host:
+    return a_host(valkey, tmp_path / "left", "left")
+
+
+@pytest.fixture
+def right(valkey: Valkey, tmp_path: Path) -> Host:
+    return a_host(valkey, tmp_path / "right", "right")
+
+
+async def test_recording_of_another_host_is_listed_with_its_host(left: Host, right: Host) -> None:
+    left.record(1)
+    right.record(2, started_at=STARTED_AT + 60)
+    await right.publish(TWO)
+    listed = await left.known.list(RecordingQuery())
+    assert listed.is_complete
+    assert [(one.details.id, one.is_here) for one in listed.recordings] == [
+        (TWO, False),
+        (ONE, True),
+    ]
+    found = await left.known.find(TWO)
+    assert found is not None
+    assert replace(found, is_here=True, elsewhere=()) == await right.info(TWO)
+    assert found.warnings == ("its files are on right, which this replica cannot read",)
+    (checked,) = await left.known.check([found])
+    assert checked == found
+    # The right one has not been published to yet, and knows its own.
+    assert [one.is_here for one in (await right.known.list(RecordingQuery())).recordings] == [True]
+
+
+async def test_query_selects_recordings_of_other_hosts(left: Host, right: Host) -> None:
+    right.record(2)
+    await right.publish(TWO)
+    for query, count in (
+        (RecordingQuery(server="s-1", since=STARTED_AT), 1),
+        (RecordingQuery(subject="bob"), 0),
+        (RecordingQuery(until=STARTED_AT), 0),
+        (RecordingQuery(since=STARTED_AT + 1), 0),
+        (RecordingQuery(until=STARTED_AT + 1), 1),
+    ):
+        assert len((await left.known.list(query)).recordings) == count
+
+
+async def test_shared_volume_has_nothing_elsewhere(
+    valkey: Valkey, tmp_path: Path, left: Host
+) -> None:
+    other = a_host(valkey, tmp_path / "left", "other")
+    left.record(1)
+    other.record(1)
+    await left.publish(ONE)
+    await other.publish(ONE)
+    for host in (left, other):
+        found = await host.known.find(ONE)
+        assert found is not None
+        assert (found.is_here, found.elsewhere, found.hosts) == (True, (), ["left", "other"])
+
+
+async def test_session_that_moved_has_parts_on_two_hosts(left: Host, right: Host) -> None:
+    left.record(1)
+    right.record(1)
+    await left.publish(ONE)
+    await right.publish(ONE)
+    for host, other in ((left, "right"), (right, "left")):
+        found = await host.known.find(ONE)
+        assert found is not None
+        assert (found.is_here, found.elsewhere) == (True, (other,))
+        assert found.warnings == (f"more of it is on {other}, which this replica cannot read",)
+
+
+async def test_entry_of_this_host_without_files_is_ignored(left: Host) -> None:
+    left.record(1)
+    await left.publish(ONE)
+    path = left.scene.directory.find(ONE)
+    assert path is not None
+    delete_removed(mark_removed(path))
+    assert await left.known.find(ONE) is None
+    assert (await left.known.list(RecordingQuery())).recordings == []
+
+
+async def test_catalogue_is_sealed_bounded_and_expires(
+    valkey: Valkey, tmp_path: Path, left: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left.record(1)
+    info = await left.info(ONE)
+    foreign = a_host(valkey, tmp_path / "x", "foreign", OTHER_KEY)
+    await foreign.catalogue.publish(info)
+    assert await left.catalogue.find(ONE) == []
+    await left.publish(ONE)
+    assert [one.host for one in await left.catalogue.find(ONE)] == ["left"]
+    await left.catalogue.remove(ONE)
+    assert await left.catalogue.find(ONE) == []
+    monkeypatch.setattr(recording_catalogue, "RECORDINGS_MAX", 3)
+    for number in range(2, 7):
+        details = a_recording(number, started_at=STARTED_AT + number)
+        await left.catalogue.publish(replace(info, details=details))
+    listed = await left.catalogue.list(RecordingQuery())
+    assert [one.info.details.id for one in listed] == [a_recording(i).id for i in (6, 5, 4)]
+    brief = a_host(valkey, tmp_path / "y", "brief", ttl_s=0.2)
+    await brief.catalogue.publish(replace(info, details=a_recording(9)))
+    await asyncio.sleep(0.3)
+    assert await brief.catalogue.find(a_recording(9).id) == []
+
+
+async def test_without_redis_the_own_recordings_are_listed(
+    own_valkey: RealValkey, tmp_path: Path
+) -> None:
+    valkey = a_valkey(own_valkey, timeout_s=0.2)
+    assert await valkey.probe()
+    host = a_host(valkey, tmp_path, "left")
+    host.record(1)
+    own_valkey.close()
+    listed = await host.known.list(RecordingQuery())
+    assert (len(listed.recordings), listed.is_complete) == (1, False)
+    assert await host.known.find(ONE) is not None
+    assert await host.known.find(TWO) is None
+    with pytest.raises(StoreUnavailable):
+        await host.publish(ONE)
+    await valkey.close()
+
+
+async def test_publisher_follows_what_changes(left: Host, right: Host) -> None:
+    clock = FakeClock()
+    left.record(1)
+    publisher = RecordingPublisher(left.store, left.catalogue, clock)
+    task = asyncio.create_task(publisher.run())
+
+    async def listed() -> set[str]:
+        found = await right.known.list(RecordingQuery())
+        return {one.details.id for one in found.recordings}
+
+    async def until_listed(*names: str) -> None:
+        async with asyncio.timeout(30):
+            while await listed() != {*names}:  # noqa: ASYNC110 - Redis has it
+                await asyncio.sleep(0.01)
+
+    await until_listed(ONE)
+    left.record(2)
+    publisher.publish_soon(TWO)
+    await until_listed(ONE, TWO)
+    path = left.scene.directory.find(ONE)
+    assert path is not None
+    delete_removed(mark_removed(path))
+    await clock.advance(PASS_EVERY_S)
+    await until_listed(TWO)
+    # Redis has lost everything.
+    await left.catalogue.remove(TWO)
+    publisher.publish_all_soon()
+    await until_listed(TWO)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_gateway_reports_each_part_that_begins_and_ends(left: Host) -> None:
+    changed: list[str] = []
+    async with left.scene.running() as recordings:
+        recordings.on_change(changed.append)
+        part = await recordings.open_part(a_recording(), print)
+        assert changed == [ONE]
+        await part.append([screen_record(0, b"x")])
+        part.close([END])
+        await until(lambda: len(changed) == 2)
+    assert changed == [ONE, ONE]
