@@ -9,7 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.domain.rfb.encodings import Encoding
 from tests.e2e.test_commands import run
+from tests.support import rfb
 from tests.support.live_delivery import (
     ADMIN_API,
     PROJECT,
@@ -483,6 +485,51 @@ async def test_cloud_that_refuses_is_named_in_the_page(
         assert page.messages[-1]["error_code"] == "CGW.5021"
     finally:
         live.cloud.heal()
+
+
+async def test_power_through_the_console_is_recorded_while_the_right_lasts(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    gateway, policy = live.gateway, json.loads(live.gateway.policy_file.read_text())
+    grant = {"role": "switch", "to": {"users": ["switcher"]}, "on": {"servers": [server]}}
+    loaded = len(gateway.audit("policy_loaded"))
+    gateway.write_policy(
+        {
+            **policy,
+            "roles": {**policy["roles"], "switch": ["server:power"]},
+            "grants": [*policy["grants"], grant],
+        }
+    )
+    live.cloud.console_settings(xvp=True)
+    try:
+        await asyncio.to_thread(
+            eventually, lambda: len(gateway.audit("policy_loaded")) == loaded + 1
+        )
+        page = await open_console(live, client, server, "switcher")
+        assert page.messages[0]["power"]
+        for answer, length in ((rfb.GREETING, 14), (b"\x01", 18), (b"\x01", 42)):
+            await page.send_rfb(answer)
+            await page.until_screen(length)
+        await page.send_rfb(rfb.set_encodings(0, Encoding.XVP) + rfb.xvp(3))
+        await asyncio.to_thread(
+            eventually, lambda: live.cloud.screen(server)["power_actions"] == ["reboot"]
+        )
+        (record,) = gateway.audit("console_power_permitted")
+        assert (record["subject"], record["servers"]) == ("switcher", [server])
+        assert (record["detail"], record["session"]) == ("reboot", page.session_id)
+        gateway.write_policy(policy)
+        await page.until("power_ended")
+        await page.send_rfb(rfb.xvp(2))
+        rejected = await page.until("power_rejected")
+        assert rejected["error_code"] == "CGW.4030"
+        assert live.cloud.screen(server)["power_actions"] == ["reboot"]
+        (record,) = gateway.audit("console_power_rejected")
+        assert record["session"] == page.session_id
+        await page.send({"type": "end"})
+        assert await page.until_closed() == 4000
+    finally:
+        live.cloud.console_settings(xvp=False)
+        gateway.write_policy(policy)
 
 
 async def test_own_sessions_are_listed_and_ended_by_jwt(
