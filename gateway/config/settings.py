@@ -212,6 +212,9 @@ class Settings(Section):
         for i, issuer in enumerate(self.issuers):
             if issuer.login is not None and self.listen.public_url is None:
                 raise InvalidKey(("issuers", i, "login"), "requires `listen.public_url`")
+        if self.console.browser_login == "required" and not self.has_logins:
+            problem = "requires an issuer with `login`"
+            raise InvalidKey(("console", "browser_login"), problem)
         return self
 
     @model_validator(mode="after")

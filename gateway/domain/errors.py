@@ -32,6 +32,7 @@ GatewayError
 ├── LoginUnavailable          sessions of browsers cannot be read, or the provider does not answer
 ├── AuditLogUnavailable       the audit record could not be written
 ├── TicketRejected            the ticket of a live console is spent, expired or forged
+├── TicketOfAnotherPerson     the browser is logged in as another person than the ticket's
 ├── ConsoleBusy               another session has the server's keyboard
 ├── SessionLimitReached       a limit on live consoles forbids one more session
 ├── ConsoleUnavailable        the cloud's console cannot be reached
@@ -290,6 +291,10 @@ class TicketRejected(GatewayError):
         """`is_genuine`: a replica made the ticket, so its rejection has an audit record."""
         super().__init__(detail)
         self.is_genuine = is_genuine
+
+
+class TicketOfAnotherPerson(GatewayError):
+    """The browser is logged in as another person than the ticket's."""
 
 
 class ConsoleBusy(GatewayError):

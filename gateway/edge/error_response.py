@@ -8,12 +8,8 @@ import orjson
 from gateway.domain import errors
 from gateway.domain.errors import GatewayError, Rejection, RetryLater
 from gateway.domain.model import Headers
-from gateway.edge.error_table import (
-    ERROR_TABLE,
-    INTERNAL_ERROR,
-    NO_CREDENTIAL_TEXTS,
-    REJECTION_TEXTS,
-)
+from gateway.edge.error_table import ERROR_TABLE, INTERNAL_ERROR
+from gateway.edge.rejection_texts import NO_CREDENTIAL_TEXTS, REJECTION_TEXTS
 
 _MAY_REQUEST = (
     "You may request such access for a limited time: `gateway requests rules` shows what."

@@ -7,7 +7,7 @@ do; it contains no input of the caller and nothing that the cloud did not send t
 from typing import Final
 
 from gateway.domain import errors
-from gateway.domain.errors import GatewayError, Rejection
+from gateway.domain.errors import GatewayError
 from gateway.edge.access_request_errors import ACCESS_REQUEST_ERRORS
 from gateway.edge.error_spec import (
     AFTER,
@@ -353,6 +353,17 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         caller_action="Follow the page.",
         operator_action="Read `error` in the log event `login_failed`.",
     ),
+    errors.TicketOfAnotherPerson: ErrorSpec(
+        403,
+        "CGW.4038",
+        "This address is for another person than the one who is logged in. Log out and log in as"
+        " that person, or request an address of your own.",
+        cause="A one-time address opens only for the person who requested it, in a browser in which"
+        " another person is logged in.",
+        caller_action="Request an address of your own.",
+        operator_action="The audit record `console_ticket_rejected` names both people. If neither"
+        " knows the other, an address has leaked.",
+    ),
     errors.SessionLimitReached: ErrorSpec(
         409,
         "CGW.4091",
@@ -427,44 +438,6 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
 ERROR_SPECS: Final = tuple(
     sorted((*ERROR_TABLE.values(), INTERNAL_ERROR), key=lambda spec: (spec.status, spec.code))
 )
-
-NO_CREDENTIAL_TEXTS: Final = {
-    Rejection.MISSING: "No credential. Send your JWT as `Authorization: Bearer JWT`; see /docs.",
-    Rejection.UNSUPPORTED_SCHEME: "Authorization must have the form `Bearer JWT`; see /docs.",
-}
-"""The texts for requests without a credential of a supported kind (RFC 6750, 3.1)."""
-REJECTION_TEXTS: Final = {
-    Rejection.EXPIRED: "the token has expired; get a new one from your identity provider",
-    Rejection.NOT_YET_VALID: "the token is not valid yet; send it after its nbf and iat",
-    Rejection.TOO_OLD: "the token was issued too long ago; get a new one from your identity"
-    " provider",
-    Rejection.AMBIGUOUS: "the request has two different tokens; send one",
-    Rejection.MALFORMED: "the token is not a well-formed JWT; send the complete token and no other"
-    " text",
-    Rejection.TOO_LARGE: "the token is too large; reduce its claims at the identity provider",
-    Rejection.AUDIENCE: "the token is for another audience; get one for this gateway's audience",
-    Rejection.TOKEN_TYPE: "the token is not an access token; send the access token of the same"
-    " login",
-    Rejection.CLAIMS: "the token lacks a required claim; report the X-Request-Id to the operators",
-    Rejection.GROUPS_MISSING: "the token has no groups claim; request the scope that adds it",
-    Rejection.CERTIFICATE: "the certificate has expired, or the trusted authorities were reloaded;"
-    " connect again",
-    Rejection.FOREIGN_KEY: "the AK/SK pair is not from this gateway; send a JWT, or let the SDK get"
-    " a temporary pair with HUAWEICLOUD_SDK_IDP_ID and HUAWEICLOUD_SDK_ID_TOKEN_FILE",
-    Rejection.ISSUED_KEY: "AK and X-Security-Token are not a pair of this gateway; get a new pair",
-    Rejection.ISSUED_KEY_EXPIRED: "the temporary AK/SK pair has expired; get a new one",
-    Rejection.SUBJECT_TOKEN: "the subject token is not from this gateway; get one from"
-    " POST /v3.0/OS-AUTH/id-token/tokens",
-    Rejection.SIGNATURE_MALFORMED: "Authorization or X-Sdk-Date does not conform to"
-    " SDK-HMAC-SHA256, or SignedHeaders lacks Host or X-Sdk-Date",
-    Rejection.SIGNATURE_MISMATCH: "the request does not match its Authorization header; check the"
-    " SK, and that no proxy changes Host, path or headers",
-    Rejection.SIGNATURE_SKEW: "X-Sdk-Date differs too much from the time in the Date header;"
-    " set the clock of the client",
-    Rejection.SIGNATURE_REPLAYED: "this signed request was received before; sign each write anew",
-}
-"""The texts for rejected credentials, by reason. Other reasons have the message of the table,
-because they would help a forger."""
 
 
 def _is_server_failure(kind: type[GatewayError], spec: ErrorSpec) -> bool:

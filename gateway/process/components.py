@@ -103,6 +103,7 @@ async def open_components(
             runtime, valkey, identity.callers, opened.policies, inventories, audit_log
         )
         recordings = open_recordings(runtime, valkey)
+        login = await open_login(runtime, valkey, identity, stages, audit_log)
         consoles = await open_consoles(
             runtime,
             valkey=valkey,
@@ -112,11 +113,9 @@ async def open_components(
             overrides=overrides,
             audit_log=audit_log,
             recordings=recordings,
+            login=login,
         )
         tickets, console_handler, live = _parts_of(consoles)
-        login = await open_login(
-            runtime, valkey=valkey, identity=identity, stages=stages, audit_log=audit_log
-        )
         requests = open_access_requests(runtime, opened, stages, overrides, login)
         mounts = _mounts_of(console_handler, login, requests)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)

@@ -1,4 +1,4 @@
-"""Logins at the simulated identity provider, with a client of their own."""
+"""Logins at the simulated identity provider."""
 
 import base64
 import hashlib

@@ -105,7 +105,7 @@ def test_request_to_the_provider_is_bound(browser: LoginBrowser) -> None:
 
 
 def test_session_cookie_is_new_at_each_login(browser: LoginBrowser) -> None:
-    """A session that an attacker planted before the login is worth nothing after it."""
+    """A login ends the session that an attacker planted before it."""
     browser.log_in("victor")
     planted = browser.cookies[SESSION_COOKIE]
     other = LoginBrowser(browser.base, cookies={SESSION_COOKIE: planted})
@@ -120,7 +120,7 @@ def test_foreign_code_and_state_give_no_session(browser: LoginBrowser) -> None:
     attacker = LoginBrowser(browser.base)
     address = attacker.at_provider(attacker.begin(), "victor")
     failed(browser.come_back(address), "expired or was used")
-    browser.begin()  # another login
+    browser.begin()  # this browser has begun another login
     failed(browser.come_back(address), "expired or was used")
     assert attacker.come_back(address).status == 200  # the login is unspent
 
@@ -293,7 +293,7 @@ def test_logout_ends_the_session_here_and_at_the_provider(
     assert query["post_logout_redirect_uri"] == f"{browser.base}/logout"
     assert len(query["id_token_hint"].split(".")) == 3
     assert SESSION_COOKIE not in browser.cookies
-    # "Back" shows nothing, and neither does a copy of the cookie.
+    # "Back", or a copy of the cookie, finds no session.
     assert LoginBrowser(browser.base, cookies=copied).session().status == 401
     assert browser.send("GET", "/logout").config["state"] == "logged_out"
     assert "by person" in stack.gateway.audit("logout")[-1]["detail"]

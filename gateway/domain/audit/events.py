@@ -225,6 +225,11 @@ RECORDS: Final = (
         (*_PERSON, "target", *_SESSION, "end", "detail"),
     ),
     AuditEvent(
+        "console_ticket_parked",
+        "when a ticket is spent and waits for the login of its person",
+        (*_PERSON, "ticket_address", "link_fingerprint"),
+    ),
+    AuditEvent(
         "login",
         "before a browser gets the session of a person who has logged in",
         (*_BROWSER, "decision", "detail"),

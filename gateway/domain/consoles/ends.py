@@ -114,6 +114,12 @@ LIMIT: Final = SessionEnd(
     "A limit on live consoles is reached.",
     "End another session, or wait until one ends.",
 )
+LOGGED_OUT: Final = SessionEnd(
+    "logged_out",
+    4015,
+    "You have logged out.",
+    "Log in again, then request a new address.",
+)
 OWNER_LOST: Final = SessionEnd(
     "owner_lost",
     None,
@@ -143,6 +149,7 @@ SESSION_ENDS: Final = (
     PROTOCOL_ERROR,
     RECORDING_FAILED,
     LIMIT,
+    LOGGED_OUT,
     OWNER_LOST,
     ABANDONED,
 )

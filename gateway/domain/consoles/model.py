@@ -8,6 +8,8 @@ from gateway.domain.model import Principal, ProjectId, ServerId
 
 TICKET_LIFETIME_S: Final = 60.0
 """Invariant 10: a ticket opens at most one session, within this time."""
+PARKED_LIFETIME_S: Final = 600.0
+"""How long a spent ticket waits in its browser for the login of its person."""
 TICKETS_PER_PERSON_MAX: Final = 10
 """Unspent tickets of one person; the oldest lapses when another is issued."""
 RESUME_WITHIN_S: Final = 30.0
@@ -65,6 +67,19 @@ class Ticket:
     request_id: str
     client_address: str
     """The address that requested the ticket."""
+    parked_fingerprint: str = ""
+    """Of the ticket's text, if the ticket is parked: it waits for the login of its person."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserLogin:
+    """The person who is logged in in the browser that presents a ticket."""
+
+    person: Principal
+    lineage: str
+    """ID that sessions of the same person in this browser share."""
+    is_fresh: bool
+    """The login is recent enough to open a console."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,8 @@ class ConsoleSession:
     """Of the redemption."""
     input_at: float = 0.0
     """Seconds since the epoch: the last input that is stored, so that a resume goes on from it."""
+    login: str = ""
+    """`BrowserLogin.lineage` of the browser that redeemed the ticket; "" without a login."""
 
 
 @dataclass(frozen=True, slots=True)

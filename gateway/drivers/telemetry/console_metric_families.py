@@ -9,7 +9,8 @@ CONSOLE_METRIC_FAMILIES: Final = (
         "gateway_console_tickets_rejected_total",
         "One-time addresses of live consoles that did not open a session.",
         reason="garbage, gone (spent or expired), origin (another site), form (not JSON), request"
-        " (malformed), address (in a path), right, in_use, limit, audit",
+        " (malformed), address (in a path), right, person (another one is logged in), in_use,"
+        " limit, audit",
     ),
     counter(
         "gateway_console_requests_rejected_total",

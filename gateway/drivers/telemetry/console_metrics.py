@@ -9,7 +9,7 @@ from gateway.drivers.telemetry.metrics import Metrics
 
 _REJECTIONS = (
     *("garbage", "gone", "origin", "form", "request", "address"),
-    *("right", "in_use", "limit", "audit"),
+    *("right", "person", "in_use", "limit", "audit"),
 )
 _REQUESTS = ("origin", "cookie", "first_message", "limit")
 _OUTCOMES = ("ok", "stale", "gone", "unknown", "unavailable")

@@ -97,8 +97,11 @@ class ValkeyConsoleStore:
         await self._step("add_ticket", name, sealed, person, _ms(lifetime_s), per_person_max)
 
     async def find_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        return self._found(ticket_hash, await self._step("find_ticket", ticket_hash.hex()))
+
+    def _found(self, ticket_hash: bytes, reply: object) -> FoundTicket | None:
         name = ticket_hash.hex()
-        match await self._step("find_ticket", name):
+        match reply:
             case [bytes(sealed), int(left_ms)]:
                 ticket = self._open("ticket", name, sealed, Ticket)
                 return None if ticket is None else FoundTicket(ticket, left_ms / 1000)
@@ -107,6 +110,9 @@ class ValkeyConsoleStore:
 
     async def claim_rejection(self, name: str) -> bool:
         return bool(await self._step("claim_rejection", name, _ms(REJECTION_REMEMBERED_S)))
+
+    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        return self._found(ticket_hash, await self._step("spend_ticket", ticket_hash.hex()))
 
     async def redeem(
         self,

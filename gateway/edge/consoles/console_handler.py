@@ -3,6 +3,8 @@
     GET    P/console                     the page
     POST   P/console/ticket              describes a ticket, spends nothing
     POST   P/console/redeem              spends a ticket for a session
+    POST   P/console/park                spends a ticket until its person has logged in
+    POST   P/console/parked              describes the parked ticket of this browser
     GET    P/console/s/SID/socket        the WebSocket of a session
     GET    P/console/sessions            the person's sessions
     DELETE P/console/sessions/SID        ends one
@@ -25,7 +27,7 @@ from multidict import CIMultiDict
 
 from gateway.domain.catalogue.json_body import parse_json_object
 from gateway.domain.consoles import ends
-from gateway.domain.consoles.model import InUse, PersonRef, SessionMode
+from gateway.domain.consoles.model import BrowserLogin, InUse, PersonRef, SessionMode
 from gateway.domain.consoles.page_messages import SUBPROTOCOL, person_fields
 from gateway.domain.errors import (
     BadRequest,
@@ -39,9 +41,10 @@ from gateway.domain.errors import (
     OperationUnknown,
     SessionCookieMissing,
     StoreUnavailable,
+    TicketRejected,
     UnsupportedMediaType,
 )
-from gateway.domain.model import Operation
+from gateway.domain.model import Headers, Operation
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
@@ -64,12 +67,14 @@ from gateway.edge.json_endpoint import (
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
 from gateway.edge.mount import require_read
+from gateway.edge.people.ticket_browser import TicketBrowser
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_store import ListedSession
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.redemption import Redemption
 from gateway.flow.consoles.rejected_cookies import CookieRejection
+from gateway.flow.consoles.ticket_binding import parked_text
 from gateway.flow.request import RequestContext
 
 _SESSIONS_PATH: Final = f"{PAGE_PATH}/sessions"
@@ -98,8 +103,10 @@ class ConsoleHandler:
         sockets: BrowserSockets,
         recordings: RecordingsHandler | None,
         clock: Clock,
+        browser: TicketBrowser | None,
     ) -> None:
-        """Take `recordings` as None without a directory for recordings."""
+        """Take `recordings` as None without a directory for them, `browser` without logins."""
+        self._browser = browser
         self._origin = origin
         self._assets = assets
         self._cookies = cookies
@@ -125,7 +132,18 @@ class ConsoleHandler:
                 re.compile(f"/sessions/{_SESSION_ID}/renew"),
                 {"POST": Action("RenewConsoleSession", self._renew)},
             ),
+            *(() if browser is None else self._parking),
             *(() if recordings is None else recordings.paths),
+        )
+
+    @property
+    def _parking(self) -> Paths:
+        return (
+            (re.compile("/park"), {"POST": Action("ParkConsoleTicket", self._park)}),
+            (
+                re.compile("/parked"),
+                {"POST": Action("DescribeParkedTicket", self._describe_parked)},
+            ),
         )
 
     def owns(self, path: str) -> bool:
@@ -239,7 +257,37 @@ class ConsoleHandler:
         self, request: ListenerRequest, context: RequestContext, _: str
     ) -> JsonReply:
         ticket = await self._read(request, context, _ticket)
-        described = await self._redemption.describe(ticket, context)
+        return await self._description(ticket, request, context)
+
+    async def _describe_parked(
+        self, request: ListenerRequest, context: RequestContext, _: str
+    ) -> JsonReply:
+        await self._read(request, context, _nothing)
+        return await self._description(self._parked(request), request, context)
+
+    async def _park(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
+        assert self._browser is not None
+        ticket = await self._read(request, context, _ticket)
+        secret = await self._redemption.park(ticket, context)
+        return json_reply({}, headers=self._browser.set_parked(secret))
+
+    def _parked(self, request: ListenerRequest) -> str:
+        """Return the text of the browser's parked ticket; raise TicketRejected."""
+        secret = None if self._browser is None else self._browser.parked(request)
+        if secret is None:
+            raise TicketRejected("no ticket is parked in this browser", is_genuine=False)
+        return parked_text(secret)
+
+    async def _login(
+        self, request: ListenerRequest, context: RequestContext
+    ) -> BrowserLogin | None:
+        return None if self._browser is None else await self._browser.login(request, context)
+
+    async def _description(
+        self, ticket: str, request: ListenerRequest, context: RequestContext
+    ) -> JsonReply:
+        login = await self._login(request, context)
+        described = await self._redemption.describe(ticket, context, login=login)
         target = described.target
         return json_reply(
             {
@@ -254,8 +302,15 @@ class ConsoleHandler:
 
     async def _redeem(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         ticket, mode, take_over = await self._read(request, context, _redemption)
+        cleared: Headers = ()
+        if ticket is None:
+            ticket = self._parked(request)
+            cleared = () if self._browser is None else self._browser.clear_parked()
+        login = await self._login(request, context)
         try:
-            new = await self._redemption.redeem(ticket, context, mode=mode, take_over=take_over)
+            new = await self._redemption.redeem(
+                ticket, context, mode=mode, take_over=take_over, login=login
+            )
         except ConsoleBusy as busy:
             reply = render_error(busy)
             return json_reply(
@@ -268,7 +323,7 @@ class ConsoleHandler:
                 "socket": f"{self._origin.prefix}{PAGE_PATH}/s/{session_id}/socket",
                 "resume_key": new.resume_key.reveal(),
             },
-            headers=self._cookies.set_headers(session_id, new.cookie),
+            headers=(*self._cookies.set_headers(session_id, new.cookie), *cleared),
         )
 
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
@@ -384,11 +439,17 @@ def _ticket(body: Mapping[str, Any]) -> str:
     return ticket
 
 
-def _redemption(body: Mapping[str, Any]) -> tuple[str, SessionMode, bool]:
+def _nothing(_: Mapping[str, Any]) -> None:
+    """Accept any object as the body of a request that has no parameters."""
+
+
+def _redemption(body: Mapping[str, Any]) -> tuple[str | None, SessionMode, bool]:
+    """Return the ticket, None for the parked one; mode, and whether to take over."""
     mode, take_over = body.get("mode", "control"), body.get("take_over", False)
     if mode not in ("control", "view") or not isinstance(take_over, bool):
         raise BadRequest('`mode` must be "control" or "view", `take_over` true or false.')
-    return _ticket(body), SessionMode(mode), take_over
+    ticket = None if body.get("parked") is True else _ticket(body)
+    return ticket, SessionMode(mode), take_over
 
 
 def _origin_detail(request: ListenerRequest) -> str:

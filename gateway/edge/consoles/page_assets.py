@@ -95,10 +95,13 @@ class PageAsset:
 class PageAssets:
     """The page at `/console` and its files at `/console/assets/VERSION/`, below a prefix."""
 
-    def __init__(self, files: Mapping[str, bytes], prefix: str) -> None:
+    def __init__(
+        self, files: Mapping[str, bytes], prefix: str, *, has_logins: bool = False
+    ) -> None:
         """`prefix` is the path of `listen.public_url`, without a final slash."""
         digest = hashlib.sha256(b"".join(files[name] for name in sorted(files)))
         self._prefix = prefix
+        self._has_logins = has_logins
         self.version = digest.hexdigest()[:16]
         self.files = files
         # The addresses are relative to the page's own: they are right below any prefix.
@@ -110,11 +113,12 @@ class PageAssets:
         self._fallback = self._assets(files, _NO_STORE)
 
     @classmethod
-    def load(cls, prefix: str, directory: Path = _BUILT) -> Self:
+    def load(cls, prefix: str, directory: Path = _BUILT, *, has_logins: bool = False) -> Self:
         """Read the built files. Raises PageNotBuilt."""
         if problem := page_problem(directory):
             raise PageNotBuilt(problem)
-        return cls({name: (directory / name).read_bytes() for name in _FILES}, prefix)
+        files = {name: (directory / name).read_bytes() for name in _FILES}
+        return cls(files, prefix, has_logins=has_logins)
 
     def find(self, path: str) -> PageAsset | None:
         """Return what the page has at a request's path, which includes the prefix."""
@@ -138,16 +142,18 @@ class PageAssets:
             for name, content_type in _CONTENT_TYPES.items()
         }
 
-    @staticmethod
-    def _page(name: str, template: bytes, assets: str) -> PageAsset:
+    def _page(self, name: str, template: bytes, assets: str) -> PageAsset:
         html = template.replace(b"{{assets}}", assets.encode()).replace(
-            b"{{config}}", page_config()
+            b"{{config}}", page_config(has_logins=self._has_logins)
         )
         return PageAsset(name, "text/html; charset=utf-8", html, _NO_STORE)
 
 
-def page_config() -> bytes:
-    """Return what the pages know of the gateway, as JSON that is safe in a script element."""
+def page_config(*, has_logins: bool = False) -> bytes:
+    """Return what the pages know of the gateway, as JSON that is safe in a script element.
+
+    `has_logins`: people can log in, so a ticket can be parked.
+    """
     ends = [
         {"name": end.name, "code": end.code, "title": end.title, "advice": end.advice}
         for end in SESSION_ENDS
@@ -156,6 +162,7 @@ def page_config() -> bytes:
         "ends": ends,
         "resume_within_s": RESUME_WITHIN_S,
         "ticket_lifetime_s": TICKET_LIFETIME_S,
+        "has_logins": has_logins,
     }
     return script_json(config)
 

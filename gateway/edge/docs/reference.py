@@ -7,7 +7,8 @@ from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import SHOW_PERMISSIONS, query_parameters
 from gateway.domain.model import Operation
 from gateway.edge.error_spec import ErrorSpec
-from gateway.edge.error_table import ERROR_SPECS, NO_CREDENTIAL_TEXTS, REJECTION_TEXTS
+from gateway.edge.error_table import ERROR_SPECS
+from gateway.edge.rejection_texts import NO_CREDENTIAL_TEXTS, REJECTION_TEXTS
 
 _RUNBOOK: Final = "../../deploy/runbook.md"
 _ALERT_PREFIX: Final = "ConsoleGateway"

@@ -1,4 +1,4 @@
-"""The cookies of logins: one for each login in progress, and one for the session.
+"""The cookies of logins: one for each login in progress, one for the session, one for a ticket.
 
 `__Host-` binds them to this host and to https. SameSite=Lax lets the first one come back from the
 provider; SameSite=Strict keeps the session's cookie from every request that another site causes,
@@ -8,6 +8,7 @@ also from links. Over http, on loopback, `__Host-` and Secure are left out.
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.domain.consoles.model import PARKED_LIFETIME_S
 from gateway.domain.login.model import ATTEMPT_LIFETIME_S, ATTEMPTS_PER_BROWSER_MAX
 from gateway.domain.model import Headers, Secret
 from gateway.edge.cookies import cookie_names, find_cookie
@@ -15,6 +16,7 @@ from gateway.edge.listener.request import ListenerRequest
 
 _SESSION: Final = "gateway-session"
 _ATTEMPT: Final = "gateway-login-"
+_PARKED: Final = "gateway-parked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,15 @@ class LoginCookies:
 
     def clear_attempt(self, attempt_id: str) -> Headers:
         return (self._header(_ATTEMPT + attempt_id, "", 0, "Lax"),)
+
+    def parked(self, request: ListenerRequest) -> str | None:
+        return find_cookie(request, self._name(_PARKED))
+
+    def set_parked(self, value: Secret) -> Headers:
+        return (self._header(_PARKED, value.reveal(), int(PARKED_LIFETIME_S), "Strict"),)
+
+    def clear_parked(self) -> Headers:
+        return (self._header(_PARKED, "", 0, "Strict"),)
 
     def _name(self, name: str) -> str:
         return f"{'__Host-' if self.is_secure else ''}{name}"

@@ -47,6 +47,25 @@ class ConsoleAudit:
             record.extra = ConsoleSessionFields(ticket_address=ticket.client_address)
         await self._best_effort.record(record)
 
+    async def ticket_parked(self, ticket: Ticket, context: RequestContext) -> None:
+        """Record that a ticket is spent and waits for the login of its person."""
+        person, target = ticket.person, ticket.target
+        record = AuditRecord(
+            event="console_ticket_parked",
+            at=self._clock.now(),
+            request_id=context.request_id,
+            issuer=person.issuer,
+            subject=person.subject,
+            groups=person.groups,
+            project=target.project,
+            servers=(target.server,),
+            client_address=context.client_address,
+            token_id=person.token_id or "",
+            link_fingerprint=ticket.parked_fingerprint,
+            extra=ConsoleSessionFields(ticket_address=ticket.client_address),
+        )
+        await self._best_effort.record(record)
+
     async def session_started(
         self, session: ConsoleSession, permit: Permit, fingerprint: str
     ) -> None:

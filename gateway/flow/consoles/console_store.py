@@ -206,6 +206,9 @@ class ConsoleStore(Protocol):
     async def claim_rejection(self, name: str) -> bool:
         """Return whether the caller is the first, over all replicas, to record a rejection."""
 
+    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        """Return an unspent ticket and forget it, so that one caller only gets it."""
+
     async def redeem(
         self,
         ticket_hash: bytes,

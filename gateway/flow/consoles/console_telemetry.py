@@ -7,7 +7,11 @@ class ConsoleTelemetry(Protocol):
     """Label values come from the config, an Enum or the table of ends."""
 
     def ticket_rejected(self, reason: str) -> None:
-        """`reason`: garbage, gone, origin, form, request, address, right, in_use, limit, audit."""
+        """Count a ticket that opened no session.
+
+        `reason`: garbage, gone, origin, form, request, address, right, person, in_use, limit or
+        audit.
+        """
 
     def request_rejected(self, reason: str) -> None:
         """Count a request by a session's cookie. `reason`: origin, cookie, first_message, limit."""

@@ -117,6 +117,13 @@ class FallbackConsoleStore:
         if not self.local.has_issued(ticket_hash):
             raise StoreUnavailable("another process has the ticket in its memory")
 
+    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        found = self.local.take_ticket(ticket_hash)
+        if found is not None:
+            return found
+        with _Watch(self):
+            return await self._shared.spend_ticket(ticket_hash)
+
     async def redeem(
         self,
         ticket_hash: bytes,

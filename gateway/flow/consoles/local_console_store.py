@@ -118,6 +118,9 @@ class LocalConsoleStore:
         self._rejected[name] = self._now
         return True
 
+    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
+        return self.take_ticket(ticket_hash)
+
     def take_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
         """Return an unspent ticket and forget it."""
         found = self._tickets.pop(ticket_hash, None)

@@ -6,11 +6,14 @@ policy, inventory, limits. It calls no cloud.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import (
+    PARKED_LIFETIME_S,
+    TICKETS_PER_PERSON_MAX,
+    BrowserLogin,
     ConsoleSession,
     ConsoleTarget,
     InUse,
@@ -28,6 +31,7 @@ from gateway.domain.errors import (
     NotPermitted,
     SessionLimitReached,
     StoreUnavailable,
+    TicketOfAnotherPerson,
     TicketRejected,
 )
 from gateway.domain.model import CONSOLE_TAKEOVER, CONSOLE_VIEW, Principal, ProjectId, Secret
@@ -48,6 +52,7 @@ from gateway.flow.consoles.console_store import (
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
 from gateway.flow.consoles.recorded_once import RecordedByOne
+from gateway.flow.consoles.ticket_binding import TicketBinding, is_parked, parked_text
 from gateway.flow.request import RequestContext
 
 _RETRY_AFTER_S: Final = 1.0
@@ -69,6 +74,17 @@ class NewSession:
     session: ConsoleSession
     cookie: Secret
     resume_key: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class _TicketUse:
+    """What a ticket is spent for."""
+
+    ticket: Ticket
+    permit: ConsolePermit
+    take_over: TakeOver
+    login: str
+    """`BrowserLogin.lineage`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +111,13 @@ class Redemption:
         audit: ConsoleAudit,
         clock: Clock,
         telemetry: ConsoleTelemetry,
+        requires_login: bool = False,
     ) -> None:
-        """`account_of` returns the account of a project if it delivers live consoles."""
+        """`account_of` returns the account of a project if it delivers live consoles.
+
+        `requires_login`: a ticket opens only in a browser in which its person is logged in.
+        """
+        self._binding = TicketBinding(requires_login=requires_login)
         self._texts = texts
         self._account_of = account_of
         self._rights = rights
@@ -109,14 +130,17 @@ class Redemption:
         self._telemetry = telemetry
         self._recorded = RecordedByOne(store)
 
-    async def describe(self, text: str, context: RequestContext) -> TicketDescription:
-        """Return what a ticket is for, without spending it.
+    async def describe(
+        self, text: str, context: RequestContext, *, login: BrowserLogin | None = None
+    ) -> TicketDescription:
+        """Return what a ticket is for, without spending it; `login` is the browser's.
 
-        Raises TicketRejected, NotPermitted, NotAuthenticated, RevocationsUnavailable and
-        ConsoleStoreUnavailable.
+        Raises TicketRejected, TicketOfAnotherPerson, LoginRequired, FreshLoginRequired,
+        NotPermitted, NotAuthenticated, RevocationsUnavailable and ConsoleStoreUnavailable.
         """
         found = await self._find(text, context)
         ticket = found.ticket
+        await self._check_login(text, ticket, login, context)
         mode = (await self._permit(text, ticket, None, context)).mode
         in_use = None
         if mode is SessionMode.CONTROL:
@@ -132,7 +156,13 @@ class Redemption:
         )
 
     async def redeem(
-        self, text: str, context: RequestContext, *, mode: SessionMode, take_over: bool
+        self,
+        text: str,
+        context: RequestContext,
+        *,
+        mode: SessionMode,
+        take_over: bool,
+        login: BrowserLogin | None = None,
     ) -> NewSession:
         """Spend a ticket for a session; the session's record is durable when this returns.
 
@@ -140,13 +170,15 @@ class Redemption:
         ticket), and AuditLogUnavailable.
         """
         ticket = (await self._find(text, context)).ticket
+        await self._check_login(text, ticket, login, context)
         permit = await self._permit(text, ticket, mode, context)
         takes_over = self._take_over(ticket) if take_over else TakeOver.NONE
         if takes_over is TakeOver.OWN and not await self._has_own_only(ticket):
             refusal = NotPermitted("no right to take over", permission=CONSOLE_TAKEOVER)
             await self._reject(text, ticket, refusal, context)
             raise refusal
-        new, result = await self._spend(text, ticket, permit, context, takes_over)
+        use = _TicketUse(ticket, permit, takes_over, "" if login is None else login.lineage)
+        new, result = await self._spend(text, use, context)
         match result:
             case TicketGone():
                 await self.reject(text, context, "spent or expired", kind="gone")
@@ -158,9 +190,37 @@ class Redemption:
                 self._telemetry.ticket_rejected("limit")
                 raise SessionLimitReached(result.limit.value)
             case Redeemed():
-                await self._record(text, permit, new.session, result)
+                fingerprint = self._fingerprint(text, ticket)
+                await self._record(fingerprint, permit, new.session, result)
         self._telemetry.session_started(ticket.target.account, permit.mode.value)
         return new
+
+    async def park(self, text: str, context: RequestContext) -> Secret:
+        """Spend a ticket, and store it for a browser in which its person is about to log in.
+
+        Return the secret of this browser. Raises TicketRejected, ConsoleStoreUnavailable.
+        """
+        ticket_hash = self._name_of(text)
+        if ticket_hash is None or is_parked(text):
+            raise TicketRejected("not a ticket of this gateway", is_genuine=False)
+        await self._find(text, context)
+        secret = self._new_secrets.token()
+        try:
+            found = await self._store.spend_ticket(ticket_hash)
+            if found is None:
+                raise TicketRejected("spent or expired", is_genuine=True)
+            fingerprint = self._fingerprint(text, found.ticket)
+            ticket = replace(found.ticket, parked_fingerprint=fingerprint)
+            await self._store.add_ticket(
+                secret_hash(parked_text(secret)),
+                ticket,
+                per_person_max=TICKETS_PER_PERSON_MAX,
+                lifetime_s=PARKED_LIFETIME_S,
+            )
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        await self._audit.ticket_parked(ticket, context)
+        return Secret(secret)
 
     def find_ticket(self, text: str) -> str | None:
         """Return the genuine ticket in the text of a request that the page did not make."""
@@ -179,15 +239,15 @@ class Redemption:
 
         `kind` is the metric label. Without Redis, each process records it once.
         """
-        ticket_hash = self._texts.verify(text)
+        ticket_hash = self._name_of(text)
         self._telemetry.ticket_rejected("garbage" if ticket_hash is None else kind)
-        if ticket_hash is None:
-            return
+        if ticket_hash is None or (ticket is None and is_parked(text)):
+            return  # anyone can make such a text, and would fill the audit log
         if not await self._recorded.claim(f"ticket {ticket_hash.hex()} {kind}"):
             return
         if ticket is None:
             ticket = await self._known(ticket_hash)
-        fingerprint = self._fingerprints.of(Secret(text))
+        fingerprint = self._fingerprint(text, ticket)
         await self._audit.ticket_rejected(context, fingerprint, reason, ticket)
 
     async def _known(self, ticket_hash: bytes) -> Ticket | None:
@@ -198,7 +258,7 @@ class Redemption:
         return None if found is None else found.ticket
 
     async def _find(self, text: str, context: RequestContext) -> FoundTicket:
-        ticket_hash = self._texts.verify(text)
+        ticket_hash = self._name_of(text)
         if ticket_hash is None:
             await self.reject(text, context, "", kind="garbage")
             raise TicketRejected("not a ticket of this gateway", is_genuine=False)
@@ -210,6 +270,24 @@ class Redemption:
             await self.reject(text, context, "spent or expired", kind="gone")
             raise TicketRejected("spent or expired", is_genuine=True)
         return found
+
+    async def _check_login(
+        self, text: str, ticket: Ticket, login: BrowserLogin | None, context: RequestContext
+    ) -> None:
+        try:
+            self._binding.check(ticket, login)
+        except TicketOfAnotherPerson as refusal:
+            await self.reject(text, context, str(refusal), kind="person", ticket=ticket)
+            raise
+
+    def _name_of(self, text: str) -> bytes | None:
+        """Return the name under which a ticket is stored; None: no replica made this text."""
+        return secret_hash(text) if is_parked(text) else self._texts.verify(text)
+
+    def _fingerprint(self, text: str, ticket: Ticket | None) -> str:
+        """Return the fingerprint of the ticket's own text, also of a parked ticket."""
+        parked = "" if ticket is None else ticket.parked_fingerprint
+        return parked or self._fingerprints.of(Secret(text))
 
     async def _permit(
         self, text: str, ticket: Ticket, mode: SessionMode | None, context: RequestContext
@@ -275,15 +353,11 @@ class Redemption:
         return all(one.person.key == ticket.person.key for one in users)
 
     async def _spend(
-        self,
-        text: str,
-        ticket: Ticket,
-        permit: ConsolePermit,
-        context: RequestContext,
-        take_over: TakeOver,
+        self, text: str, use: "_TicketUse", context: RequestContext
     ) -> tuple[NewSession, Redeemed | TicketGone | ConsoleInUse | LimitReached]:
-        ticket_hash = self._texts.verify(text)
+        ticket_hash = self._name_of(text)
         assert ticket_hash is not None, "it was found"
+        ticket, permit = use.ticket, use.permit
         cookie, resume_key = self._new_secrets.token(), self._new_secrets.token()
         session = ConsoleSession(
             id=self._new_secrets.session_id(),
@@ -295,21 +369,23 @@ class Redemption:
             client_address=context.client_address,
             ticket_address=ticket.client_address,
             request_id=context.request_id,
+            login=use.login,
         )
+        is_control = permit.mode is SessionMode.CONTROL
         try:
             result = await self._store.redeem(
                 ticket_hash,
                 session,
                 secret_hash(resume_key),
                 self._rules.limits(ticket.target.account),
-                take_over=take_over if permit.mode is SessionMode.CONTROL else TakeOver.NONE,
+                take_over=use.take_over if is_control else TakeOver.NONE,
             )
         except StoreUnavailable as error:
             raise _unavailable(error) from None
         return NewSession(session, Secret(cookie), Secret(resume_key)), result
 
     async def _record(
-        self, text: str, permit: ConsolePermit, session: ConsoleSession, redeemed: Redeemed
+        self, fingerprint: str, permit: ConsolePermit, session: ConsoleSession, redeemed: Redeemed
     ) -> None:
         by = PersonRef.of(session.person)
         for first in (*redeemed.ended, *redeemed.commanded):
@@ -318,7 +394,6 @@ class Redemption:
             await self._audit.session_ended(first, ends.TAKEN_OVER, by=by)
             self._telemetry.session_ended(first.target.account, ends.TAKEN_OVER.name)
         try:
-            fingerprint = self._fingerprints.of(Secret(text))
             await self._audit.session_started(session, permit.permit, fingerprint)
         except AuditLogUnavailable:
             self._telemetry.ticket_rejected("audit")

@@ -44,6 +44,7 @@ from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
 from gateway.edge.json_endpoint import Bearer, PublicOrigin
+from gateway.edge.people.ticket_browser import TicketBrowser
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.budgets import FairBudget
 from gateway.flow.console_links import ConsoleAccount
@@ -55,6 +56,7 @@ from gateway.flow.consoles.issue_ticket import TicketAddresses, TicketPipeline
 from gateway.flow.consoles.live_session import SessionServices
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
+from gateway.flow.consoles.login_consoles import LoginConsoles
 from gateway.flow.consoles.redemption import Redemption, SessionSecrets
 from gateway.flow.consoles.session_drain import SessionDrain
 from gateway.flow.consoles.session_leases import SessionLeases
@@ -66,6 +68,7 @@ from gateway.flow.recordings.views import RecordingViews
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.administration import process_name
 from gateway.process.wiring.audit_log import OpenAuditLog
+from gateway.process.wiring.login import OpenLogin
 from gateway.process.wiring.recordings import OpenRecordings
 from gateway.process.wiring.requests import Stages
 
@@ -95,6 +98,7 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     overrides: ActiveOverrides,
     audit_log: OpenAuditLog,
     recordings: OpenRecordings | None,
+    login: OpenLogin | None,
 ) -> OpenConsoles | None:
     """Return None if no account delivers live consoles, and there are no recordings of any."""
     config, clock = runtime.config, runtime.clock
@@ -122,10 +126,12 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     links = _open_links(runtime, stages, accounts, budget, calls, shared.rights)
     sessions = await _open_sessions(runtime, stages, shared, links, ValkeyShapeMemory(valkey))
     _start(runtime, sessions, shared, overrides)
+    if login is not None:
+        login.sessions.end_consoles = LoginConsoles(sessions).end
     kind = console_operation(config).budget
     return OpenConsoles(
         _open_tickets(runtime, stages, shared),
-        _open_handler(runtime, stages, shared, sessions, views),
+        _open_handler(runtime, stages, shared, sessions, views, login),
         sessions,
         SessionDrain(sessions, lambda account: budget.spare_interval_s(account, kind), clock),
     )
@@ -227,6 +233,7 @@ def _open_redemption(runtime: Runtime, shared: _SharedParts) -> Redemption:
         audit=shared.audit,
         clock=runtime.clock,
         telemetry=shared.telemetry,
+        requires_login=runtime.config.console.browser_login == "required",
     )
 
 
@@ -332,10 +339,12 @@ def _open_handler(
     shared: _SharedParts,
     sessions: LiveSessions,
     views: RecordingViews | None,
+    login: OpenLogin | None,
 ) -> ConsoleHandler:
     url = urlsplit(runtime.config.listen.public_url or "")
     origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
-    assets = PageAssets.load(url.path)
+    assets = PageAssets.load(url.path, has_logins=login is not None)
+    is_required = runtime.config.console.browser_login == "required"
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     sockets = BrowserSockets(
         accept_browser, stages.limits, lambda: shared.telemetry.request_rejected("limit")
@@ -365,6 +374,7 @@ def _open_handler(
         sockets=sockets,
         recordings=recordings,
         clock=runtime.clock,
+        browser=None if login is None else TicketBrowser(login.gate, is_required=is_required),
     )
 
 

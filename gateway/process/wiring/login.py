@@ -45,12 +45,7 @@ class OpenLogin:
 
 
 async def open_login(
-    runtime: Runtime,
-    *,
-    valkey: Valkey,
-    identity: Identity,
-    stages: Stages,
-    audit_log: OpenAuditLog,
+    runtime: Runtime, valkey: Valkey, identity: Identity, stages: Stages, audit_log: OpenAuditLog
 ) -> OpenLogin | None:
     """Return None if no issuer has a login."""
     config, clock = runtime.config, runtime.clock

@@ -179,6 +179,13 @@ function steps.claim_rejection(name, remember)
   return redis.call('SET', key, '1', 'NX', 'PX', remember) and 1 or 0
 end
 
+-- hash
+function steps.spend_ticket(hash)
+  local found = steps.find_ticket(hash)
+  redis.call('DEL', base .. ':ticket:' .. hash)
+  return found
+end
+
 -- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
 -- person, server, viewers, account and total, whose sessions to take over ('none', 'own',
 -- 'any'), time to remember an end, time to resume, commands to those that are taken over

@@ -14,6 +14,9 @@ import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
 
 /** Statuses of a redemption that leave the ticket as it is: 0 is a missing answer. */
 const UNSPENT = new Set([0, 409, 429, 503]);
+const FRESH_LOGIN_CODE = "CGW.4036";
+/** Codes of answers that a login changes; they leave the ticket as it is. */
+const LOGIN_CODES = new Set(["CGW.4011", FRESH_LOGIN_CODE]);
 const NOTICE_MS = 10000;
 const ANY_SERVER = { label: LABELS.newAddress, text: LABELS.anyServer };
 
@@ -69,6 +72,7 @@ export class App {
     const stored = this.#stored.load();
     if (!this.#readAddress()) {
       if (stored) this.#resume(stored);
+      else if (this.#config.has_logins) this.#checkParked();
       else this.#showEmpty();
     }
   }
@@ -97,12 +101,30 @@ export class App {
 
   // Ticket
 
+  /** Show the ticket that waits in this browser for the login of its person, if there is one. */
+  async #checkParked() {
+    const reply = await this.#describe(null);
+    if (reply.status === 410) this.#showEmpty();
+    else this.#described(reply);
+  }
+
   async #check(ticket) {
+    this.#described(await this.#describe(ticket));
+  }
+
+  #describe(ticket) {
     this.#view.card("checking", { ...CARDS.checking, isBusy: true });
     const lifetimeMs = 1000 * this.#config.ticket_lifetime_s;
     this.#client = new TicketClient({ ticket, lifetimeMs, fetch: fetch.bind(window), timers });
-    const reply = await this.#client.describe();
+    return this.#client.describe();
+  }
+
+  #described(reply) {
     if (reply.serverTime !== null) this.#skew = reply.serverTime - Date.now();
+    if (this.#needsLogin(reply)) {
+      this.#askForLogin(reply);
+      return;
+    }
     if (!reply.ok) {
       this.#rejected(reply);
       return;
@@ -110,6 +132,24 @@ export class App {
     this.#offer = reply.data;
     this.#view.server = this.#serverName(this.#offer.server);
     this.#showReady();
+  }
+
+  #needsLogin({ data }) {
+    return this.#config.has_logins && LOGIN_CODES.has(data.error_code);
+  }
+
+  /** Park the ticket, and lead to the login; it comes back to this page. */
+  async #askForLogin({ data }) {
+    const parked = this.#client.isParked ? { ok: true } : await this.#client.park();
+    if (!parked.ok) {
+      this.#rejected(parked);
+      return;
+    }
+    const query = new URLSearchParams({ return: location.pathname });
+    if (data.error_code === FRESH_LOGIN_CODE) query.set("fresh", "1");
+    const act = () => location.assign(`login?${query}`);
+    const actions = [{ label: ACTIONS.logIn, act, isPrimary: true }];
+    this.#view.card("login", { ...CARDS.login, actions });
   }
 
   #serverName(server) {
@@ -186,6 +226,10 @@ export class App {
       this.#offer.in_use = reply.data.in_use;
       this.#showReady();
       await this.#connect();
+      return;
+    }
+    if (this.#needsLogin(reply)) {
+      this.#askForLogin(reply);
       return;
     }
     if (!reply.ok) {

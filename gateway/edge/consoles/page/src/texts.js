@@ -5,6 +5,7 @@ export const STATES = {
   empty: "No console",
   checking: "Checking",
   ready: "Ready",
+  login: "Login",
   opening: "Opening",
   waiting: "Waiting",
   connecting: "Connecting",
@@ -21,6 +22,10 @@ export const CARDS = {
     lead: "The address of a console works once, and within a minute. Request a new one and open it.",
   },
   checking: { title: "Checking the address", lead: "This does not use it up." },
+  login: {
+    title: "Log in to open this console.",
+    lead: "It opens for the person who requested it only. The address is used up; this browser has it for 10 minutes.",
+  },
   ready: {
     title: (server) => `Open the console of ${server}?`,
     lead: "Nothing is connected yet.",
@@ -144,6 +149,7 @@ export const MODES = { control: "Screen, keyboard and mouse", view: "Screen only
 
 export const ACTIONS = {
   connect: "Connect",
+  logIn: "Log in",
   cancel: "Cancel",
   disconnect: "Disconnect",
   retry: "Try now",

@@ -11,15 +11,23 @@ export function takeTicket(location, history) {
 
 export class TicketClient {
   #ticket;
+  #isParked;
   #deadline;
   #fetch;
   #timers;
 
+  /** `ticket`: its text, or null for the parked ticket of this browser. */
   constructor({ ticket, lifetimeMs, fetch, timers }) {
     this.#ticket = ticket;
+    this.#isParked = ticket === null;
     this.#fetch = fetch;
     this.#timers = timers;
     this.#deadline = timers.now() + lifetimeMs;
+  }
+
+  /** Whether the ticket is parked: in a cookie of this browser, until its person has logged in. */
+  get isParked() {
+    return this.#isParked;
   }
 
   /** Return when the ticket expires, in the time of `timers`. */
@@ -28,8 +36,18 @@ export class TicketClient {
   }
 
   async describe() {
-    const reply = await this.#post("console/ticket", {});
+    const reply = await this.#post(this.#isParked ? "console/parked" : "console/ticket", {});
     if (reply.ok) this.#deadline = this.#timers.now() + 1000 * reply.data.expires_in;
+    return reply;
+  }
+
+  /** Spend the ticket for everyone else, until its person has logged in in this browser. */
+  async park() {
+    const reply = await this.#post("console/park", {}, { spends: true });
+    if (reply.ok) {
+      this.#ticket = null;
+      this.#isParked = true;
+    }
     return reply;
   }
 
@@ -54,12 +72,16 @@ export class TicketClient {
     }
   }
 
+  #named() {
+    return this.#isParked ? { parked: true } : { ticket: this.#ticket };
+  }
+
   async #once(path, body) {
     try {
       const response = await this.#fetch(path, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ ticket: this.#ticket, ...body }),
+        body: JSON.stringify({ ...this.#named(), ...body }),
         cache: "no-store",
         redirect: "error",
       });

@@ -74,3 +74,24 @@ test("other rejections are final", async () => {
     assert.equal(requests.length, 1);
   }
 });
+
+test("a parked ticket is named by the cookie only", async () => {
+  const { ticket, requests } = client([{ body: { expires_in: 600 } }]);
+  assert.equal(ticket.isParked, false);
+  await ticket.park();
+  assert.equal(ticket.isParked, true);
+  await ticket.describe();
+  await ticket.redeem("view", false);
+  assert.deepEqual(requests, [
+    ["console/park", { ticket: "t" }],
+    ["console/parked", { parked: true }],
+    ["console/redeem", { parked: true, mode: "view", take_over: false }],
+  ]);
+});
+
+test("a ticket that could not be parked stays as it is", async () => {
+  const { ticket } = client([{ status: 410 }]);
+  const reply = await ticket.park();
+  assert.equal(reply.status, 410);
+  assert.equal(ticket.isParked, false);
+});
