@@ -54,7 +54,7 @@ def load_token(options: argparse.Namespace) -> ClientToken:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError):
         raise usage_error(f"{file} cannot be read.") from None
 
@@ -66,7 +66,7 @@ def _output_of(command: str) -> str:
         )
     except (OSError, ValueError, subprocess.SubprocessError):
         raise usage_error("The --token-command failed.") from None
-    return ran.stdout.decode(errors="replace")
+    return ran.stdout.decode("utf-8-sig", errors="replace")
 
 
 def _expiry(token: Secret) -> str:

@@ -168,7 +168,14 @@ def test_expired_token_is_reported_with_its_source(stack: Stack, tmp_path: Path)
 def test_token_is_read_from_file_or_command(olga: Person, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(olga.token + "\n")
-    for words in (("--token-file", str(file)), ("--token-command", f"cat {file}")):
+    with_mark = tmp_path / "token-with-byte-order-mark"
+    with_mark.write_text(f"\ufeff{olga.token}\r\n", encoding="utf-8")
+    for words in (
+        ("--token-file", str(with_mark)),
+        ("--token-command", f"cat {with_mark}"),
+        ("--token-file", str(file)),
+        ("--token-command", f"cat {file}"),
+    ):
         ran = olga.run("console", *words, target(olga), CONSOLE_GATEWAY_TOKEN="")
         assert ran.returncode == 0, ran.stderr
 
