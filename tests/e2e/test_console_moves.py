@@ -1,4 +1,4 @@
-"""Many live consoles of a stopped process, and one on an account that a reload removes."""
+"""Many live consoles of a process that is stopped, or replaced by a reload."""
 
 import asyncio
 import signal
@@ -61,7 +61,8 @@ async def open_live(
     for server in stack.cloud.servers[:count]:
         response = await asyncio.to_thread(gateway.console, token, server)
         page = LivePage(http, gateway.url, origin=gateway.config["listen"]["public_url"])
-        assert (await page.redeem(response.json["url"].partition("#")[2]))[0] == 200
+        status, data = await page.redeem(response.json["url"].partition("#")[2])
+        assert status == 200, data
         await page.connect()
         pages.append(page)
     await asyncio.gather(*(page.until_live() for page in pages))
@@ -105,16 +106,47 @@ async def test_replaced_worker_counts_its_sessions_and_ends_those_of_a_removed_a
     stack: Stack, http: ClientSession
 ) -> None:
     gateway = await asyncio.to_thread(start, stack, reload_drain_s=60.0)
-    (page,) = await open_live(stack, http, gateway, 1)
+    pages = await open_live(stack, http, gateway, SESSIONS)
     connections = 'gateway_console_connections{account="prod"}'
     gateway.config["request"]["deadline_s"] += 1
     gateway.write_config()
     await until(lambda: gateway.metric("gateway_workers_retired") == 1)
-    await until(lambda: gateway.metric(connections) == 1)
-    assert page.close_code is None
+    await until(lambda: gateway.metric(connections) == SESSIONS)
+    # The old worker still serves each of them.
+    ended, *pages = pages
+    await ended.send({"type": "end"})
+    assert await ended.until_closed() == 4000
+    await until(lambda: gateway.metric(connections) == SESSIONS - 1)
+    assert {page.close_code for page in pages} == {None}
     gateway.config["accounts"][0]["name"] = "renamed"
     gateway.write_config()
-    assert await page.until_closed() == 4002
-    assert page.messages[-1]["reason"] == "right_ended"
+    for page in pages:
+        assert await page.until_closed() == 4002
+        assert page.messages[-1]["reason"] == "right_ended"
     await until(lambda: gateway.metric("gateway_workers_retired") == 0)
+    records = gateway.audit("console_session_ended")
+    assert sorted(one["session"] for one in records) == sorted(
+        one.session_id for one in [ended, *pages]
+    )
+    await asyncio.to_thread(gateway.stop)
+
+
+async def test_replaced_worker_moves_its_sessions_when_its_time_is_over(
+    stack: Stack, http: ClientSession
+) -> None:
+    gateway = await asyncio.to_thread(start, stack, reload_drain_s=2.0)
+    pages = await open_live(stack, http, gateway, 4)
+    moves = [asyncio.create_task(resume_when_moved(page, gateway)) for page in pages]
+    began = time.monotonic()
+    gateway.config["request"]["deadline_s"] += 1
+    gateway.write_config()
+    await asyncio.wait(moves, return_when=asyncio.FIRST_COMPLETED)
+    assert time.monotonic() - began >= 2.0
+    await asyncio.gather(*moves)
+    await until(lambda: gateway.metric("gateway_workers_retired") == 0)
+    await until(lambda: gateway.metric('gateway_console_connections{account="prod"}') == 4)
+    assert gateway.audit("console_session_ended") == []
+    for page in pages:
+        await page.send({"type": "end"})
+        assert await page.until_closed() == 4000
     await asyncio.to_thread(gateway.stop)

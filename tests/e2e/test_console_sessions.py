@@ -23,6 +23,8 @@ from tests.support.live_delivery import (
 from tests.support.live_page import LivePage
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
+ENDED_WITHIN_S = 1.0
+
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Stack]:
@@ -159,20 +161,41 @@ async def test_lost_connection_resumes_within_30_s(
     assert await page.until_closed() == 4000
 
 
+async def time_round_trips(live: Stack, until: asyncio.Event) -> float:
+    """Return the longest of many round trips over both replicas that change nothing.
+
+    On a busy machine an end takes longer by a few of them.
+    """
+    admin, longest = admin_headers(live.cloud), 0.0
+    while not until.is_set():
+        began = time.monotonic()
+        await asyncio.to_thread(fetch, live.gateway.admin, "GET", "/admin/consoles", admin)
+        await asyncio.to_thread(fetch, live._gateways[1].url, "GET", "/console/none")
+        longest = max(longest, time.monotonic() - began)
+        await asyncio.sleep(0.05)
+    return longest
+
+
 @pytest.mark.parametrize(
-    "how", ["policy", "lock", "revocation", "operator"], ids=lambda how: f"by_{how}"
+    ("how", "event", "expected"),
+    [
+        pytest.param("policy", "policy_loaded", 4002, id="by_policy"),
+        pytest.param("lock", "lock_set", 4002, id="by_lock"),
+        pytest.param("revocation", "revoked", 4002, id="by_revocation"),
+        pytest.param("operator", "admin_action", 4001, id="by_operator"),
+    ],
 )
 async def test_session_ends_within_a_second_on_another_replica(
-    live: Stack, client: aiohttp.ClientSession, server: str, how: str
+    live: Stack, client: aiohttp.ClientSession, server: str, how: str, event: str, expected: int
 ) -> None:
-    """Invariant 11."""
+    """Invariant 11, from the gateways' own times: of the change's record, and of the end's."""
     first, second = live.gateway, live._gateways[1]
     page = await open_console(live, client, server, f"ended-{how}", second)
-    closed = asyncio.create_task(page.until_closed())
+    is_over = asyncio.Event()
+    trips = asyncio.create_task(time_round_trips(live, is_over))
     await asyncio.sleep(0.3)
     policy = json.loads(second.policy_file.read_text())
-    admin = admin_headers(live.cloud)
-    began, expected = time.monotonic(), 4002
+    changed, began = second if how == "policy" else first, time.time()
     try:
         if how == "policy":
             denial = {"to": {"users": [f"ended-{how}"]}, "on": {"servers": [server]}}
@@ -181,14 +204,17 @@ async def test_session_ends_within_a_second_on_another_replica(
             paths = {"lock": "locks", "revocation": "revocations", "operator": "consoles/end"}
             target = {"issuer": "corp", "subject": f"ended-{how}", "reason": "test"}
             body = {"id": page.session_id} if how == "operator" else target
-            await asyncio.to_thread(admin_post, first, f"/admin/{paths[how]}", admin, body)
-            expected = 4001 if how == "operator" else 4002
-        assert await closed == expected
-        # A changed policy file is noticed within a second, and ends the session in another.
-        assert time.monotonic() - began < (4.0 if how == "policy" else 3.0)
+            path, admin = f"/admin/{paths[how]}", admin_headers(live.cloud)
+            await asyncio.to_thread(admin_post, first, path, admin, body)
+        assert await page.until_closed() == expected
     finally:
         second.write_policy(policy)
-    eventually(lambda: len(ended([first, second], page.session_id)) == 1)
+        is_over.set()
+    slack_s = 3 * await trips
+    eventually(lambda: ended([first, second], page.session_id))
+    (record,) = ended([first, second], page.session_id)
+    since = min(one["at"] for one in changed.audit(event) if one["at"] >= began)
+    assert record["at"] - since <= ENDED_WITHIN_S + slack_s, slack_s
 
 
 @pytest.mark.parametrize(
@@ -609,18 +635,22 @@ def test_switch_to_live_consoles_drops_the_cached_urls() -> None:
     gateway, token = stack.gateway, cloud.token("olga")
     assert gateway.config["overrides"] == {"enabled": False}
     direct, seen = dict(gateway.config["accounts"][0]), list[str]()
+
+    def until_reloaded(times: int) -> None:
+        eventually(lambda: len(gateway.log_lines("config_reloaded")) == times)
+
     try:
         for reloads in (1, 3):
             seen.append(gateway.console(token).json["url"])
             assert gateway.console(token).json["url"] == seen[-1]
             deliver_live(gateway)
-            eventually(lambda: len(gateway.log_lines("config_reloaded")) == reloads)
+            until_reloaded(reloads)
             eventually(lambda: f"{gateway.url}/console#" in gateway.console(token).json["url"])
             fresh = gateway.console(token, Cache_Control="no-cache")
             assert f"{gateway.url}/console#" in fresh.json["url"]
             gateway.config["accounts"][0] = dict(direct)
             gateway.write_config()
-            eventually(lambda: len(gateway.log_lines("config_reloaded")) == reloads + 1)
+            until_reloaded(reloads + 1)
             eventually(lambda: f"{gateway.url}/console#" not in gateway.console(token).json["url"])
             assert gateway.console(token).json["url"] not in seen
     finally:
