@@ -132,7 +132,7 @@ def _online_check(config: Settings, console: str | None) -> "OnlineCheck":
 def _recording_warnings(config: Settings, document: Document) -> Iterable[ConfigWarning]:
     if config.recordings.directory is None:
         return ()
-    from gateway.commands.recordings_space import recording_warnings
+    from gateway.commands.recordings_warnings import recording_warnings
 
     return recording_warnings(config, document, SystemClock().now())
 

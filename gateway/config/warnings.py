@@ -22,6 +22,8 @@ WARNINGS: Final = {
     " `recordings.directory` is full before `keep_days`.",
     "recordings_bytes_max_small": "At the rate of the last 7 days, `recordings.bytes_max` removes"
     " recordings before `keep_days`.",
+    "recordings_key_missing": "No key of `recordings.keys` opens some recordings. Add the key that"
+    " encrypted them, until `gateway recordings rewrap` has run.",
     "key_ignored": "A key in `public_key_file` verifies no token.",
     "redis_may_evict": "Redis may evict keys without expiry, such as revocations, when its memory"
     " is full, or its user may not read the policy by INFO. Set `maxmemory-policy noeviction`."

@@ -7,6 +7,8 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.recording_catalogue import ValkeyRecordingCatalogue
 from tests.e2e.test_commands import run
 from tests.support.recorded_live import allow, api
-from tests.support.recordings import RecordingScene, a_recording
+from tests.support.recordings import OTHER_KEY, RecordingScene, a_recording
 from tests.support.stack import Stack, eventually
 from tests.support.telemetry import RecordingTelemetry
 
@@ -51,14 +53,22 @@ def stack() -> Iterator[Stack]:
 
 
 def details_of(stack: Stack, number: int) -> RecordingDetails:
-    target = ConsoleTarget("prod", ProjectId(stack.cloud.project), ServerId(stack.cloud.servers[0]))
+    server = ServerId(stack.cloud.servers[number])
+    target = ConsoleTarget("prod", ProjectId(stack.cloud.project), server)
     return a_recording(number, target=target)
 
 
-def record(stack: Stack, details: RecordingDetails) -> RecordingInfo:
+def listed(stack: Stack, number: int) -> dict[str, Any]:
+    """Return the only recording of a server."""
+    path = f"/console/recordings?server={stack.cloud.servers[number]}"
+    (found,) = api(stack.gateway, "GET", path).json["recordings"]
+    return dict(found)
+
+
+def record(stack: Stack, details: RecordingDetails, key: Secret | None = None) -> RecordingInfo:
     """Record a session as the gateway has done before."""
     directory = stack.gateway.directory
-    key = Secret((directory / "recording.key").read_text())
+    key = key or Secret((directory / "recording.key").read_text())
     scene = RecordingScene(directory / "recordings", clock=SystemClock(), keys=[key])
     files = RecordingFiles(scene.directory, scene.keys, scene.index, "host-1")
     part = open_recording_part(files, details, scene.clock.now())
@@ -92,7 +102,7 @@ async def publish(stack: Stack, info: RecordingInfo) -> list[str]:
 
 def test_recordings_stay_when_no_account_is_recorded(stack: Stack) -> None:
     name = a_recording(1).id
-    (found,) = api(stack.gateway, "GET", "/console/recordings").json["recordings"]
+    found = listed(stack, 1)
     assert (found["id"], found["here"], found["problems"]) == (name, True, [])
     reply = api(stack.gateway, "POST", f"/console/recordings/{name}/views", "nora", {})
     assert reply.status == 200
@@ -111,11 +121,8 @@ def test_recording_of_another_host_is_named_and_not_played(stack: Stack) -> None
     published = replace(info, details=other, parts=parts)
     eventually(lambda: socket.gethostname() in asyncio.run(publish(stack, published)))
     path = f"/console/recordings/{other.id}"
-    listed = {
-        one["id"]: one for one in api(gateway, "GET", "/console/recordings").json["recordings"]
-    }
-    assert set(listed) == {a_recording(1).id, other.id}
-    assert (listed[other.id]["here"], listed[other.id]["hosts"]) == (False, ["host-b"])
+    found = listed(stack, 2)
+    assert (found["id"], found["here"], found["hosts"]) == (other.id, False, ["host-b"])
     assert api(gateway, "GET", path).json["hosts"] == ["host-b"]
     for name in ("views", "export"):
         reply = api(gateway, "POST", f"{path}/{name}", "nora", {})
@@ -144,3 +151,20 @@ def test_forbidden_and_unknown_look_the_same_on_every_host(stack: Stack) -> None
     assert {status for status, _ in answers} == {404}
     assert len({*answers}) == 1
     assert api(gateway, "GET", "/console/recordings", "anna").json["recordings"] == []
+
+
+def test_recording_without_its_key_is_refused_in_words(stack: Stack) -> None:
+    details = details_of(stack, 3)
+    record(stack, details, OTHER_KEY)
+    token = stack.cloud.token("nora")
+    environ = {"CONSOLE_GATEWAY_URL": stack.gateway.url, "CONSOLE_GATEWAY_TOKEN": token}
+    target = str(stack.gateway.directory / "export.html")
+    for command in (("play", details.id), ("export", details.id, target)):
+        code, output = run("recordings", *command, environ=environ)
+        assert code != 0
+        assert "encrypted with a key that the gateway does not have" in output
+    _, output = run("recordings", "list", environ=environ)
+    assert details.id in output
+    assert not Path(target).exists()
+    code, output = run("check", "--config", str(stack.gateway.config_file), environ=environ)
+    assert "recordings_key_missing" in output

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.commands.recordings_space import warnings_at
+from gateway.commands.recordings_warnings import recording_warnings, warnings_at
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import load
 from gateway.config.settings import Settings, load_settings, validate_settings
 from gateway.domain.recordings.model import RecordingPolicy
+from gateway.drivers.recordings.recording_directory import RecordingDirectory
+from gateway.drivers.recordings.recording_keys import RecordingKeys
 from gateway.drivers.recordings.retention import RecordingUsage
+from tests.support.recordings import OTHER_KEY, STARTED_AT, a_recording
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "gateway.yaml"
 GB = 10**9
@@ -112,3 +115,22 @@ def test_check_warns_of_a_disk_full_before_keep_days(
     document = load(file)
     settings: Settings = validate_settings(document)
     assert [one.code for one in warnings_at(settings, document, usage)] == codes
+
+
+def test_check_warns_of_recordings_without_their_key(directory: Path) -> None:
+    file = write(directory, {"directory": "recordings", "keys": KEYS})
+    document = load(file)
+    settings = validate_settings(document)
+    other, own = RecordingKeys([OTHER_KEY]), RecordingKeys(settings.recordings.keys)
+    root = settings.recordings.directory
+    assert root is not None
+
+    def codes() -> list[str]:
+        return [one.code for one in recording_warnings(settings, document, STARTED_AT)]
+
+    for number, keys in ((1, own), (2, other)):
+        assert codes() == []
+        details = a_recording(number)
+        wrapped = keys.create(details.id, with_keystrokes=True)[1]
+        RecordingDirectory(root).create(details, wrapped)
+    assert codes() == ["recordings_key_missing"]

@@ -187,10 +187,8 @@ class RecordingViews:
     ) -> Secret:
         """Return a ticket for one view."""
         info, _ = await self._permitted(recording, context, with_keystrokes=with_keystrokes)
-        if not info.is_here:
-            raise RecordingElsewhere(info.elsewhere)
-        if info.is_open:
-            raise RecordingUnavailable(_TEXTS[Unreadable.IN_PROGRESS])
+        reader = await self._open(info, with_keystrokes=with_keystrokes)
+        await reader.close()  # an address of what cannot be played would only fail later
         return self._tickets.issue(
             _person(context),
             recording,

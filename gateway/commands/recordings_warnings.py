@@ -1,13 +1,15 @@
-"""The warnings of `gateway check` about the space for recordings, at their present rate."""
+"""The warnings of `gateway check` about recordings: their keys, and space at the present rate."""
 
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from gateway.config.errors import ConfigWarning
 from gateway.config.located_yaml import Document
 from gateway.config.settings import Settings
-from gateway.drivers.recordings.recording_directory import RecordingDirectory
+from gateway.drivers.recordings.recording_directory import RecordingDirectory, read_wrapped_keys
+from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
 from gateway.drivers.recordings.retention import RecordingUsage, measure_usage
 
 
@@ -15,8 +17,32 @@ def recording_warnings(config: Settings, document: Document, now: float) -> Iter
     directory = config.recordings.directory
     if directory is None or not directory.is_dir():
         return
+    recordings = RecordingDirectory(directory)
     with suppress(OSError):  # another user than the gateway's may not read it
-        yield from warnings_at(config, document, measure_usage(RecordingDirectory(directory), now))
+        yield from _key_warnings(config, document, recordings)
+        yield from warnings_at(config, document, measure_usage(recordings, now))
+
+
+def _key_warnings(
+    config: Settings, document: Document, recordings: RecordingDirectory
+) -> Iterator[ConfigWarning]:
+    keys = RecordingKeys(config.recordings.keys)
+    paths = [*recordings.recordings()]
+    lost = sum(not _has_key(keys, path) for path in paths)
+    if lost:
+        message = f"none of them opens {lost} of {len(paths)} recordings, which cannot be played"
+        error = document.error(("recordings", "keys"), message)
+        yield ConfigWarning("recordings_key_missing", error)
+
+
+def _has_key(keys: RecordingKeys, path: Path) -> bool:
+    try:
+        keys.unwrap(path.name, read_wrapped_keys(path))
+    except RecordingKeyMissing:
+        return False
+    except FileNotFoundError:  # retention, or `verify` reports it
+        pass
+    return True
 
 
 def warnings_at(
