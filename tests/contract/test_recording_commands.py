@@ -64,6 +64,7 @@ class Host:
         for number, key in enumerate(keys):
             (self.directory / "secrets" / f"key-{number}").write_text(key.reveal())
         listed = [{"file": f"secrets/key-{number}"} for number in range(len(keys))]
+        config["listen"] = {**config.get("listen", {}), "public_url": "https://gw.example"}
         config["recordings"] = {"directory": "recordings", "keys": listed}
         config["audit"] = {**config.get("audit", {}), "signing_key": {"file": "secrets/signing"}}
         self.config.write_text(yaml.safe_dump(config))
