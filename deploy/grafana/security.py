@@ -237,6 +237,18 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
+                "Which steps do access requests take?",
+                f"Steps in 10 minutes. Break-glass is access without an approval: {to_runbook('ConsoleGatewayBreakGlassUsed')} in the runbook.",
+                (
+                    "sum by (step) (increase(gateway_access_request_steps_total{INSTANCE}[10m]))",
+                    "{{step}}",
+                ),
+                ("max by (state) (gateway_access_requests_open{INSTANCE})", "open: {{state}}"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
                 "How many log lines are missing?",
                 "Per second. Sampled out: because of `log.hit_sample_ratio`, or a caller above its limit. Dropped: the reader of stdout stalled. Audit records are complete.",
                 (

@@ -418,6 +418,34 @@ def revoked(scene: Scene) -> None:
     scene.wait_for_scrape()
 
 
+def glass_broken(scene: Scene) -> None:
+    """Let a person take access without an approval."""
+    gateway, cloud = scene.stack.gateway, scene.cloud
+    policy = json.loads(gateway.policy_file.read_text())
+    rule = {
+        "role": "operator",
+        "to": {"users": ["zoe"]},
+        "on": "everything",
+        "for_max": "1h",
+        "approvers": {"groups": ["leads"]},
+        "break_glass": {"per_day": 1},
+    }
+    gateway.write_policy({**policy, "requests": [rule]})
+    wanted = {
+        "role": "operator",
+        "project_id": cloud.project,
+        "server_ids": [cloud.servers[0]],
+        "duration_s": 60,
+        "reason": "the site is down",
+        "break_glass": True,
+    }
+    headers = {"Authorization": f"Bearer {cloud.token('zoe')}", "Content-Type": "application/json"}
+    eventually(
+        lambda: fetch(gateway.url, "POST", "/requests", headers, json.dumps(wanted)).status == 201
+    )
+    scene.wait_for_scrape()
+
+
 def worker_killed(scene: Scene) -> None:
     gateway = scene.stack.gateway
     os.kill(gateway.log_lines("worker_started")[-1]["pid"], signal.SIGKILL)
@@ -469,6 +497,7 @@ EVENTS: tuple[Callable[[Scene], None], ...] = (
     bad_config,
     issuer_recovered,
     revoked,
+    glass_broken,
     worker_killed,
     rules_by_tags,
     login_rejected,
@@ -508,6 +537,7 @@ FIRES: dict[str, Callable[[Scene], None]] = {
     "ConsoleGatewayManyDenials": rejected_tokens,
     "ConsoleGatewayRevokedTokens": revoked,
     "ConsoleGatewayLockedPersons": revoked,
+    "ConsoleGatewayBreakGlassUsed": glass_broken,
     "ConsoleGatewayAdminAccessDenied": revoked,
     "ConsoleGatewayConsolesEndByError": live_consoles,
     "ConsoleGatewayRecordingsFail": recordings,
