@@ -331,6 +331,8 @@ class RuleRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     line: int
     label: str
     """The rule as an operator would name it, e.g. `grant console-operator to group ops`."""
+    by_break_glass: bool = False
+    """The grant of an access request that no person has approved."""
 
     @property
     def location(self) -> str:

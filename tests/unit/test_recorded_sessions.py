@@ -10,12 +10,21 @@ from gateway.domain.consoles.model import Clipboard, SessionMode
 from gateway.domain.consoles.rules import AccountSessions
 from gateway.domain.recordings.model import RecordingDetails, RecordingPolicy
 from gateway.domain.recordings.records import Record, RecordKind
+from gateway.domain.requests.grants import grants_of
+from gateway.domain.requests.model import RequestPerson
 from gateway.domain.rfb.rules import RelayRules
 from gateway.domain.rfb.violation import RfbViolation
 from gateway.flow.recordings.recording_writer import RecordingFailed
 from tests.support import rfb
+from tests.support.access_requests import (
+    BREAK_GLASS,
+    a_request_policy,
+    a_request_rule,
+    a_scope,
+    an_access_request,
+)
 from tests.support.console_world import RULES, ConsoleWorld
-from tests.support.consoles import ACCOUNT
+from tests.support.consoles import ACCOUNT, TARGET
 from tests.support.live_consoles import Page, Replica
 from tests.support.virtual_time import run_virtually
 
@@ -191,6 +200,32 @@ def test_optional_recording_that_fails_is_reported_and_goes_on() -> None:
         assert screen(page).endswith(b"seen without a recording")
         assert len(replica.world.events("console_recording_failed")) == 1
         assert page.closed is None
+
+    run(scenario, RecordingPolicy.WHEN_POSSIBLE)
+
+
+def test_break_glass_requires_the_recording_that_is_possible() -> None:
+    async def scenario(replica: Replica, recordings: FakeRecordings) -> None:
+        world = replica.world
+        scope = a_scope(projects=frozenset({TARGET.project}), groups=frozenset({"ops"}))
+        policy = a_request_policy(a_request_rule(scope=scope, break_glass=BREAK_GLASS))
+        used = an_access_request(
+            requester=RequestPerson("corp", "ada"),
+            project=TARGET.project,
+            servers=(TARGET.server,),
+            broken_glass=True,
+            started_at=world.clock.now(),
+        )
+        grants = grants_of([used], policy.request_rules, ())
+        world.policy = policy.with_requested(grants)
+        page = await replica.live()
+        assert page.frames[0]["recorded"] is True
+        await handshake(page, replica)
+        recordings.error = RecordingFailed("write: No space left on device")
+        world.cloud.channels[0].put(b"never seen")
+        assert await page.until_closed() == (4013, "recording_failed")
+        page = replica.open_page(await replica.redeem(await replica.ticket()))
+        assert await page.until_closed() == (4013, "recording_failed")
 
     run(scenario, RecordingPolicy.WHEN_POSSIBLE)
 

@@ -77,7 +77,13 @@ def request_location(request_id: str) -> str:
 def _grant(request: AccessRequest, rule: RequestRule) -> RequestGrant:
     assert request.started_at is not None
     scope = rule.scope
-    ref = RuleRef(RuleKind.GRANT, request_location(request.id), 0, describe_grant(request))
+    ref = RuleRef(
+        RuleKind.GRANT,
+        request_location(request.id),
+        0,
+        describe_grant(request),
+        by_break_glass=request.broken_glass,
+    )
     grant = msgspec.structs.replace(
         scope,
         ref=ref,

@@ -180,6 +180,13 @@ class ConsoleRights:
             return ends.RIGHT_ENDED
         return None
 
+    def is_by_break_glass(self, session: ConsoleSession) -> bool:
+        """Return whether break-glass alone is the right to a session; raise NotPermitted."""
+        call = self._calls.of(session.target, PERMISSION_OF[session.mode])
+        inventory = self._inventories.last_known(session.target.project)
+        policy, now = self._policies.current(), self._clock.now()
+        return policy.permit(session.person, call, now, inventory).rule.by_break_glass
+
     def token_ends_at(self, person: Principal) -> float:
         """Return when a session of this token ends, in seconds since the epoch."""
         return self._identify.valid_until(person) + self._outlive_token_s

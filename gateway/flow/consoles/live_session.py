@@ -297,7 +297,10 @@ class LiveSession:
         account = services.rules.accounts[self.session.target.account]
         if account.recording is RecordingPolicy.NEVER:
             return
-        is_required = account.recording is RecordingPolicy.REQUIRED
+        is_required = (
+            account.recording is RecordingPolicy.REQUIRED
+            or services.rights.is_by_break_glass(self.session)
+        )
         details = RecordingDetails.of(
             self.session, account.recording, has_keystrokes=account.record_keys
         )
