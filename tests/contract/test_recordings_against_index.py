@@ -6,7 +6,7 @@ authenticates the block before.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +211,13 @@ async def test_what_changes_during_a_comparison_is_no_problem(
     part = open_recording_part(files, a_recording(), scene.clock.now())
     part.append([screen_record(0, b"third"), END])
     part.close()
-    find = scene.directory.find
+    find = scene.directory.find_each
 
-    def find_later(recording: str) -> Path | None:
+    def find_later(recordings: Iterable[str]) -> Iterator[Path]:
         scene.closer.recover(scene.directory.recordings())
-        return find(recording)
+        return find(recordings)
 
-    monkeypatch.setattr(scene.directory, "find", find_later)
+    monkeypatch.setattr(scene.directory, "find_each", find_later)
     assert find_problems(scene.directory, [ONE]) == {}
     assert (path_of(scene) / "part-0003.part").exists()
 

@@ -64,8 +64,7 @@ def _find_problems(
     directory: RecordingDirectory, recordings: Collection[str]
 ) -> Mapping[str, list[Judgement]]:
     index = read_index(find_lines(directory.root, recordings))
-    paths = (directory.find(one) for one in recordings)
-    found = (_found_quickly(path) for path in paths if path is not None)
+    found = (_found_quickly(path) for path in directory.find_each(recordings))
     problems: dict[str, list[Judgement]] = {}
     for one in judge(index, found):
         if one.verdict.is_problem:

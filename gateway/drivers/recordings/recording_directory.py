@@ -8,11 +8,12 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -67,11 +68,15 @@ class RecordingDirectory:
         return self.root / day / details.id
 
     def find(self, recording: str) -> Path | None:
-        if _ID.fullmatch(recording):
-            for day in self._days():
-                if (day / recording).is_dir():
-                    return day / recording
-        return None
+        return next(self.find_each([recording]), None)
+
+    def find_each(self, recordings: Iterable[str]) -> Iterator[Path]:
+        """Yield the directory of each of these recordings that exists."""
+        days = self._days()
+        for recording in recordings:
+            if _ID.fullmatch(recording):
+                found = (day / recording for day in days if (day / recording).is_dir())
+                yield from islice(found, 1)
 
     def recordings(self, *, days: int | None = None) -> Iterator[Path]:
         """Yield the directory of each recording, the newest day first; of `days` days or all."""
