@@ -28,9 +28,11 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.inventory import Attributes, Inventory
 from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rule_index import RuleIndex, compile_rules
 from gateway.domain.policy.rules import Rule
 from gateway.domain.policy.selectors import Selector
 from gateway.domain.queue.pacing import Pace
+from gateway.domain.requests.grants import grants_of
 from gateway.edge.error_response import render_error
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarding
@@ -40,6 +42,7 @@ from gateway.flow.pipeline import Gateway, build_gateway
 from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
+from tests.support.access_requests import a_request_rule, an_access_request, changed
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
 from tests.support.small_cloud import SmallCloud, SmallServer
@@ -184,7 +187,18 @@ def policies(draw: st.DrawFn) -> Policy:
     count = draw(st.integers(1, 4))
     rules = [rule(RuleKind.GRANT, i) for i in range(count)]
     rules += [rule(RuleKind.DENIAL, 10 + i) for i in range(draw(st.integers(0, 2)))]
-    return Policy(rules, version="v")
+    if draw(st.booleans()):
+        return Policy(rules, version="v")
+    # Access requests: a rule by which ann may request, and a request of hers in force.
+    request_rule = a_request_rule(approvals=0, scope=rule(RuleKind.GRANT, 20))
+    index = RuleIndex(compile_rules(rules, requests=[request_rule]))
+    policy = Policy(index, version="v")
+    servers = draw(st.sets(st.sampled_from(SERVERS[:4]), min_size=1))
+    started = an_access_request(servers=tuple(sorted(servers)), project=PROJECT, started_at=0.0)
+    started = changed(started, duration_s=1e10)
+    request_rule = changed(request_rule, for_max_s=1e10)
+    grants = grants_of([started], {request_rule.name: request_rule}, ())
+    return policy.with_requested(grants)
 
 
 _selectors = st.builds(
@@ -301,3 +315,30 @@ def test_server_revoked_during_a_list_is_not_shown(before: Policy) -> None:
     gateway = a_gateway(policies, ChangingCloud(world))
     answer: Any = asyncio.run(response_to(gateway, Request("GET", "/physicalservers")))
     assert [one["id"] for one in json.loads(answer[2])["servers"]] == SERVERS[1:2]
+
+
+def test_refusal_hints_at_requests_whatever_the_server() -> None:
+    """The hint of a 403 depends on person and rules only."""
+    visible = a_policy_on(SERVERS[:1])
+    rule = a_request_rule(scope=changed(visible.rules[0], permissions=frozenset({"server:power"})))
+    policy = Policy(RuleIndex(compile_rules(visible.rules, requests=[rule])), version="v")
+    world = {one: SmallServer({}) for one in SERVERS[:2]}
+
+    def refusals(policy: Policy, permission: str) -> set[str]:
+        requested = [
+            Request(
+                "PUT",
+                "/physicalservers/power-state",
+                json.dumps({"action": "power off", "server_id_set": [server]}).encode(),
+            )
+            if permission == "server:power"
+            else Request("GET", f"/physicalservers/{server}")
+            for server in SERVERS[1:3]  # one that exists, one that does not
+        ]
+        answers, _ = send_all(policy, world, requested)
+        return {json.loads(one.body)["error_msg"] for one in answers}
+
+    (hinted,) = refusals(policy, "server:power")
+    assert "gateway requests rules" in hinted
+    (plain,) = refusals(policy, "server:read")
+    assert "gateway requests rules" not in plain
