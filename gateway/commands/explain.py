@@ -12,6 +12,7 @@ from gateway.commands.explain_locks import (
     locks_from_file,
     locks_from_gateway,
 )
+from gateway.commands.explain_requests import with_requests
 from gateway.commands.policy_question import (
     OfflinePolicy,
     add_attribute_options,
@@ -77,19 +78,26 @@ def run(options: argparse.Namespace) -> int:
         print_failure(failure)
         return USAGE if failure.code == USAGE else 1
     inventory = offline.inventory(project, server, given, now)
-    explanation = offline.policy.explain(
-        principal, options.permission, project, server, now, inventory
-    )
+    policy, requests = offline.policy, "access requests were not considered: --gateway is set"
+    if options.gateway is None:
+        policy, requests = with_requests(offline.config, policy, known.overrides)
+    explanation = policy.explain(principal, options.permission, project, server, now, inventory)
     locks = [describe_lock(one) for one in known.overrides.locks_on(principal, project, server)]
     for lock in locks:
         print_line(f"DENIED by {lock}")
     _print_explanation(explanation, now, head="  without locks: " if locks else "")
-    print_line(f"  {known.source}")
+    for source in (known.source, requests if policy.request_rules else ""):
+        _print_source(source)
     if given.any or any(rule.selector is not None for rule in explanation.matching):
         _print_attributes(inventory, server, now)
     if offline.config.admin.api is not None:
         print_line("  revocations of tokens are not considered; see `gateway admin overrides`")
     return 0 if explanation.decision.allowed and not locks else 3
+
+
+def _print_source(source: str) -> None:
+    if source:
+        print_line(f"  {source}")
 
 
 def _principal(options: argparse.Namespace, offline: OfflinePolicy, now: float) -> Principal:
@@ -150,9 +158,7 @@ def _print_explanation(explanation: Explanation, now: float, *, head: str) -> No
         print_line(f"{head}{verdict} by {rule.location}: {rule.label}")
     for other in explanation.matching:
         if other.ref != decision.rule:
-            print_line(
-                f"  also {other.ref.file}:{other.ref.line}: {other.ref.label}{_when(other, now)}"
-            )
+            print_line(f"  also {other.ref.location}: {other.ref.label}{_when(other, now)}")
 
 
 def _when(rule: Rule, now: float) -> str:

@@ -98,6 +98,13 @@ def command(gateway: RunningGateway, person: str, *words: str) -> dict[str, Any]
     return found
 
 
+def explained(gateway: RunningGateway, server: str) -> str:
+    person = ("--user", "ann", "--group", "staff")
+    config = ("--config", str(gateway.config_file))
+    target = f"{gateway.cloud.project}/{server}"
+    return programs.run("gateway", "explain", *config, *person, target).stdout
+
+
 def wanted(stack: Stack, **more: Any) -> dict[str, Any]:
     return {
         "role": "operator",
@@ -146,12 +153,15 @@ def test_commands_request_approve_and_end_access(
     assert (record["subject"], record["target"]) == ("lea", "corp:ann")
     assert json.loads(record["detail"])["hash"] == made["hash"]
 
+    eventually(lambda: explained(there, server).startswith("ALLOWED by request:"))
+    assert f"access request {made['id']} approved by corp:lea" in explained(there, server)
     ended = command(here, ann, "end", made["id"], "--reason", "done")
     ended_at = time.monotonic()
     assert ended["state"] == "revoked"
     eventually(lambda: there.console(ann, server).status == 403)
     assert time.monotonic() - ended_at < WITHIN_S
     assert here.console(ann, server).status == 403
+    assert explained(there, server).startswith("DENIED")
     eventually(lambda: made["id"] in (here.directory / "requests.json").read_text())
     assert REASON not in (here.directory / "requests.json").read_text()
 

@@ -116,7 +116,7 @@ class ActiveRequests:
         self._full_sync_at = clock.monotonic()
         store.on_change(self._wake.set)
         if file is not None:
-            self._add(_decode_snapshot(file.load(), seal))
+            self._add(decode_snapshot(file.load(), seal))
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -274,7 +274,7 @@ class ActiveRequests:
                 ours: Sequence[AccessRequest] = ours,
             ) -> bytes:
                 # Another worker of this host may have saved a request that is not known here yet.
-                found.extend(_decode_snapshot(text, self._seal))
+                found.extend(decode_snapshot(text, self._seal))
                 return self._encode_snapshot(found, ours)
 
             await file.save(merged)
@@ -297,8 +297,8 @@ class ActiveRequests:
         return msgspec.json.encode({"requests": sealed})
 
 
-def _decode_snapshot(text: bytes | None, seal: RequestSeal) -> Sequence[AccessRequest]:
-    """Return the requests in a file; a missing or damaged file has none."""
+def decode_snapshot(text: bytes | None, seal: RequestSeal) -> Sequence[AccessRequest]:
+    """Return the requests in a snapshot file; a missing or damaged file has none."""
     try:
         stored: Any = msgspec.json.decode(text or b"{}", type=dict[str, dict[str, bytes]])
     except (msgspec.DecodeError, UnicodeDecodeError):
