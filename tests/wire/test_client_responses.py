@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import resource
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -44,7 +46,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Transfer-Encoding" not in headers:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -389,3 +392,59 @@ def test_gateway_url_with_a_part_that_would_be_ignored_is_refused(
     assert problem in shown
     assert "secret" not in shown
     assert gateway.requests == [], "no token was sent"
+
+
+CHUNKED = {"Transfer-Encoding": "chunked"}
+NOT_FOUND = {"error_code": "CGW.4048", "error_msg": "No such recording."}
+
+
+def export(gateway: ScriptedGateway, file: Path) -> int:
+    url = f"http://127.0.0.1:{gateway.server_port}"
+    return main(["recordings", "export", "0" * 32, str(file), "--gateway", url])
+
+
+def test_exported_file_is_private(gateway: ScriptedGateway, tmp_path: Path) -> None:
+    gateway.responses = [(200, CHUNKED, b"6\r\n<html>\r\n0\r\n\r\n")]
+    file = tmp_path / "recording.html"
+    assert export(gateway, file) == 0
+    assert file.read_bytes() == b"<html>"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("response", "code", "words"),
+    [
+        ((200, CHUNKED, b"6\r\n<html>\r\n"), 1, "the right to it may have ended"),
+        ((200, CHUNKED, b"ff\r\n<html>"), 1, "the right to it may have ended"),
+        ((404, {}, NOT_FOUND), 1, "CGW.4048"),
+    ],
+)
+def test_export_that_fails_leaves_no_file(
+    gateway: ScriptedGateway,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    response: Scripted,
+    code: int,
+    words: str,
+) -> None:
+    gateway.responses = [response]
+    file = tmp_path / "recording.html"
+    assert export(gateway, file) == code
+    assert words in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_export_to_a_full_disk_leaves_no_file(
+    gateway: ScriptedGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.responses = [(200, CHUNKED, b"6\r\n<html>\r\n0\r\n\r\n")]
+    assert export(gateway, Path("/dev/full")) == 2  # it exists
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, limit[1]))
+    try:
+        file = tmp_path / "recording.html"
+        assert export(gateway, file) != 0
+        assert not file.exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "File too large" in capsys.readouterr().err
