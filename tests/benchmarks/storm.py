@@ -560,7 +560,7 @@ def _print_high_ceiling(ceiling: float, burst: float) -> None:
             samples.append((time.time(), rate))
 
         span_s = _SETTLES_S + _MEASURED_S + 5.0
-        events = dict.fromkeys((5.0 * i for i in range(1, round(span_s / 5.0))), sample)
+        events = dict.fromkeys((float(i) for i in range(1, round(span_s))), sample)
         run = _run(bench, _crowd(bench, range(_LIMIT_CALLERS)), span_s, events)
     first = min((call.at for call in run.ours if call.status == 429), default=run.began)
     since_s = first - run.began + _SETTLES_S
