@@ -130,7 +130,7 @@ REJECTED_IN_PROSE = {
     r"(?<!in )(?<!single-)flights?": "fetch, single-flight",
     r"under way": "in progress, outstanding",
     r"hears?|heard": "receive",
-    r"for ever": "without end, never removed, until cancelled",
+    r"for ever|, forever": "without end, never removed, until cancelled",
     r"passed on": "propagated",
 }
 """Words without an ordinary use in this project's prose."""

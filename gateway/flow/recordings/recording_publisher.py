@@ -43,7 +43,7 @@ class RecordingPublisher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish what changes, forever."""
+        """Publish changes until cancelled."""
         async with asyncio.TaskGroup() as group:
             _ = group.create_task(self._publish())
             _ = group.create_task(self._tick())

@@ -165,7 +165,7 @@ class ActiveRequests:
             await self.sync()
 
     async def run(self) -> None:
-        """Sync with the store and save to the file, forever."""
+        """Sync with the store and save to the file, until cancelled."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._sync_forever())
             if self._file is not None:
