@@ -22,6 +22,8 @@ SLOW_FILES = (
     "e2e/test_rolling.py",
     "e2e/test_demo.py",
     "simulation/test_learned_rate.py",
+    "e2e/test_recordings_played.py",
+    "e2e/test_real_consoles.py",
     "e2e/test_audit_outcomes.py",
     "e2e/test_openapi.py",
     "e2e/test_lifecycle.py",
