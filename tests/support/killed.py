@@ -3,6 +3,7 @@
 What the operating system has accepted until then stays, and the locks of the process are released.
 """
 
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -53,21 +54,33 @@ def _count_calls(last: int) -> None:
     """Kill this process before its call of the number `last`."""
     count = 0
 
+    def die_if_due(torn: Callable[[], object] = lambda: None) -> None:
+        nonlocal count
+        count += 1
+        if count == last:
+            torn()
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def counted(call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def do(*arguments: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == last:
-                if name == "write":
-                    fd, data = arguments
-                    call(fd, data[: len(data) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
+            if name == "write":
+                fd, data = arguments
+                die_if_due(lambda: call(fd, data[: len(data) // 2]))
+            else:
+                die_if_due()
             return call(*arguments, **options)
 
         return do
 
+    def open_and_die(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        opened = open_file(file, mode, *arguments, **options)
+        if mode.strip("rbt"):
+            die_if_due()  # a file that is written anew is empty now
+        return opened
+
     for name in _CALLS:
         setattr(os, name, counted(getattr(os, name), name))
+    open_file, io.open = io.open, open_and_die
 
 
 def _ignore(_: int) -> None:
