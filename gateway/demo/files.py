@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.fleet import REGION
 from gateway.demo.cloud.idp import AUDIENCE
+from gateway.demo.cloud.idp_login import WEB_CLIENT, WEB_SECRET
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 from gateway.demo.instructions import INSTRUCTIONS
 
@@ -54,6 +55,7 @@ class DemoFiles:
         files = {
             "iam-password": iam.PASSWORD,
             "seal-key": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "login-secret": WEB_SECRET,
             "console-authority.pem": self._cloud.consoles.authority_pem,
             **_make_audit_keys(),
             # JSON is YAML.
@@ -116,6 +118,12 @@ class DemoFiles:
                     "audience": [AUDIENCE],
                     "keys": {"discovery": self._cloud.idp.url},
                     "unknown_kid_cooldown_s": 2,
+                    "login": {
+                        "client_id": WEB_CLIENT,
+                        "client_secret": {"file": "login-secret"},
+                        "scopes": ["openid", "groups"],
+                        "label": "the simulated identity provider",
+                    },
                 }
             ],
             "policy_file": "policy.yaml",

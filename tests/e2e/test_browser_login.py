@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from gateway.demo.cloud.idp_login import CLI_CLIENT
 from tests.support.browser_login import (
     ENVIRON,
     SESSION_COOKIE,
@@ -30,13 +32,18 @@ def stack() -> Iterator[Stack]:
     other = {**first, "name": "other", "issuer": second.issuer, "keys": keys}
     gateway.config["issuers"].append(other)
     enable_login(gateway)
-    other["login"] = first["login"]
+    other["login"] = {
+        "client_id": CLI_CLIENT,
+        "groups_from": "userinfo",
+        "acr_values": ["phr", "mfa"],
+    }
     gateway.write_config()
     policy = make_policy(found.cloud)
     for grant in policy["grants"]:
         grant["to"]["issuer"] = "corp"
     gateway.write_policy(policy)
     gateway.start()
+    found.second = second  # type: ignore[attr-defined]
     yield found
     found.close()
     second.close()
@@ -45,6 +52,14 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture
 def browser(stack: Stack) -> LoginBrowser:
     return LoginBrowser(stack.gateway.url)
+
+
+@pytest.fixture
+def second(stack: Stack) -> Iterator[CloudProcess]:
+    """Return the provider of the issuer `other`: a public client, and groups from userinfo."""
+    found: CloudProcess = stack.second  # type: ignore[attr-defined]
+    yield found
+    provide(found, groups_in=["userinfo"], userinfo_claims={}, id_token_claims={})
 
 
 @pytest.fixture(autouse=True)
@@ -62,14 +77,15 @@ def _heal(stack: Stack) -> Iterator[None]:
     provide(stack, **settings)
 
 
-def provide(stack: Stack, **settings: Any) -> None:
+def provide(at: Stack | CloudProcess, **settings: Any) -> None:
     """Change the provider."""
-    post(stack, "/_box/login", settings)
+    post(at, "/_box/login", settings)
 
 
-def post(stack: Stack, path: str, data: Any) -> Any:
+def post(at: Stack | CloudProcess, path: str, data: Any) -> Any:
     headers = {"Content-Type": "application/json"}
-    answer = fetch(stack.cloud.issuer, "POST", path, headers, json.dumps(data))
+    issuer = at.cloud.issuer if isinstance(at, Stack) else at.issuer
+    answer = fetch(issuer, "POST", path, headers, json.dumps(data))
     assert answer.status == 200, answer.body
     return answer.json
 
@@ -194,6 +210,27 @@ def test_forged_id_token_is_rejected(stack: Stack, browser: LoginBrowser, forged
     provide(stack, id_token_forged=forged)
     answer = browser.come_back(browser.at_provider(browser.begin()))
     failed(answer, "rejected the identity provider's token")
+
+
+def test_groups_come_from_userinfo(stack: Stack, second: CloudProcess) -> None:
+    provide(second, groups_in=["userinfo"])
+    browser = LoginBrowser(stack.gateway.url, issuer="other")
+    assert "acr_values=phr+mfa" in browser.begin()
+    browser.log_in("victor")
+    record = stack.gateway.audit("login")[-1]
+    assert (record["issuer"], record["groups"]) == ("other", ["viewers"])
+    provide(second, userinfo_claims={"sub": "olga"})
+    answer = browser.come_back(browser.at_provider(browser.begin(), "victor"))
+    failed(answer, "rejected the identity provider's token")
+
+
+@pytest.mark.parametrize("acr", [None, "0", ["phr"]])
+def test_level_of_authentication_is_required(
+    stack: Stack, second: CloudProcess, acr: object
+) -> None:
+    provide(second, id_token_claims={"acr": acr})
+    browser = LoginBrowser(stack.gateway.url, issuer="other")
+    failed(browser.come_back(browser.at_provider(browser.begin())), "lacks a claim")
 
 
 def test_provider_that_refuses_or_fails_is_named(stack: Stack, browser: LoginBrowser) -> None:
@@ -400,6 +437,54 @@ def test_no_secret_of_a_login_is_logged(stack: Stack, browser: LoginBrowser) -> 
 
 def fetch_keys(stack: Stack) -> list[str]:
     return [repr(one) for one in stack.valkey.command("KEYS", "*")]
+
+
+def refreshes(stack: Stack) -> int:
+    calls = stack.cloud.calls(stack.cloud.issuer)
+    return sum("grant_type=refresh_token" in one["body"] for one in calls)
+
+
+def test_tokens_are_refreshed_once(stack: Stack, browser: LoginBrowser) -> None:
+    """The provider rotates refresh tokens, and a second use of one would end the login."""
+    provide(stack, token_life_s=2)
+    browser.log_in("victor")
+    fetch(stack.cloud.issuer, "DELETE", "/_box/calls")
+    provide(stack, token_life_s=300, id_token_claims={"groups": ["operators"]})
+    browsers = [LoginBrowser(browser.base, cookies=dict(browser.cookies)) for _ in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        eventually(
+            lambda: (
+                {one.status for one in pool.map(LoginBrowser.session, browsers)} == {200}
+                and refreshes(stack) > 0
+            )
+        )
+    assert refreshes(stack) == 1
+    browser.session()
+    browser.ui("POST", "/logout")
+    assert stack.gateway.audit("logout")[-1]["groups"] == ["operators"]
+
+
+def test_provider_that_ended_the_login_ends_the_session(
+    stack: Stack, browser: LoginBrowser
+) -> None:
+    provide(stack, token_life_s=2)
+    browser.log_in("victor")
+    post(stack, "/_box/logout", {"subject": "victor"})
+    eventually(lambda: browser.session().status == 401)
+    assert "by refresh" in stack.gateway.audit("logout")[-1]["detail"]
+
+
+def test_provider_that_is_down_ends_no_session(stack: Stack, browser: LoginBrowser) -> None:
+    provide(stack, token_life_s=2)
+    browser.log_in("victor")
+    stack.cloud.fail(stack.cloud.issuer, "reset", path="/token")
+
+    def is_tried() -> bool:
+        assert browser.session().status == 200
+        return bool(stack.gateway.log_lines("login_refresh_failed"))
+
+    eventually(is_tried)
+    assert browser.session().status == 200
 
 
 def test_redis_outage_leaves_tokens(stack: Stack, browser: LoginBrowser) -> None:

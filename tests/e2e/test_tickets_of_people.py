@@ -7,15 +7,23 @@ from typing import Any
 import pytest
 
 from tests.support.browser_login import ENVIRON, Answer, LoginBrowser, enable_login
-from tests.support.live_delivery import PROJECT, deliver_live, ticket
-from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.live_delivery import (
+    ADMIN_API,
+    PROJECT,
+    admin_headers,
+    admin_post,
+    deliver_live,
+    ticket,
+)
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """Two gateways on one store: with `optional` and with `required`."""
-    found = Stack(CloudProcess("--live-project", PROJECT), start=False, environ=ENVIRON)
-    required = found.replica(start=False, environ=ENVIRON)
+    options: Any = {"start": False, "environ": ENVIRON, "admin_api": ADMIN_API}
+    found = Stack(CloudProcess("--live-project", PROJECT), **options)
+    required = found.replica(**options)
     for gateway, login in ((found.gateway, "optional"), (required, "required")):
         gateway.config["store"]["timeout_s"] = 1
         gateway.config["login"] = {"fresh_s": 3600}
@@ -202,3 +210,25 @@ def test_logout_ends_the_consoles_of_its_session(optional: RunningGateway) -> No
 
     eventually(lambda: ends().get(opened) == "logged_out")
     assert stays not in ends()
+
+
+def test_revocation_ends_the_session_and_a_lock_does_not(
+    stack: Stack, optional: RunningGateway
+) -> None:
+    revoked, locked = LoginBrowser(optional.url), LoginBrowser(optional.url)
+    revoked.log_in("anna")
+    locked.log_in("otto")
+    headers = admin_headers(stack.cloud)
+    admin_post(optional, "/admin/locks", headers, {"subject": "otto"})
+    eventually(lambda: locked.session().status == 403)
+    assert code(locked.session()) == "CGW.4034"
+    refused = locked.come_back(locked.at_provider(locked.begin(), "otto"))
+    assert "locked or revoked" in refused.config["title"]
+    listed = fetch(optional.admin, "GET", "/admin/locks", headers).json["overrides"]
+    unlock = {"id": listed[0]["id"]}
+    admin_post(optional, "/admin/locks/lift", headers, unlock)
+    eventually(lambda: locked.session().status == 200)
+    admin_post(optional, "/admin/revocations", headers, {"issuer": "corp", "subject": "anna"})
+    eventually(lambda: revoked.session().status == 401)
+    assert code(revoked.session()) == "CGW.4011"
+    eventually(lambda: "by revoked" in optional.audit("logout")[-1]["detail"])

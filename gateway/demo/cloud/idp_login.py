@@ -97,6 +97,8 @@ class LoginEndpoints:
         self.groups_in = frozenset({"id_token", "access_token", "userinfo"})
         self.id_token_claims: dict[str, Any] = {}
         """Claims that replace those of ID tokens; None removes one."""
+        self.userinfo_claims: dict[str, Any] = {}
+        """Claims that replace those of userinfo."""
         self.id_token_forged: str | None = None
         self.token_life_s = _ACCESS_LIFE_S
         self.backchannel_logout_uri: str | None = None
@@ -313,7 +315,7 @@ class LoginEndpoints:
         claims: dict[str, Any] = {"sub": login.subject}
         if "userinfo" in self.groups_in:
             claims["groups"] = list(self.people[login.subject].groups)
-        return web.json_response(claims)
+        return web.json_response({**claims, **self.userinfo_claims})
 
     async def _end_session(self, request: web.Request) -> web.Response:
         target = request.query.get("post_logout_redirect_uri", "")

@@ -17,6 +17,7 @@ const UNSPENT = new Set([0, 409, 429, 503]);
 const FRESH_LOGIN_CODE = "CGW.4036";
 /** Codes of answers that a login changes; they leave the ticket as it is. */
 const LOGIN_CODES = new Set(["CGW.4011", FRESH_LOGIN_CODE]);
+const OTHER_PERSON_CODE = "CGW.4038";
 const NOTICE_MS = 10000;
 const ANY_SERVER = { label: LABELS.newAddress, text: LABELS.anyServer };
 
@@ -255,6 +256,9 @@ export class App {
     if (isUnspent) {
       const act = () => this.#showReady();
       again.actions.unshift({ label: ACTIONS.tryAgain, act, isPrimary: true });
+    }
+    if (data.error_code === OTHER_PERSON_CODE) {
+      again.actions = [{ label: ACTIONS.showLogin, act: () => location.assign("login") }];
     }
     this.#view.closePanels();
     this.#view.card("rejected", { title: rejectionTitle(status), lead, facts, ...again });

@@ -150,6 +150,7 @@ export const MODES = { control: "Screen, keyboard and mouse", view: "Screen only
 export const ACTIONS = {
   connect: "Connect",
   logIn: "Log in",
+  showLogin: "Show who is logged in",
   cancel: "Cancel",
   disconnect: "Disconnect",
   retry: "Try now",

@@ -1,0 +1,168 @@
+"""Logins and sessions of browsers in a real Valkey."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from gateway.domain.login.model import BrowserSession, LoginAttempt
+from gateway.domain.model import Principal
+from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.login_store import ValkeyLoginStore
+from gateway.flow.login.login_store import SESSIONS_PER_PERSON_MAX, SessionIndex
+from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.support.valkey import RealValkey
+
+ATTEMPT = LoginAttempt("corp", "a-nonce", "a-verifier", "/console", "", needs_fresh=False)
+BY_SUBJECT = SessionIndex("corp", "", "sub-olga")
+
+
+def a_session(name: str = "s", *, sid: str = "sid-1", subject: str = "olga") -> BrowserSession:
+    session_id = sha256(name.encode()).hexdigest()
+    return BrowserSession(
+        id=session_id,
+        person=Principal("corp", subject, frozenset({"operators"}), 1.0, 2.0, None),
+        provider_subject=f"sub-{subject}",
+        provider_session=sid,
+        csrf_token="a-csrf-token",
+        started_at=1.0,
+        authenticated_at=1.0,
+        lineage=session_id,
+        id_token="an-id-token",
+        refresh_token="a-refresh-token",
+    )
+
+
+@dataclass
+class Redis:
+    valkey: Valkey
+    store: ValkeyLoginStore
+    namespace: str
+
+    async def add(
+        self, session: BrowserSession, *, lifetime_s: float = 60.0, idle_s: float = 60.0
+    ) -> tuple[BrowserSession, ...]:
+        return await self.store.add_session(session, lifetime_s=lifetime_s, idle_s=idle_s)
+
+    async def content(self) -> bytes:
+        client: Any = self.valkey._client
+        found = b""
+        async for key in client.scan_iter(f"{self.namespace}:*"):
+            kind = await client.type(key)
+            if kind == b"string":
+                found += key + await client.get(key)
+            elif kind == b"hash":
+                found += key + repr(await client.hgetall(key)).encode()
+            else:
+                found += key + repr(await client.zrange(key, 0, -1)).encode()
+        return found
+
+
+@pytest.fixture
+async def redis(shared_valkey: RealValkey) -> AsyncIterator[Redis]:
+    namespace = f"l-{secrets.token_hex(4)}"
+    valkey = a_valkey(shared_valkey, namespace=namespace)
+    assert await valkey.probe()
+    yield Redis(valkey, ValkeyLoginStore(valkey, Sealer([a_seal_key()])), namespace)
+    await valkey.close()
+
+
+async def test_attempt_is_taken_once(redis: Redis) -> None:
+    await redis.store.add_attempt(b"key", ATTEMPT, lifetime_s=60)
+    assert await redis.store.take_attempt(b"other") is None
+    taken = await asyncio.gather(*(redis.store.take_attempt(b"key") for _ in range(5)))
+    assert [one for one in taken if one is not None] == [ATTEMPT]
+
+
+async def test_attempt_and_session_expire(redis: Redis) -> None:
+    await redis.store.add_attempt(b"key", ATTEMPT, lifetime_s=0.01)
+    await redis.add(a_session(), lifetime_s=0.01)
+    await asyncio.sleep(0.05)
+    assert await redis.store.take_attempt(b"key") is None
+    assert await redis.store.find_session(a_session().id, is_activity=True) is None
+    assert await redis.store.sessions(BY_SUBJECT) == ()
+
+
+async def test_idle_session_ends_unless_the_person_is_active(redis: Redis) -> None:
+    """Requests that the page sends by itself do not prolong a session."""
+    await redis.add(a_session(), idle_s=1.0)
+
+    async def find(*, is_activity: bool) -> BrowserSession | None:
+        await asyncio.sleep(0.4)
+        return await redis.store.find_session(a_session().id, is_activity=is_activity)
+
+    for _ in range(4):
+        assert await find(is_activity=True) == a_session()
+    for _ in range(4):
+        last = await find(is_activity=False)
+    assert last is None
+    assert not await redis.store.replace_session(a_session())
+    assert await redis.store.end_session(a_session().id) is None
+
+
+async def test_session_ends_for_one_caller(redis: Redis) -> None:
+    await redis.add(a_session())
+    ended = await asyncio.gather(*(redis.store.end_session(a_session().id) for _ in range(5)))
+    assert [one for one in ended if one is not None] == [a_session()]
+    assert await redis.store.sessions(BY_SUBJECT) == ()
+
+
+async def test_sessions_are_found_by_provider_session_and_by_subject(redis: Redis) -> None:
+    first, second = a_session("a", sid="sid-1"), a_session("b", sid="sid-2")
+    for one in (first, second, a_session("c", sid="sid-3", subject="victor")):
+        await redis.add(one)
+        await asyncio.sleep(0.01)
+    assert await redis.store.sessions(SessionIndex("corp", "sid-2", "sub-olga")) == (second,)
+    assert await redis.store.sessions(BY_SUBJECT) == (first, second)
+    assert await redis.store.sessions(SessionIndex("other", "sid-1", "")) == ()
+    assert await redis.store.sessions(SessionIndex("corp", "", "sid-1")) == ()
+
+
+async def test_too_many_sessions_end_the_oldest(redis: Redis) -> None:
+    for i in range(SESSIONS_PER_PERSON_MAX):
+        assert await redis.add(a_session(f"s{i}", sid="")) == ()
+        if i == 0:
+            await asyncio.sleep(0.01)
+    assert await redis.add(a_session("new", sid="")) == (a_session("s0", sid=""),)
+
+
+async def test_replacement_keeps_the_time_limits(redis: Redis) -> None:
+    await redis.add(a_session(), lifetime_s=0.3)
+    changed = replace(a_session(), refresh_token="another")
+    assert await redis.store.replace_session(changed)
+    assert await redis.store.find_session(changed.id, is_activity=False) == changed
+    await asyncio.sleep(0.4)
+    assert await redis.store.find_session(changed.id, is_activity=False) is None
+
+
+async def test_one_caller_refreshes(redis: Redis) -> None:
+    leases = [redis.store.lease_refresh(a_session().id, lease_s=5) for _ in range(5)]
+    assert sorted(await asyncio.gather(*leases)) == [False, False, False, False, True]
+
+
+async def test_redis_sees_no_person_and_no_token(redis: Redis) -> None:
+    await redis.store.add_attempt(b"key", ATTEMPT, lifetime_s=60)
+    await redis.add(a_session())
+    content = await redis.content()
+    assert len(content) > 500
+    for text in (
+        "olga", "operators", "sid-1", "corp", "a-nonce", "a-verifier", "/console",
+        "a-csrf-token", "an-id-token", "a-refresh-token",
+    ):  # fmt: skip
+        assert text.encode() not in content, text
+
+
+async def test_session_under_another_id_is_no_session(redis: Redis) -> None:
+    """A record that a writer of Redis copies to another ID does not open."""
+    await redis.add(a_session())
+    client: Any = redis.valkey._client
+    (key,) = [one async for one in client.scan_iter(f"{redis.namespace}:*session:*")]
+    forged = sha256(b"cookie of the attacker").hexdigest()
+    await client.copy(key, key.replace(a_session().id.encode(), forged.encode()))
+    assert await redis.store.find_session(forged, is_activity=False) is None
+    assert await redis.store.find_session(a_session().id, is_activity=False) is not None
