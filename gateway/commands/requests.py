@@ -12,7 +12,8 @@ from gateway.commands.client_options import add_client_options, run_client_comma
 from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
 from gateway.commands.terminal import print_error, print_json, print_line, print_table
-from gateway.config.policy_requests import parse_duration
+from gateway.commands.times import DURATION_HELP, duration
+from gateway.config.policy_schema import DURATION_MAX_S
 
 Json = dict[str, Any]
 
@@ -41,9 +42,9 @@ def register(parser: CommandParser) -> None:
         "--for",
         dest="duration_s",
         required=True,
-        type=_duration,
-        metavar="TIME",
-        help="how long, from the approval on: 30m, 4h, 2d",
+        type=duration(1, DURATION_MAX_S),
+        metavar="DURATION",
+        help=f"how long, from the approval on: {DURATION_HELP}",
     )
     create.add_argument("--reason", required=True, type=nonempty, help="why; approvers read it")
     create.add_argument("--ticket", default=None, type=nonempty, help="number of a ticket")
@@ -75,13 +76,6 @@ def register(parser: CommandParser) -> None:
             )
         elif name != "show":
             one.add_argument("--reason", default="", help="shown to the requester")
-
-
-def _duration(text: str) -> float:
-    found = parse_duration(text)
-    if found is None:
-        raise argparse.ArgumentTypeError("must be a time such as 30m, 4h or 2d")
-    return found
 
 
 def _rules(options: argparse.Namespace, gateway: GatewayClient) -> int:

@@ -57,10 +57,10 @@ def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 def test_every_option_with_a_time_reads_the_same_forms() -> None:
     found = [*options(build_parser())]
     kinds = {
-        one.metavar: getattr(one.type, "__qualname__", None)
+        (one.metavar, getattr(one.type, "__qualname__", None))
         for one in found
         if one.metavar in ("TIME", "DURATION", "SECONDS")
     }
-    assert kinds == {"TIME": "time_or_age", "DURATION": "duration.<locals>.read"}
+    assert kinds == {("TIME", "time_or_age"), ("DURATION", "duration.<locals>.read")}
     named = {name for one in found for name in one.option_strings if one.metavar == "DURATION"}
     assert named == {"--for", "--wait"}
