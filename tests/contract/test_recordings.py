@@ -152,6 +152,25 @@ async def test_list_selects_by_person_server_and_time(scene: RecordingScene) -> 
         assert len(await store.list(query)) == count
 
 
+async def test_list_reads_only_the_days_of_the_query(scene: RecordingScene) -> None:
+    midnight = STARTED_AT // DAY_S * DAY_S
+    for number, at in enumerate((midnight - DAY_S, midnight - 1, midnight, midnight + DAY_S), 1):
+        opened(scene, number, started_at=at).close()
+    store = StoredRecordings(scene.directory, scene.keys)
+
+    async def listed(**times: float) -> list[int]:
+        found = await store.list(RecordingQuery(**times))
+        return sorted(int(one.details.id, 16) for one in found)
+
+    assert await listed() == [1, 2, 3, 4]
+    assert await listed(since=midnight) == [3, 4]
+    assert await listed(since=midnight - 1, until=midnight) == [2]
+    assert await listed(until=midnight + 1) == [1, 2, 3]
+    assert await listed(since=-1e12, until=1e12) == [1, 2, 3, 4]
+    read = [one.name for one in scene.directory.begun(midnight, midnight + 1)]
+    assert read == [a_recording(3).id]
+
+
 async def test_keystrokes_need_their_own_key(scene: RecordingScene) -> None:
     part = opened(scene, has_keystrokes=True)
     part.append([key_record(5, ord("p"), is_down=True), screen_record(6, b"*")])

@@ -49,6 +49,8 @@ _ABANDONED_S: Final = 3_600.0
 """After this time without a change, the process that created a directory has died."""
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _ID: Final = re.compile(r"[0-9a-f]{32}")
+_LAST_S: Final = 253_402_300_799.0
+"""The end of the year 9999."""
 _PART: Final = re.compile(r"part-(\d{4,8})\.(open|part)")
 
 
@@ -64,8 +66,7 @@ class RecordingDirectory:
         self.root = root
 
     def path(self, details: RecordingDetails) -> Path:
-        day = datetime.fromtimestamp(details.started_at, UTC).strftime("%Y-%m-%d")
-        return self.root / day / details.id
+        return self.root / _day_of(details.started_at) / details.id
 
     def find(self, recording: str) -> Path | None:
         return next(self.find_each([recording]), None)
@@ -83,6 +84,14 @@ class RecordingDirectory:
         for day in reversed(self._days()[-days if days else 0 :]):
             with suppress(FileNotFoundError):
                 yield from sorted(one for one in day.iterdir() if _ID.fullmatch(one.name))
+
+    def begun(self, since: float | None, until: float | None) -> Iterator[Path]:
+        """Yield the directory of each recording that began on a day within these times."""
+        first = "" if since is None else _day_of(since)
+        last = "9999" if until is None else _day_of(until)
+        for path in self.recordings():
+            if first <= path.parent.name <= last:
+                yield path
 
     def clean_up(self, now: float) -> None:
         """Delete what a process that died has not created or not removed completely."""
@@ -118,6 +127,11 @@ class RecordingDirectory:
         if not self.root.is_dir():
             return []
         return sorted(one for one in self.root.iterdir() if _DAY.fullmatch(one.name))
+
+
+def _day_of(at: float) -> str:
+    at = min(max(0.0, at), _LAST_S)  # of a query, it may be any time
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
 def encode_details(details: RecordingDetails) -> bytes:

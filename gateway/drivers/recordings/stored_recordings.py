@@ -66,7 +66,7 @@ class StoredRecordings:
         return await _do(partial(self._open, recording, with_keystrokes=with_keystrokes))
 
     def _matching(self, query: RecordingQuery) -> Iterator[RecordingInfo]:
-        for path in self._directory.recordings():
+        for path in self._directory.begun(query.since, query.until):
             try:
                 if query.matches(read_details(path)):
                     yield read_info(path)
