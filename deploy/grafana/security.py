@@ -237,6 +237,18 @@ def security() -> Dashboard:
         )
         .with_panel(
             graph(
+                "Do notices about access requests arrive?",
+                f"Attempts of webhooks in 10 minutes, and notices that wait: {to_runbook('ConsoleGatewayWebhooksLate')} in the runbook.",
+                (
+                    "sum by (webhook, outcome) (increase(gateway_webhook_attempts_total{INSTANCE}[10m]))",
+                    "{{webhook}} {{outcome}}",
+                ),
+                ("max(gateway_webhook_notices_waiting{INSTANCE})", "waiting"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
                 "Which steps do access requests take?",
                 f"Steps in 10 minutes. Break-glass is access without an approval: {to_runbook('ConsoleGatewayBreakGlassUsed')} in the runbook.",
                 (

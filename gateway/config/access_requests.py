@@ -1,11 +1,42 @@
 """Config section `requests`: access requests, whose rules are in the policy."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gateway.config.files import FileInDirectory
-from gateway.config.values import Integer, Seconds, Section
+from gateway.config.secrets import SecretValue
+from gateway.config.values import Integer, Name, Seconds, Section, check_webhook_url
+from gateway.domain.model import Secret
+from gateway.domain.requests.notices import secret_bytes
+
+
+class WebhookSettings(Section):
+    """A receiver that is notified about each step of an access request."""
+
+    name: Name
+    """Unique; a label of metrics and logs."""
+    url: SecretValue
+    """Address of the receiver: https, or http on loopback. A secret, because the addresses of Slack
+    and Teams are. A private address must be in `console.private_networks`."""
+    secrets: Annotated[tuple[SecretValue, ...], Field(min_length=1, max_length=2)]
+    """Secrets that sign each delivery (Standard Webhooks): `whsec_` and 24 to 64 bytes in base64.
+    With two of them, during a rotation, there are two signatures."""
+    format: Literal["json", "slack", "teams"] = "json"
+    """`json`: all facts, for programs; `slack` and `teams`: a text for an incoming webhook."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_safe(cls, url: Secret) -> Secret:
+        check_webhook_url(url.reveal())
+        return url
+
+    @field_validator("secrets")
+    @classmethod
+    def _can_sign(cls, secrets: tuple[Secret, ...]) -> tuple[Secret, ...]:
+        for one in secrets:
+            secret_bytes(one)
+        return secrets
 
 
 class AccessRequestSettings(Section):
@@ -27,3 +58,5 @@ class AccessRequestSettings(Section):
     """Largest number of pending requests of one person."""
     stored_max: Annotated[Integer, Field(ge=10, le=20_000)] = 5_000
     """Largest number of stored requests, finished ones included."""
+    webhooks: tuple[WebhookSettings, ...] = ()
+    """Receivers of notices. A notice opens nothing: a person decides in the page or by command."""

@@ -257,6 +257,8 @@ class Settings(Section):
             ]
         )
         reject_duplicates((("issuers", i, "name"), issuer.name) for i, issuer in issuers)
+        webhooks = enumerate(self.requests.webhooks)
+        reject_duplicates((("requests", "webhooks", i, "name"), one.name) for i, one in webhooks)
         reject_duplicates((("issuers", i, "issuer"), issuer.issuer) for i, issuer in issuers)
         reject_duplicates((("accounts", i, "name"), account.name) for i, account in accounts)
         reject_duplicates(

@@ -75,6 +75,13 @@ def _check_http_url(value: str) -> None:
         raise ValueError("must have no other characters than URLs have; write them as %XX")
 
 
+def check_webhook_url(value: str) -> None:
+    """Raise ValueError with what is wrong, never with the URL."""
+    _check_http_url(value)
+    if is_exposed(value):
+        raise ValueError("must be https, because the host is not loopback")
+
+
 def _api_url(value: str) -> str:
     url = _http_url(value)
     if re.search(_API_PATH, url):

@@ -116,7 +116,7 @@ async def open_components(
             login=login,
         )
         tickets, console_handler, live = _parts_of(consoles)
-        requests = open_access_requests(runtime, opened, stages, overrides, login)
+        requests = await open_access_requests(runtime, opened, stages, overrides, login)
         mounts = _mounts_of(console_handler, login, requests)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)

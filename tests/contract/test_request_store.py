@@ -1,14 +1,16 @@
 """The port RequestStore: one suite for the fake and for Valkey; sealed requests in Redis."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
 from redis.asyncio import Redis
 
+from gateway.domain.model import Secret
 from gateway.drivers.crypto.sealed_requests import SealedRequests
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.notice_outbox import ValkeyNoticeOutbox
 from gateway.drivers.valkey.request_store import ValkeyRequestStore
 from gateway.flow.requests.active_requests import RequestStore
 from tests.contract.test_shared_store import a_seal_key, a_valkey
@@ -55,8 +57,13 @@ def subject(request: pytest.FixtureRequest, valkey: Valkey, redis: Redis) -> Sub
             fake.lose_data()
 
         return Subject(fake, lose_data)
-    store = ValkeyRequestStore(valkey, SealedRequests(Sealer([KEY])))
+    store = a_store(valkey, [KEY])
     return Subject(store, lambda: redis.delete(*keys_of(valkey)))
+
+
+def a_store(valkey: Valkey, seal_keys: Sequence[Secret]) -> ValkeyRequestStore:
+    sealer = Sealer(seal_keys)
+    return ValkeyRequestStore(valkey, SealedRequests(sealer), ValkeyNoticeOutbox(valkey, sealer))
 
 
 async def put(store: RequestStore, request=FIRST, *, replaces="", at_version="", stored_max=10):  # type: ignore[no-untyped-def]
@@ -119,7 +126,7 @@ async def test_lost_data_is_another_version(subject: Subject) -> None:
 
 
 async def test_copy_of_another_id_or_key_is_unreadable(valkey: Valkey, redis: Redis) -> None:
-    store = ValkeyRequestStore(valkey, SealedRequests(Sealer([KEY])))
+    store = a_store(valkey, [KEY])
     requests, revisions = keys_of(valkey)
     await put(store)
     sealed = await redis.hget(requests, FIRST.id)
@@ -132,7 +139,7 @@ async def test_copy_of_another_id_or_key_is_unreadable(valkey: Valkey, redis: Re
     assert read is not None
     assert list(read.requests) == [FIRST]
     assert read.rewrite == {SECOND.id}
-    newer = ValkeyRequestStore(valkey, SealedRequests(Sealer([a_seal_key(), KEY])))
+    newer = a_store(valkey, [a_seal_key(), KEY])
     read = await newer.read("", {})
     assert read is not None
     assert list(read.requests) == [FIRST]

@@ -1,9 +1,14 @@
 """Access requests over two gateways in real processes: API, commands, live consoles, admin API."""
 
 import asyncio
+import base64
+import hmac
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import aiohttp
@@ -30,6 +35,7 @@ from tests.support.stack import (
 )
 
 WITHIN_S = 1.0
+SECRET = "whsec_" + base64.b64encode(b"w" * 32).decode()
 REASON = 'replace a disk <script>alert("x")</script>'
 
 
@@ -51,13 +57,69 @@ def with_requests(cloud: CloudProcess, **rule: Any) -> dict[str, Any]:
     }
 
 
+class Receiver:
+    """A receiver of webhooks on loopback."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Message, bytes]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.found.append((self.headers, body))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def events(self, request_id: str) -> list[str]:
+        """Return the events about a request, each with a valid signature."""
+        events = []
+        for headers, body in list(self.found):
+            signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+            expected = hmac.digest(base64.b64decode(SECRET[6:]), signed, "sha256")
+            assert headers["webhook-signature"] == f"v1,{base64.b64encode(expected).decode()}"
+            found = json.loads(body)
+            if found["data"]["id"] == request_id:
+                events.append(found["type"].removeprefix("access_request."))
+        return events
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="module")
+def stack(receiver: Receiver) -> Iterator[Stack]:
     stack = Stack(CloudProcess("--live-project", PROJECT), start=False, admin_api=ADMIN_API)
     second = stack.replica(start=False, admin_api=ADMIN_API)
     for gateway in (stack.gateway, second):
         deliver_live(gateway)
-        gateway.config["requests"] = {"file": "requests.json"}
+        (gateway.directory / "webhook-url").write_text(receiver.url)
+        (gateway.directory / "webhook-secret").write_text(SECRET)
+        gateway.config["requests"] = {
+            "file": "requests.json",
+            "webhooks": [
+                {
+                    "name": "security",
+                    "url": {"file": "webhook-url"},
+                    "secrets": [{"file": "webhook-secret"}],
+                }
+            ],
+        }
         gateway.write_config()
         gateway.write_policy(with_requests(stack.cloud))
         gateway.start()
@@ -117,7 +179,7 @@ def wanted(stack: Stack, **more: Any) -> dict[str, Any]:
 
 
 def test_commands_request_approve_and_end_access(
-    stack: Stack, gateways: tuple[RunningGateway, RunningGateway]
+    stack: Stack, gateways: tuple[RunningGateway, RunningGateway], receiver: Receiver
 ) -> None:
     here, there = gateways
     server, ann, lea = (
@@ -164,6 +226,8 @@ def test_commands_request_approve_and_end_access(
     assert explained(there, server).startswith("DENIED")
     eventually(lambda: made["id"] in (here.directory / "requests.json").read_text())
     assert REASON not in (here.directory / "requests.json").read_text()
+    eventually(lambda: sorted(receiver.events(made["id"])) == ["approved", "ended", "requested"])
+    assert receiver.url not in here.log_text() + there.log_text()
 
 
 @pytest.mark.parametrize("how", ["approver", "administrator", "policy"])

@@ -577,6 +577,7 @@ READS_ONLY: dict[str, str] = {
 NEVER: dict[str, str] = {
     "ConsoleGatewayTaskDied": "requires a bug",
     "ConsoleGatewayInternalErrors": "requires a bug",
+    "ConsoleGatewayWebhooksLate": "no webhook is configured",
 }
 """Alerts without series in this run, with the reason."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.requests.model import AccessRequest, decode_request, encode_request
+from gateway.domain.requests.notices import Notice
 from gateway.flow.requests.active_requests import Put, Revisions, StoredRequests
 
 
@@ -14,6 +15,7 @@ class FakeRequestStore:
         self.revisions: dict[str, str] = {}
         self.is_unavailable = False
         self.puts = 0
+        self.notices: list[Notice] = []
         self.before_put: Callable[[], None] = lambda: None
         self._version = ""
         self._versions = itertools.count(1)
@@ -33,7 +35,13 @@ class FakeRequestStore:
         return StoredRequests(self._version, found, dict(self.revisions), frozenset(rewrite))
 
     async def put(
-        self, request: AccessRequest, *, replaces: str, at_version: str, stored_max: int
+        self,
+        request: AccessRequest,
+        *,
+        replaces: str,
+        at_version: str,
+        stored_max: int,
+        notices: Sequence[Notice] = (),
     ) -> Put:
         self._require_available()
         before_put, self.before_put = self.before_put, lambda: None
@@ -44,6 +52,7 @@ class FakeRequestStore:
         if not replaces and len(self.requests) >= stored_max:
             return Put(is_full=True, revision="")
         self.puts += 1
+        self.notices += notices
         self.set(request)
         return Put(is_full=False, revision=self.revisions[request.id])
 

@@ -15,4 +15,11 @@ ACCESS_REQUEST_FAMILIES: Final = (
         "Access requests that this process knows; every process knows all of them.",
         state="pending, active",
     ),
+    counter(
+        "gateway_webhook_attempts_total",
+        "Attempts to deliver notices about access requests.",
+        webhook="names of `requests.webhooks`",
+        outcome="ok, retry, gone (410: not tried again), dropped (after a day)",
+    ),
+    gauge("gateway_webhook_notices_waiting", "Notices in the outbox of all replicas."),
 )

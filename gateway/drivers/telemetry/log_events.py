@@ -83,6 +83,16 @@ LOG_EVENTS: Final = (
         "Compare `store.seal_keys` of all replicas. Else look for other writers in Redis.",
     ),
     LogEvent(
+        "gateway.requests", "warning", "webhook_failed", ("webhook", "error"),
+        "A webhook did not accept a notice about an access request. It is tried again for a day.",
+        "Check the receiver. The notice is late; nothing else waits for it.",
+    ),
+    LogEvent(
+        "gateway.requests", "error", "webhook_given_up", ("webhook", "error"),
+        "A notice is not delivered: a day has passed, or the receiver answered 410.",
+        "Check `requests.webhooks`. `gateway requests list` has what the notice was about.",
+    ),
+    LogEvent(
         "gateway.recording", "error", "recording_failed", ("recording", "kind", "error"),
         "A recording could not be begun (`kind` start) or continued (write, sync, removed, "
         "stalled). "

@@ -7,7 +7,9 @@ from typing import Final
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.requests.model import AccessRequest
+from gateway.domain.requests.notices import Notice
 from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.notice_outbox import NOTICES_MAX, ValkeyNoticeOutbox
 from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.requests.active_requests import (
     Put,
@@ -33,9 +35,10 @@ _BATCH: Final = 250
 class ValkeyRequestStore:
     """Implements the port `RequestStore`."""
 
-    def __init__(self, valkey: Valkey, seal: RequestSeal) -> None:
+    def __init__(self, valkey: Valkey, seal: RequestSeal, outbox: ValkeyNoticeOutbox) -> None:
         self._valkey = valkey
         self._seal = seal
+        self._outbox = outbox
         tag = "requests"
         self._keys = [valkey.key("requests", tag=tag), valkey.key("revisions", tag=tag)]
 
@@ -54,12 +57,18 @@ class ValkeyRequestStore:
                 raise StoreUnavailable("list_requests: unexpected response")
 
     async def put(
-        self, request: AccessRequest, *, replaces: str, at_version: str, stored_max: int
+        self,
+        request: AccessRequest,
+        *,
+        replaces: str,
+        at_version: str,
+        stored_max: int,
+        notices: Sequence[Notice] = (),
     ) -> Put:
         revision = secrets.token_hex(8)
         result = await self._valkey.run_script(
             _PUT,
-            self._keys,
+            [*self._keys, *self._outbox.keys],
             [
                 request.id,
                 replaces,
@@ -70,6 +79,9 @@ class ValkeyRequestStore:
                 stored_max,
                 self._valkey.channel,
                 _MESSAGE,
+                NOTICES_MAX,
+                str(notices[0].at if notices else 0.0),
+                *self._outbox.entries(notices),
             ],
         )
         return Put(is_full=result == -1, revision=revision if result == 1 else "")

@@ -5,7 +5,7 @@ first, it is decided again on the newer copy. Ending needs no Redis: an override
 here at once, and on the other replicas when Redis is available.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.requests import steps
 from gateway.domain.requests.grants import is_allowed, request_location
 from gateway.domain.requests.model import AccessRequest, Closing, RequestPerson
+from gateway.domain.requests.notices import Notice
 from gateway.domain.requests.wanted import Wanted, check_wanted, choose_rule
 from gateway.flow.clock import Clock
 from gateway.flow.decide import Policies
@@ -46,6 +47,9 @@ _LOST: Final = "Other requests came first, again and again. Retry."
 _DAY_S: Final = 86_400.0
 _END_MARGIN_S: Final = 600.0
 """How much longer than any copy of a request the override lives that ends it."""
+
+
+NoticesOf = Callable[[str, AccessRequest], Sequence[Notice]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,9 @@ class AccessRequests:
         clock: Clock,
         telemetry: RequestTelemetry,
         new_id: Callable[[], str],
+        notices_of: NoticesOf = lambda *_: (),
     ) -> None:
+        """`notices_of` returns the notices of webhooks about a step."""
         self._requests = requests
         self._policies = policies
         self._ends = ends
@@ -90,6 +96,7 @@ class AccessRequests:
         self._clock = clock
         self._telemetry = telemetry
         self._new_id = new_id
+        self._notices_of = notices_of
 
     @property
     def rules(self) -> Mapping[str, RequestRule]:
@@ -121,7 +128,7 @@ class AccessRequests:
         async with self._failure_recorded(request, person, context):
             self._identify.check(person)
             for _ in range(_ATTEMPTS):
-                put = await self._requests.create(request)
+                put = await self._requests.create(request, self._notices_of(step.value, request))
                 if put.revision:
                     self._telemetry.request_step(step)
                     return request
@@ -150,7 +157,8 @@ class AccessRequests:
             async with self._failure_recorded(after, person, context):
                 self._identify.check(person)
                 approved(self._current(before, person))
-                if await self._requests.replace(before, after):
+                notices = self._notices_of(RequestStep.APPROVED.value, after)
+                if await self._requests.replace(before, after, notices):
                     self._telemetry.request_step(RequestStep.APPROVED)
                     return after
                 await self._requests.sync()
@@ -345,7 +353,8 @@ class AccessRequests:
             effect=EndedRequest(closed.id, closing.state, closing.by.issuer, closing.by.subject),
         )
         all_notified = await self._ends.add(override)
-        await self._requests.close(closed)
+        event = "ended" if closing.state == "revoked" else closing.state
+        await self._requests.close(closed, self._notices_of(event, closed))
         return all_notified
 
     async def _sync(self) -> None:

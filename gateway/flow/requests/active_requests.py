@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.requests.model import AccessRequest, State
+from gateway.domain.requests.notices import Notice
 from gateway.flow.clock import Clock
 from gateway.flow.snapshot_file import SnapshotFile
 
@@ -62,11 +63,18 @@ class RequestStore(Protocol):
         """
 
     async def put(
-        self, request: AccessRequest, *, replaces: str, at_version: str, stored_max: int
+        self,
+        request: AccessRequest,
+        *,
+        replaces: str,
+        at_version: str,
+        stored_max: int,
+        notices: Sequence[Notice] = (),
     ) -> Put:
         """Store a request in place of the copy with the revision `replaces`; "": there is none.
 
         `at_version`: only if nothing else has changed since this version; "" does not matter.
+        `notices` enter the outbox of webhooks with the request, or not at all.
         """
 
     async def remove(self, ids: Sequence[str]) -> None: ...
@@ -110,6 +118,8 @@ class ActiveRequests:
         self._revisions: dict[str, str] = {}
         self._stored: dict[str, AccessRequest] = {}
         """The readable copies in the store."""
+        self._notices: dict[str, Sequence[Notice]] = {}
+        """Of steps that the store does not have yet, by the request's ID."""
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         """Set while the file lacks a change."""
@@ -134,18 +144,24 @@ class ActiveRequests:
     def find(self, request_id: str) -> AccessRequest | None:
         return self._requests.get(request_id)
 
-    async def create(self, request: AccessRequest) -> Put:
+    async def create(self, request: AccessRequest, notices: Sequence[Notice] = ()) -> Put:
         """Store a new request if nothing has changed since the last `sync`.
 
         Raises StoreUnavailable.
         """
         put = await self._store.put(
-            request, replaces="", at_version=self._version, stored_max=self._stored_max
+            request,
+            replaces="",
+            at_version=self._version,
+            stored_max=self._stored_max,
+            notices=notices,
         )
         self._note(request, put)
         return put
 
-    async def replace(self, before: AccessRequest, after: AccessRequest) -> bool:
+    async def replace(
+        self, before: AccessRequest, after: AccessRequest, notices: Sequence[Notice] = ()
+    ) -> bool:
         """Replace the copy `before`; False: it is not the current one. Raises StoreUnavailable."""
         if self._requests.get(before.id) is not before:
             return False
@@ -153,14 +169,20 @@ class ActiveRequests:
         if self._stored.get(before.id) != before:
             return False  # not in the store yet: the next sync writes it
         put = await self._store.put(
-            after, replaces=revision, at_version="", stored_max=self._stored_max
+            after,
+            replaces=revision,
+            at_version="",
+            stored_max=self._stored_max,
+            notices=notices,
         )
         self._note(after, put)
         return bool(put.revision)
 
-    async def close(self, closed: AccessRequest) -> None:
+    async def close(self, closed: AccessRequest, notices: Sequence[Notice] = ()) -> None:
         """Apply a step that ends a request, here at once; the store follows when it can."""
         self._add([closed])
+        if notices:
+            self._notices[closed.id] = notices
         with suppress(StoreUnavailable):
             await self.sync()
 
@@ -206,7 +228,10 @@ class ActiveRequests:
                 replaces=self._revisions.get(request.id, ""),
                 at_version="",
                 stored_max=self._stored_max,
+                notices=self._notices.get(request.id, ()),
             )
+            if put.revision:
+                self._notices.pop(request.id, None)
             self._note(request, put)
 
     async def _forget(self) -> None:
@@ -217,6 +242,7 @@ class ActiveRequests:
             return
         for one in old:
             del self._requests[one]
+            self._notices.pop(one, None)
         self._changed.set()
         await self._store.remove(old)
         for one in old:

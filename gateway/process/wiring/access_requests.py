@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 from gateway.drivers.crypto.sealed_requests import SealedRequests
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
-from gateway.drivers.telemetry.access_request_metrics import AccessRequestMetrics
+from gateway.drivers.telemetry.access_request_metrics import AccessRequestMetrics, WebhookMetrics
 from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.notice_outbox import ValkeyNoticeOutbox
 from gateway.drivers.valkey.request_store import ValkeyRequestStore
+from gateway.drivers.webhooks.http_webhooks import open_webhooks
 from gateway.edge.json_endpoint import Bearer, Paths
 from gateway.edge.mount import ApiMount
 from gateway.edge.people.browser_gate import identify_by_session
@@ -19,9 +21,10 @@ from gateway.edge.requests.requests_handler import PATH, RequestsHandler
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.decide import Policies
 from gateway.flow.locked_policies import LockedPolicies
-from gateway.flow.requests.access_requests import AccessRequests, RequestBounds
+from gateway.flow.requests.access_requests import AccessRequests, NoticesOf, RequestBounds
 from gateway.flow.requests.active_requests import ActiveRequests
 from gateway.flow.requests.requested_policies import RequestedPolicies
+from gateway.flow.requests.webhooks import Webhook, Webhooks
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.login import OpenLogin
 from gateway.process.wiring.requests import Stages
@@ -37,6 +40,7 @@ class OpenRequests:
 
     active: ActiveRequests
     policies: LockedPolicies
+    outbox: ValkeyNoticeOutbox
 
 
 def open_requests(
@@ -45,8 +49,9 @@ def open_requests(
     """Load the requests of the file; those of Redis follow in the background."""
     config, seal = runtime.config, SealedRequests(Sealer(runtime.config.store.seal_keys))
     file = config.requests.file
+    outbox = ValkeyNoticeOutbox(valkey, Sealer(config.store.seal_keys))
     active = ActiveRequests(
-        ValkeyRequestStore(valkey, seal),
+        ValkeyRequestStore(valkey, seal, outbox),
         None if file is None else AtomicSnapshotFile(file, log, mode=_OWNER_ONLY_MODE),
         seal,
         runtime.clock,
@@ -61,7 +66,8 @@ def open_requests(
     requested = RequestedPolicies(
         policies, lambda: active.started, lambda: overrides.ended_requests, runtime.clock
     )
-    return OpenRequests(active, LockedPolicies(requested, lambda: overrides.current.target_locks))
+    locked = LockedPolicies(requested, lambda: overrides.current.target_locks)
+    return OpenRequests(active, locked, outbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class OpenAccessRequests:
     """Below `/ui`, for our own pages; without paths if no issuer has a login."""
 
 
-def open_access_requests(
+async def open_access_requests(
     runtime: Runtime,
     opened: OpenRequests,
     stages: Stages,
@@ -92,6 +98,7 @@ def open_access_requests(
         clock=clock,
         telemetry=AccessRequestMetrics(runtime.metrics),
         new_id=partial(secrets.token_hex, 16),
+        notices_of=await _open_webhooks(runtime, opened),
     )
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     handler = RequestsHandler(requests, bearer, clock)
@@ -102,3 +109,23 @@ def open_access_requests(
     return OpenAccessRequests(
         requests, ApiMount([PATH, prefix + PATH], handler.paths), (PATH, ui_paths)
     )
+
+
+async def _open_webhooks(runtime: Runtime, opened: OpenRequests) -> NoticesOf:
+    """Start the deliveries; return what makes the notices of a step."""
+    config = runtime.config
+    if not config.requests.webhooks:
+        return lambda *_: ()
+    sender = await runtime.stack.enter_async_context(
+        open_webhooks(config.egress, config.console.private_networks)
+    )
+    webhooks = Webhooks(
+        [Webhook(one.name, one.url, one.secrets, one.format) for one in config.requests.webhooks],
+        outbox=opened.outbox,
+        sender=sender,
+        clock=runtime.clock,
+        telemetry=WebhookMetrics(runtime.metrics, [one.name for one in config.requests.webhooks]),
+    )
+    runtime.tasks["webhooks"] = webhooks.run
+    runtime.metrics.gauge("gateway_webhook_notices_waiting", lambda: webhooks.waiting)
+    return webhooks.notices_of

@@ -1,0 +1,166 @@
+"""Webhooks that notify people about access requests: at least once, with back-off.
+
+Notices wait in an outbox that all replicas share. Each step stores its notices in one call with the
+request, so neither exists without the other, and no request waits for a receiver.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from gateway.domain.errors import StoreUnavailable
+from gateway.domain.model import Headers, Secret, is_ok
+from gateway.domain.requests.model import AccessRequest
+from gateway.domain.requests.notices import (
+    Notice,
+    NoticeFormat,
+    notice_body,
+    notice_id,
+    retry_delay_s,
+    sign,
+)
+from gateway.flow.clock import Clock
+
+_INTERVAL_S: Final = 1.0
+_LEASE_S: Final = 60.0
+"""Longer than an attempt may take: then another replica tries, too."""
+_AT_ONCE_MAX: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    name: str
+    url: Secret
+    secrets: Sequence[Secret]
+    format: NoticeFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The answer of a receiver."""
+
+    status: int
+    """0: there was none."""
+    retry_after_s: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedNotices:
+    notices: Sequence[Notice]
+    waiting: int
+    """The number of all notices in the outbox."""
+
+
+class NoticeOutbox(Protocol):
+    """Notices that wait for their delivery. Each method raises StoreUnavailable."""
+
+    async def claim(self, now: float, *, lease_s: float, limit: int) -> ClaimedNotices:
+        """Return notices that are due; no other process gets them until the lease ends."""
+
+    async def remove(self, notice: Notice) -> None: ...
+
+    async def retry(self, notice: Notice, due_at: float) -> None: ...
+
+
+class WebhookSender(Protocol):
+    async def send(self, url: Secret, headers: Headers, body: bytes) -> Delivery:
+        """Send a POST; never raise for a receiver that fails."""
+
+
+class WebhookTelemetry(Protocol):
+    def webhook_sent(self, webhook: str, outcome: str, error: str) -> None:
+        """Count an attempt: `ok`, `retry`, `gone` or `dropped`."""
+
+
+class Webhooks:
+    def __init__(
+        self,
+        webhooks: Sequence[Webhook],
+        *,
+        outbox: NoticeOutbox,
+        sender: WebhookSender,
+        clock: Clock,
+        telemetry: WebhookTelemetry,
+    ) -> None:
+        self._webhooks: Mapping[str, Webhook] = {one.name: one for one in webhooks}
+        self._outbox = outbox
+        self._sender = sender
+        self._clock = clock
+        self._telemetry = telemetry
+        self.waiting = 0
+
+    def notices_of(self, event: str, request: AccessRequest) -> list[Notice]:
+        """Return the notices of a step, one for each webhook."""
+        now = self._clock.now()
+        return [
+            Notice(
+                id=notice_id(name, event, request),
+                webhook=name,
+                event=event,
+                request=request,
+                at=now,
+            )
+            for name in self._webhooks
+        ]
+
+    async def run(self) -> None:
+        """Deliver what is due, forever."""
+        while True:
+            with suppress(StoreUnavailable):
+                while await self.deliver_due():
+                    pass
+            await self._clock.sleep(_INTERVAL_S)
+
+    async def deliver_due(self) -> int:
+        """Deliver some notices; return how many were due."""
+        now = self._clock.now()
+        claimed = await self._outbox.claim(now, lease_s=_LEASE_S, limit=_AT_ONCE_MAX)
+        self.waiting = claimed.waiting
+        results = await asyncio.gather(*map(self._deliver, claimed.notices), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return len(claimed.notices)
+
+    async def _deliver(self, notice: Notice) -> None:
+        webhook = self._webhooks.get(notice.webhook)
+        if webhook is None:  # a newer config has removed it
+            await self._outbox.remove(notice)
+            return
+        now = self._clock.now()
+        body = notice_body(notice, webhook.format)
+        headers = sign(webhook.secrets, notice.id, int(now), body)
+        delivery = await self._sender.send(webhook.url, headers, body)
+        if is_ok(delivery.status) or HTTPStatus.OK <= delivery.status < HTTPStatus.MULTIPLE_CHOICES:
+            await self._settle(notice, "ok", "")
+            return
+        error = delivery.error or f"HTTP {delivery.status}"
+        if delivery.status == HTTPStatus.GONE:
+            await self._settle(notice, "gone", error)
+            return
+        attempts = notice.attempts + 1
+        delay_s = retry_delay_s(attempts, delivery.retry_after_s)
+        if delay_s is None:
+            await self._settle(notice, "dropped", error)
+            return
+        self._telemetry.webhook_sent(notice.webhook, "retry", error)
+        await self._outbox.retry(_attempted(notice, attempts), now + delay_s)
+
+    async def _settle(self, notice: Notice, outcome: str, error: str) -> None:
+        self._telemetry.webhook_sent(notice.webhook, outcome, error)
+        await self._outbox.remove(notice)
+
+
+def _attempted(notice: Notice, attempts: int) -> Notice:
+    return Notice(
+        id=notice.id,
+        webhook=notice.webhook,
+        event=notice.event,
+        request=notice.request,
+        at=notice.at,
+        attempts=attempts,
+    )
