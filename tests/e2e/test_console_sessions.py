@@ -22,6 +22,7 @@ from tests.support.live_delivery import (
 )
 from tests.support.live_page import LivePage
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
+from tests.support.valkey import free_port
 
 ENDED_WITHIN_S = 1.0
 
@@ -146,6 +147,40 @@ async def test_another_replica_redeems_and_serves(
     assert await page.until_closed() == 4009
     await moved.send({"type": "end"})
     assert await moved.until_closed() == 4000
+
+
+async def test_replica_without_redis_redeems_its_own_ticket_only(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    """The others have Redis, and no such ticket: they know neither that it is good nor spent."""
+    first, alone = live.gateway, live.replica(start=False)
+    alone.config["store"]["redis"] = {"url": f"redis://127.0.0.1:{free_port()}/0"}
+    deliver_live(alone)
+    await asyncio.to_thread(alone.start)
+    text = await asyncio.to_thread(ticket, alone, live.cloud.token("remote"), server)
+    elsewhere, page = LivePage(client, first.url), LivePage(client, alone.url)
+    for _ in range(2):
+        status, data = await elsewhere.post("/console/ticket", {"ticket": text})
+        assert (status, data["error_code"]) == (503, "CGW.5038")
+        assert (await elsewhere.redeem(text))[0] == 503
+    assert (await page.redeem(text))[0] == 200
+    assert (await page.redeem(text))[0] == 410
+    assert (await elsewhere.redeem(text))[0] == 503
+    await page.connect()
+    await page.until_live()
+    # A page that reaches the wrong replica tries again: no one but its own knows the session.
+    page.origin = first.url
+    await page.connect(first.url)
+    assert await page.until_closed() == 4007
+    (issued,) = alone.audit("console_ticket_issued")
+    rejected = [
+        one
+        for gateway in (first, alone)
+        for one in gateway.audit("console_ticket_rejected")
+        if one["link_fingerprint"] == issued["link_fingerprint"]
+    ]
+    assert [one["detail"] for one in rejected] == ["spent or expired"]
+    await asyncio.to_thread(alone.stop)
 
 
 async def test_lost_connection_resumes_within_30_s(

@@ -112,15 +112,20 @@ class FallbackConsoleStore:
         with _Watch(self):
             return await self._shared.claim_rejection(name)
 
+    def _take_local(self, ticket_hash: bytes) -> FoundTicket | None:
+        found = self.local.take_ticket(ticket_hash)
+        if found is None:
+            self._require_issued_here(ticket_hash)
+        return found
+
     def _require_issued_here(self, ticket_hash: bytes) -> None:
         """Raise StoreUnavailable unless this process knows that the ticket is spent or expired."""
         if not self.local.has_issued(ticket_hash):
             raise StoreUnavailable("another process has the ticket in its memory")
 
     async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
-        found = self.local.take_ticket(ticket_hash)
-        if found is not None:
-            return found
+        if is_local_ticket(ticket_hash):
+            return self._take_local(ticket_hash)
         with _Watch(self):
             return await self._shared.spend_ticket(ticket_hash)
 
@@ -138,9 +143,8 @@ class FallbackConsoleStore:
                 return await self._shared.redeem(
                     ticket_hash, session, resume_hash, limits, take_over=take_over
                 )
-        found = self.local.take_ticket(ticket_hash)
+        found = self._take_local(ticket_hash)
         if found is None:
-            self._require_issued_here(ticket_hash)
             return TicketGone()
         result = await self._redeem_local(found, session, resume_hash, limits, take_over=take_over)
         if not isinstance(result, Redeemed):
@@ -307,9 +311,12 @@ class FallbackConsoleStore:
             with _Watch(self):
                 if await self._shared.remove(session_id, owner=owner):
                     return True
+                # As `renew` does: Redis then trusts the keys that it has of this owner.
+                commands = list[SessionCommand]()
+                await self._register_all(frozenset(self._local_only), owner, commands)
                 one = frozenset({session_id})
                 renewed = await self._shared.renew(owner, one, lease_s=LEASE_S)
-                self._unread += renewed.commands
+                self._unread += (*commands, *renewed.commands)
         except StoreUnavailable:
             self._ended.add(session_id)
             return is_local
