@@ -84,7 +84,7 @@ def test_person_logs_in_and_out(visitor: LoginVisitor) -> None:
     assert "victor" not in page.inner_text("body")
 
 
-def test_failed_login_says_why(visitor: LoginVisitor) -> None:
+def test_failed_login_names_its_reason(visitor: LoginVisitor) -> None:
     visitor.open("/login/callback/corp?state=x&code=y")
     visitor.expect_state("failed")
     expect(visitor.title()).to_have_text("This login has expired or was used already.")

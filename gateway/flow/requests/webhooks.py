@@ -108,7 +108,7 @@ class Webhooks:
         ]
 
     async def run(self) -> None:
-        """Deliver what is due, forever."""
+        """Deliver what is due, until cancelled."""
         while True:
             with suppress(StoreUnavailable):
                 while await self.deliver_due():
