@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -433,10 +434,10 @@ async def test_policy_is_parsed_here_if_no_process_starts(
     file.write_text(NONE)
     policies, _ = opened(file, SystemClock())
 
-    async def no_process(*_: object, **__: object) -> None:
+    def no_process(*_: object, **__: object) -> None:
         raise BlockingIOError
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_process)
+    monkeypatch.setattr(subprocess, "Popen", no_process)
     file.write_text(many(500))
     assert await policies.reload()
     assert policies.current().size == 500
@@ -449,13 +450,13 @@ async def test_large_policy_is_compiled_once_for_all_workers(
     file, handover = tmp_path / "policy.yaml", Handover()
     file.write_text(NONE)
     workers = [opened(file, SystemClock(), handover)[0] for _ in range(3)]
-    starting, started = asyncio.create_subprocess_exec, []
+    starting, started = subprocess.Popen, []
 
-    async def start(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
+    def start(arguments: Any, **options: Any) -> Any:
         started.append(arguments)
-        return await starting(*arguments, **options)
+        return starting(arguments, **options)
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     file.write_text(many(500))
     assert [await worker.reload() for worker in workers] == [True] * 3
     assert [worker.current().size for worker in workers] == [500] * 3
@@ -466,6 +467,34 @@ async def test_large_policy_is_compiled_once_for_all_workers(
         f"{file}:503: grants[500].role: unknown role 'no'; known: op"
     }
     assert len(started) == 2
+
+
+async def test_cancelled_reload_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stops does not wait for a compiler; the next reload starts another one."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(NONE)
+    policies, _ = opened(file, SystemClock())
+    starting, started = subprocess.Popen, []
+    endless = (sys.executable, "-c", "import sys, time; sys.stdin.read(); time.sleep(600)")
+
+    def start(_: Any, **options: Any) -> Any:
+        started.append(starting(endless, **options))
+        return started[-1]
+
+    file.write_text(many(500))
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", start)
+        reload = asyncio.create_task(policies.reload())
+        while not started:
+            await asyncio.sleep(0.01)
+        reload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reload
+        assert await asyncio.to_thread(started[0].wait) == -signal.SIGKILL
+    assert await policies.reload()
+    assert policies.current().size == 500
 
 
 async def test_worker_starts_with_the_policy_that_others_compiled(
@@ -479,7 +508,7 @@ async def test_worker_starts_with_the_policy_that_others_compiled(
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "run", must_not)
+        patch.setattr(subprocess, "Popen", must_not)
         patch.setattr(policy_file, "parse", must_not)
         second, _ = opened(file, SystemClock(), handover)
     assert second.current().version == first.current().version

@@ -6,6 +6,7 @@ workers take the result from the handover: it is one block of bytes, which they 
 
 import asyncio
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,7 @@ from gateway.config.policy_loader import policy_digest
 from gateway.config.policy_names import KnownNames
 from gateway.domain.policy.rule_index import RuleIndex
 from gateway.drivers.files.policy_compiler import CompiledPolicy, CompilerTask
-from gateway.drivers.host.handover import Handover
+from gateway.drivers.host.handover import Handover, allocate_memory, read_all
 
 PARSED_HERE_BYTES_MAX: Final = 32_768
 """A larger policy is compiled in a process of its own. To parse this size takes milliseconds."""
@@ -46,16 +47,9 @@ class PolicyCompiler:
         task = self._task(content)
         found = self._find(task.key)
         if found is None:
-            process = subprocess.run(  # noqa: S603 - the arguments are constant
-                _COMPILER,
-                input=msgspec.msgpack.encode(task),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
-            _require_success(process.returncode)
-            found = _COMPILED.decode(process.stdout)
-            self._handover.put(self._name, process.stdout, at=at)
+            output = _CompilerProcess().run(task)
+            found = _COMPILED.decode(output)
+            self._handover.put(self._name, output, at=at)
         return _index(found)
 
     async def compile(
@@ -71,7 +65,7 @@ class PolicyCompiler:
         try:
             found = await asyncio.to_thread(self._find, task.key)
             if found is None:
-                output = await self._run(await asyncio.to_thread(msgspec.msgpack.encode, task))
+                output = await self._run(task)
                 found = _COMPILED.decode(output)
                 await asyncio.to_thread(self._handover.put, self._name, output, at=at)
         finally:
@@ -94,26 +88,48 @@ class PolicyCompiler:
         found = _COMPILED.decode(entry.text)
         return found if found.key == key else None
 
-    async def _run(self, task: bytes) -> bytes:
-        process = await asyncio.create_subprocess_exec(
-            *_COMPILER,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+    async def _run(self, task: CompilerTask) -> bytes:
+        process = _CompilerProcess()
         try:
-            output, _ = await process.communicate(task)
+            return await asyncio.to_thread(process.run, task)
         except BaseException:
-            if process.returncode is None:
-                process.kill()
+            process.end()
             raise
-        _require_success(process.returncode)
-        return output
 
 
-def _require_success(code: int | None) -> None:
-    if code != 0:
-        raise OSError("the process that compiles the policy failed")
+class _CompilerProcess:
+    """One run of the compiler. Its output does not pass through an event loop.
+
+    The start of a process and reading its output from a pipe would hold the loop for milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._has_ended = False
+
+    def run(self, task: CompilerTask) -> bytes:
+        """Return what the compiler writes, when it has exited; raise OSError."""
+        content = msgspec.msgpack.encode(task)
+        output = allocate_memory()
+        try:
+            with subprocess.Popen(  # noqa: S603 - the arguments are constant
+                _COMPILER, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.DEVNULL
+            ) as process:
+                self._process = process
+                if self._has_ended:
+                    process.kill()
+                process.communicate(content)
+            if process.returncode != 0:
+                raise OSError("the process that compiles the policy failed")
+            return read_all(output, 0, os.fstat(output).st_size)
+        finally:
+            os.close(output)
+
+    def end(self) -> None:
+        """Kill the process, so that `run` returns soon; in any thread, at any time."""
+        self._has_ended = True
+        if self._process is not None:
+            self._process.kill()
 
 
 def _index(compiled: CompiledPolicy) -> RuleIndex:

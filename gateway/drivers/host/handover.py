@@ -32,6 +32,8 @@ class HandoverEntry(msgspec.Struct, frozen=True):
 class _StoredEntry(NamedTuple):
     at: float
     text: memoryview
+    begin: int = 0
+    """Its position in the memory."""
 
 
 _HEAD: Final = msgspec.msgpack.Decoder(list[tuple[str, float, int]])
@@ -43,8 +45,8 @@ class Handover:
 
     def __init__(self) -> None:
         """Allocate the memory; call it before the fork."""
-        self._memory = _allocate()
-        self._turn = _allocate()
+        self._memory = allocate_memory()
+        self._turn = allocate_memory()
         self._thread_lock = Lock()
 
     def put(self, name: str, text: bytes, *, at: float) -> None:
@@ -60,7 +62,10 @@ class Handover:
     def get(self, name: str) -> HandoverEntry | None:
         with self._locked():
             found = self._read().get(name)
-        return None if found is None else HandoverEntry(found.at, bytes(found.text))
+            if found is None:
+                return None
+            # Read again: a copy of many megabytes would hold the interpreter's lock for long.
+            return HandoverEntry(found.at, read_all(self._memory, found.begin, len(found.text)))
 
     def try_turn(self) -> bool:
         """Return whether this process has the turn: to produce what the others then find here.
@@ -97,7 +102,8 @@ class Handover:
         begin = _LENGTH_BYTES + int.from_bytes(rest[:_LENGTH_BYTES], "big")
         found: dict[str, _StoredEntry] = {}
         for name, at, size in _HEAD.decode(rest[_LENGTH_BYTES:begin]):
-            found[name] = _StoredEntry(at, rest[begin : begin + size])
+            position = _DIGEST_BYTES + begin
+            found[name] = _StoredEntry(at, rest[begin : begin + size], position)
             begin += size
         return found
 
@@ -125,7 +131,19 @@ class Handovers:
     policies: Handover = field(default_factory=Handover)
 
 
-def _allocate() -> int:
+def read_all(descriptor: int, begin: int, size: int) -> bytes:
+    """Read without moving the position, and without the interpreter's lock."""
+    found = b""
+    while len(found) < size:
+        part = os.pread(descriptor, size - len(found), begin + len(found))
+        if not part:
+            break
+        found = found + part if found else part
+    return found
+
+
+def allocate_memory() -> int:
+    """Return the descriptor of memory without a name in a file system."""
     if sys.platform != "linux":
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno())
