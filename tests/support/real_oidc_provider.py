@@ -74,8 +74,8 @@ def oidc_provider(gateway_url: str, issuer: str) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         address = process.stdout.readline().strip()
         if not address:
             pytest.skip("oidc-provider does not start: it needs Node 20 or later")

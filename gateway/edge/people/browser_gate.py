@@ -38,7 +38,8 @@ class BrowserGate:
         """
         is_write = request.method not in SAFE_METHODS
         self.require_own_page(request, is_write=is_write)
-        self.limits.admit(f"browser {context.client_address}")
+        address = f"browser {context.client_address}"
+        self.limits.admit(address)
         session = await self.sessions.find(
             self.cookies.session(request),
             is_activity=is_write or ACTIVITY_HEADER in request.headers,
@@ -50,6 +51,8 @@ class BrowserGate:
         ):
             raise CrossSiteRequest(f"{CSRF_HEADER} is not the session's")
         context.principal = session.person
+        # People behind one address have a limit each; only requests without a session share one.
+        self.limits.take_back(address)
         self.limits.admit_once(context)
         return session
 

@@ -135,6 +135,7 @@ class LoginHandler:
             if cookie is not None:
                 cleared = self._cookies.clear_attempt(answer.attempt_id)
             done = await self._logins.complete(issuer, answer, cookie=cookie, context=context)
+            self._gate.limits.take_back(f"login {context.client_address}")
         except LoginFailed as rejected:
             return self._failed(rejected, context, cleared)
         except AuditLogUnavailable as error:
@@ -159,7 +160,8 @@ class LoginHandler:
     async def _log_out_by_provider(
         self, request: ListenerRequest, context: RequestContext, issuer: str
     ) -> JsonReply:
-        self._gate.limits.admit(f"backchannel {context.client_address}")
+        address = f"backchannel {context.client_address}"
+        self._gate.limits.admit(address)
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type != _FORM:
             raise UnsupportedMediaType
@@ -176,6 +178,7 @@ class LoginHandler:
                 raise
             # Back-Channel Logout 1.0, 2.8.
             raise BadRequest("The logout token is not valid.") from None
+        self._gate.limits.take_back(address)  # a provider logs many people out at once
         return JsonReply(HTTPStatus.OK, b"", ())
 
     def _limit(self, context: RequestContext) -> None:

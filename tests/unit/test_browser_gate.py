@@ -1,0 +1,124 @@
+"""The gate of requests with a browser's session."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from multidict import CIMultiDict
+
+from gateway.domain.errors import CallerLimited, CrossSiteRequest, FreshLoginRequired, LoginRequired
+from gateway.domain.login.model import BrowserSession
+from gateway.domain.model import Principal
+from gateway.domain.queue.pacing import Pace
+from gateway.edge.json_endpoint import PublicOrigin
+from gateway.edge.people.browser_gate import BrowserGate, identify_by_session
+from gateway.edge.people.login_cookies import LoginCookies
+from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.request import RequestContext
+from tests.support.clock import FakeClock
+
+ORIGIN = "https://gw.example"
+BURST = 3
+
+
+class Sessions:
+    """Sessions by the value of the cookie: the person of the same name."""
+
+    async def find(
+        self, cookie: str | None, *, is_activity: bool, deadline: float
+    ) -> BrowserSession:
+        if cookie is None:
+            raise LoginRequired
+        self.was_activity, self.deadline = is_activity, deadline
+        person = Principal("corp", cookie, frozenset(), 0.0, 1e12, None)
+        return BrowserSession("id", person, cookie, "", f"csrf-{cookie}", 0.0, 100.0, "id", "t")
+
+
+@pytest.fixture
+def gate() -> BrowserGate:
+    clock, anything = FakeClock(), cast("Any", None)
+    return BrowserGate(
+        origin=PublicOrigin(ORIGIN, ""),
+        cookies=LoginCookies(is_secure=True, session_age_max_s=60),
+        sessions=cast("Any", Sessions()),
+        limits=CallerLimits(Pace(BURST, 1_000, BURST), anything, clock),
+        clock=clock,
+        fresh_s=60.0,
+    )
+
+
+async def send(
+    gate: BrowserGate, person: str | None, method: str = "GET", **headers: str
+) -> RequestContext:
+    sent = {"Sec-Fetch-Site": "same-origin"}
+    if person is not None:
+        sent["Cookie"] = f"__Host-gateway-session={person}"
+    if method != "GET":
+        sent |= {"Origin": ORIGIN, "X-CSRF-Token": f"csrf-{person}"}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    request: Any = SimpleNamespace(method=method, headers=CIMultiDict(sent))
+    context = RequestContext(request_id="r", client_address="192.0.2.1", deadline=9.0)
+    await gate.session(request, context)
+    return context
+
+
+async def test_people_behind_one_address_have_a_limit_each(gate: BrowserGate) -> None:
+    for i in range(4 * BURST):
+        await send(gate, f"person-{i}")
+    for _ in range(BURST):
+        await send(gate, "olga")
+    with pytest.raises(CallerLimited):
+        await send(gate, "olga")
+
+
+async def test_requests_without_a_session_share_the_limit_of_their_address(
+    gate: BrowserGate,
+) -> None:
+    for _ in range(BURST):
+        with pytest.raises(LoginRequired):
+            await send(gate, None)
+    with pytest.raises(CallerLimited):
+        await send(gate, None)
+
+
+async def test_write_needs_origin_and_token(gate: BrowserGate) -> None:
+    context = await send(gate, "olga", "POST")
+    assert context.principal is not None
+    assert context.principal.subject == "olga"
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "same-site"},
+        {"X_CSRF_Token": "csrf-victor"},
+        {"X_CSRF_Token": ""},
+        {"X_CSRF_Token": "\udce4"},
+    ):
+        with pytest.raises(CrossSiteRequest):
+            await send(gate, "ben", "POST", **headers)
+
+
+async def test_polling_of_a_page_is_no_activity(gate: BrowserGate) -> None:
+    sessions = cast("Sessions", gate.sessions)
+    for method, headers, is_activity in (
+        ("GET", {}, False),
+        ("GET", {"X_Activity": "person"}, True),
+        ("POST", {}, True),
+    ):
+        await send(gate, "olga", method, **headers)
+        assert sessions.was_activity is is_activity
+
+
+async def test_handler_without_the_gate_identifies_no_person() -> None:
+    context = RequestContext(request_id="r", client_address="", deadline=0.0)
+    with pytest.raises(LoginRequired):
+        await identify_by_session(cast("Any", None), context)
+
+
+def test_old_login_is_not_fresh(gate: BrowserGate) -> None:
+    person = Principal("corp", "olga", frozenset(), 0.0, 1e12, None)
+    now = gate.clock.now()
+    for authenticated_at, is_fresh in ((now, True), (now - 61, False), (0.0, False)):
+        session = BrowserSession("id", person, "", "", "", now, authenticated_at, "id", "t")
+        assert gate.is_fresh(session) is is_fresh
+    with pytest.raises(FreshLoginRequired):
+        gate.require_fresh(session)
