@@ -191,6 +191,14 @@ class DemoFiles:
               - role: operator
                 to: {{groups: [operators]}}
                 on: {{projects: [{_LIVE_PROJECT}]}}
+
+            requests:
+              - role: operator
+                to: {{groups: [viewers]}}
+                on: {{projects: [{_LIVE_PROJECT}]}}
+                for_max: 2h
+                approvers: {{groups: [approvers]}}
+                break_glass: {{per_day: 2}}
             """)
 
     def _make_variables(self) -> str:
@@ -229,6 +237,7 @@ def _issue_tokens(cloud: SimulatedCloud) -> dict[str, str]:
         "operator": issue("olga", groups=["operators"], life_s=life_s),
         "viewer": issue("victor", groups=["viewers"], life_s=life_s),
         "outsider": issue("otto", life_s=life_s),
+        "approver": issue("anna", groups=["approvers"], life_s=life_s),
         "admin": issue("ada", groups=["console-admins"], life_s=life_s, claims=admin_claims),
     }
 

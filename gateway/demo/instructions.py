@@ -54,6 +54,13 @@ Explain a decision, check the config and every dependency, read a metric:
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
 
+Request access for 15 minutes as victor, and approve it as anna with the ID that is printed. Then
+`gateway console --token-env VIEWER {live}` opens the console for victor, until the time is over
+or `gateway requests end ID` ends it.
+
+  gateway requests create --token-env VIEWER {live} --role operator --for 15m --reason "new disk"
+  gateway requests approve --token-env APPROVER ID
+
 Administer the gateway as ada: list active sessions; revoke otto's tokens (his next login is
 valid again); lock victor (a new token does not help); list both.
 

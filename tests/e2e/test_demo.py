@@ -119,11 +119,22 @@ def console(facts: dict[str, Any], role: str, server: str) -> Response:
     )
 
 
+def post(facts: dict[str, Any], role: str, path: str, body: object) -> dict[str, Any]:
+    headers = {
+        "Authorization": f"Bearer {facts['tokens'][role]}",
+        "Content-Type": "application/json",
+    }
+    response = fetch(facts["gateway"], "POST", path, headers, json.dumps(body))
+    assert response.status in (200, 201), response.body
+    found: dict[str, Any] = response.json
+    return found
+
+
 def test_demo_serves_consoles_and_removes_everything(demo: Demo) -> None:
     facts = demo.facts()
     assert set(facts) == KEYS
     allowed, denied = facts["servers"]["allowed"], facts["servers"]["denied"]
-    assert set(facts["tokens"]) == {"operator", "viewer", "outsider", "admin"}
+    assert set(facts["tokens"]) == {"operator", "viewer", "outsider", "approver", "admin"}
     for server in allowed:
         response = console(facts, "operator", server)
         assert response.status == 200
@@ -156,6 +167,20 @@ def test_demo_delivers_proxied_for_one_account_only(demo: Demo) -> None:
     assert [url.partition("#")[0] for url in urls] == [facts["gateway"] + "/console"] * 2
     assert urls[0] != urls[1]
     assert fetch(facts["gateway"], "GET", "/console").status == 200
+
+    viewer = {"Authorization": f"Bearer {facts['tokens']['viewer']}"}
+    assert fetch(facts["gateway"], "GET", path, viewer).status == 403
+    wanted = {
+        "role": "operator",
+        "project_id": facts["proxied"]["project_id"],
+        "server_ids": [facts["proxied"]["server"]],
+        "duration_s": 900,
+        "reason": "new disk",
+    }
+    made = post(facts, "viewer", "/requests", wanted)
+    approve = f"/requests/{made['id']}/approve"
+    assert post(facts, "approver", approve, {"hash": made["hash"]})["in_force"]
+    assert fetch(facts["gateway"], "GET", path, viewer).status == 200
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="requires Debian's package chromium")

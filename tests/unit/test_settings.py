@@ -571,6 +571,7 @@ def test_audit_directory_need_not_exist(secrets: Path) -> None:
 
 def test_loading_creates_no_directories(secrets: Path) -> None:
     text = EXAMPLE.replace("overrides.json", "missing/overrides.json")
+    text = text.replace("requests.json", "missing/requests.json")
     text = text.replace(ACCOUNT, ACCOUNT + "    inventory: {directory: missing}\n")
     text = text.replace(AUDIT, "  directory: /proc/x\n")
     text = text.replace(LOGIN, " {method: token_file, token_file: missing/token}")
@@ -578,6 +579,7 @@ def test_loading_creates_no_directories(secrets: Path) -> None:
     assert list(named) == [
         (("audit", "directory"), Path("/proc/x"), True),
         (("overrides", "file"), secrets / "missing", True),
+        (("requests", "file"), secrets / "missing", False),
         (("accounts", 0, "inventory", "directory"), secrets / "missing", False),
     ]
     assert not (secrets / "missing").exists()
