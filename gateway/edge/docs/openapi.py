@@ -10,6 +10,8 @@ from gateway.domain.errors import UpstreamRefused
 from gateway.domain.model import Operation, Paging, ResponseKind
 from gateway.domain.upstream.verdicts import REFUSALS
 from gateway.edge.docs.console_paths import TAG, console_paths, recording_paths
+from gateway.edge.docs.request_paths import TAG as REQUESTS_TAG
+from gateway.edge.docs.request_paths import request_paths
 from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
 Json = dict[str, Any]
@@ -50,6 +52,7 @@ def openapi(operations: Sequence[Operation]) -> Json:
         if row.method == "GET" and allows_head(row):
             item["head"] = _head(item["get"])
     paths |= _FEDERATION | console_paths(_statuses()) | recording_paths(_statuses())
+    paths |= request_paths(_statuses())
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,7 +64,8 @@ def openapi(operations: Sequence[Operation]) -> Json:
         "servers": [{"url": "/"}],
         "security": [{"jwt": []}, {"x_auth_token": []}, {"signature": []}],
         "tags": [
-            {"name": name} for name in sorted({_tag(row) for row in operations} | {"sdk", TAG})
+            {"name": name}
+            for name in sorted({_tag(row) for row in operations} | {"sdk", TAG, REQUESTS_TAG})
         ],
         "paths": paths,
         "components": {

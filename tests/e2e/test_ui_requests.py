@@ -1,0 +1,79 @@
+"""Access requests with the session of a browser, below `/ui`: the same paths as with a JWT."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.browser_login import ENVIRON, LoginBrowser, enable_login
+from tests.support.live_delivery import ADMIN_API
+from tests.support.stack import CloudProcess, Stack, eventually, make_policy
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    found = Stack(CloudProcess(), start=False, environ=ENVIRON, admin_api=ADMIN_API)
+    gateway = found.gateway
+    enable_login(gateway)
+    gateway.write_config()
+    rule = {
+        "role": "operator",
+        "to": {"groups": ["viewers"]},
+        "on": {"projects": [found.cloud.project]},
+        "for_max": "4h",
+        "approvers": {"groups": ["approvers", "viewers"]},
+    }
+    gateway.write_policy({**make_policy(found.cloud), "requests": [rule]})
+    gateway.start()
+    yield found
+    found.close()
+
+
+def logged_in(stack: Stack, person: str) -> LoginBrowser:
+    browser = LoginBrowser(stack.gateway.url)
+    browser.log_in(person)
+    assert browser.session().status == 200
+    return browser
+
+
+def wanted(stack: Stack) -> dict[str, Any]:
+    return {
+        "role": "operator",
+        "project_id": stack.cloud.project,
+        "server_ids": [stack.cloud.servers[-1]],
+        "duration_s": 600,
+        "reason": "new disk",
+    }
+
+
+def test_one_person_requests_and_another_approves(stack: Stack) -> None:
+    victor, anna = logged_in(stack, "victor"), logged_in(stack, "anna")
+    token = stack.cloud.token("victor", groups=["viewers"])
+    assert stack.gateway.console(token, stack.cloud.servers[-1]).status == 403
+    made = victor.ui("POST", "/ui/requests", wanted(stack))
+    assert made.status == 201, made.body
+    path = f"/ui/requests/{made.json['id']}"
+    own = victor.ui("POST", f"{path}/approve", {"hash": made.json["hash"]})
+    assert (own.status, own.json["error_code"]) == (403, "CGW.4039")
+    (waiting,) = anna.ui("GET", "/ui/requests?filter=to_approve").json["requests"]
+    assert (waiting["id"], waiting["may"]) == (made.json["id"], ["approve", "deny"])
+    approved = anna.ui("POST", f"{path}/approve", {"hash": waiting["hash"]})
+    assert approved.json["in_force"] is True
+    eventually(lambda: stack.gateway.console(token, stack.cloud.servers[-1]).status == 200)
+    record = stack.gateway.audit("access_request_approved")[-1]
+    assert (record["subject"], record["target"]) == ("anna", "corp:victor")
+    assert victor.ui("POST", f"{path}/end", {}).json["state"] == "revoked"
+
+
+def test_writes_need_the_token_of_the_page(stack: Stack) -> None:
+    victor = logged_in(stack, "victor")
+    for headers in (
+        {"X-CSRF-Token": "other"},
+        {"Origin": "https://portal.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        refused = victor.ui("POST", "/ui/requests", wanted(stack), headers)
+        assert refused.status == 403, headers
+    assert victor.ui("GET", "/ui/requests?state=pending").json["requests"] == []
+    assert LoginBrowser(stack.gateway.url).ui("GET", "/ui/requests").status == 401
+    assert victor.send("GET", "/requests", {"Sec-Fetch-Site": "same-origin"}).status == 401
