@@ -578,6 +578,7 @@ NEVER: dict[str, str] = {
     "ConsoleGatewayTaskDied": "requires a bug",
     "ConsoleGatewayInternalErrors": "requires a bug",
     "ConsoleGatewayWebhooksLate": "no webhook is configured",
+    "ConsoleGatewayBrowserLoginsFailing": "no login is configured",
 }
 """Alerts without series in this run, with the reason."""
 

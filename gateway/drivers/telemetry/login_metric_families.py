@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gateway.domain.login.model import LOGIN_PROBLEMS
 from gateway.drivers.telemetry.metric_family import counter
 
 LOGIN_METRIC_FAMILIES: Final = (
@@ -9,7 +10,7 @@ LOGIN_METRIC_FAMILIES: Final = (
         "gateway_browser_logins_total",
         "Logins with a browser that have ended.",
         issuer="issuers of the config",
-        outcome="ok, or why it failed (logins.md)",
+        outcome=", ".join(["ok", *(one.name for one in LOGIN_PROBLEMS)]),
     ),
     counter(
         "gateway_browser_sessions_ended_total",
