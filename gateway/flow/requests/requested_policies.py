@@ -48,7 +48,14 @@ class RequestedPolicies:
         if not started or ended is None:
             return policy
         seen_policy, seen_started, seen_ended = self._seen
-        is_seen = policy is seen_policy and started is seen_started and ended == seen_ended
+        is_seen = (
+            policy is seen_policy
+            and started is seen_started
+            # To compare thousands of IDs would cost more than the rest of the decision.
+            and (ended is seen_ended or ended == seen_ended)
+        )
+        if is_seen and ended is not seen_ended:
+            self._seen = policy, started, ended
         if self._current is None or not is_seen or self._clock.now() >= self._until:
             self._current = self._with_grants(policy, started, ended)
             self._seen = policy, started, ended
