@@ -44,8 +44,11 @@ class RequestedPolicies:
 
         Also after a grant has begun or ended by itself: a decision made before holds no longer.
         """
-        policy, started, ended = self._policies.current(), self._started(), self._ended()
-        if not started or ended is None:
+        policy, started = self._policies.current(), self._started()
+        if not started:  # before anything else: each cache hit comes here twice
+            return policy
+        ended = self._ended()
+        if ended is None:
             return policy
         seen_policy, seen_started, seen_ended = self._seen
         is_seen = (
