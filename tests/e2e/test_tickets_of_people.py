@@ -232,3 +232,21 @@ def test_revocation_ends_the_session_and_a_lock_does_not(
     eventually(lambda: revoked.session().status == 401)
     assert code(revoked.session()) == "CGW.4011"
     eventually(lambda: "by revoked" in optional.audit("logout")[-1]["detail"])
+
+
+def test_without_redis_a_required_login_opens_nothing(
+    stack: Stack, optional: RunningGateway, required: RunningGateway
+) -> None:
+    browsers = {gateway.url: LoginBrowser(gateway.url) for gateway in (optional, required)}
+    for browser in browsers.values():
+        browser.log_in("olga")
+    stack.valkey.kill()
+    try:
+        for gateway, status in ((required, 503), (optional, 200)):
+            eventually(lambda of=gateway: of.metric("gateway_store_available") == 0)
+            text = new_ticket(gateway)
+            assert post(browsers[gateway.url], "/console/redeem", ticket=text).status == status
+    finally:
+        stack.valkey.start()
+    for gateway in (optional, required):
+        eventually(lambda of=gateway: of.metric("gateway_store_available") == 1)
