@@ -34,7 +34,7 @@ from gateway.drivers.recordings.file_recordings import (
 )
 from gateway.drivers.recordings.found_recordings import found_recordings
 from gateway.drivers.recordings.open_part import OpenPart
-from gateway.drivers.recordings.recording_directory import lift_hold, set_hold
+from gateway.drivers.recordings.recording_directory import lift_hold, lock_part, set_hold
 from gateway.drivers.recordings.recording_index import index_lines
 from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
 from gateway.drivers.recordings.stored_recordings import StoredRecordings
@@ -228,6 +228,68 @@ async def test_failed_write_ends_the_recording_at_once(
     assert scene.telemetry.failures == {RecordingFailure.WRITE: 1}
     assert scene.screen(a_recording().id) == b"seen"
     assert only_verdict(scene) is Verdict.CUT_SHORT
+
+
+async def test_torn_write_is_a_cut_and_not_a_change(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the queue behind it, here the end of the session, is not written after it."""
+    is_entered, goes_on = threading.Event(), threading.Event()
+    write = open_part._write
+
+    def tear(fd: int, data: bytes) -> None:
+        monkeypatch.setattr(open_part, "_write", write)  # the disk works again
+        is_entered.set()
+        goes_on.wait(10)
+        write(fd, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with scene.running() as recordings:
+        part = await recordings.open_part(a_recording(), ignore)
+        await part.append([screen_record(1, b"seen")])
+        monkeypatch.setattr(open_part, "_write", tear)
+        torn = asyncio.ensure_future(part.append([screen_record(2, b"not seen")]))
+        await until(is_entered.is_set)
+        later = asyncio.ensure_future(part.append([screen_record(3, b"queued")]))
+        part.close([END])
+        await asyncio.sleep(0)
+        goes_on.set()
+        outcomes = await asyncio.gather(torn, later, return_exceptions=True)
+        await until(lambda: scene.telemetry.rewrites.total() > 0)
+    assert [type(one) for one in outcomes] == [RecordingFailed] * 2
+    assert scene.telemetry.rewrites == {RewriteOutcome.CLOSED: 1}
+    assert scene.screen(a_recording().id) == b"seen"
+    assert only_verdict(scene) is Verdict.CUT_SHORT
+
+
+def test_close_does_not_free_the_file_of_a_hung_write(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_entered, goes_on = threading.Event(), threading.Event()
+    fds: list[int] = []
+
+    def hang(fd: int, _: bytes) -> None:
+        fds.append(fd)
+        is_entered.set()
+        goes_on.wait(10)
+
+    part = opened(scene)
+    monkeypatch.setattr(open_part, "_write", hang)
+    writer = threading.Thread(target=part.append, args=([screen_record(1, b"x")],))
+    writer.start()
+    assert is_entered.wait(10)
+    part.close()
+    try:
+        assert os.fstat(fds[0]).st_ino == part.file.stat().st_ino
+        assert lock_part(part.file) is None
+    finally:
+        goes_on.set()
+        writer.join()
+    lock = lock_part(part.file)
+    assert lock is not None
+    os.close(lock)
+    with pytest.raises(OSError, match="the part is closed"):
+        part.append([END])
 
 
 def fail_with(error: int) -> Callable[..., Any]:

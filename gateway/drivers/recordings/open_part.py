@@ -3,6 +3,7 @@
 Everything here blocks and raises OSError.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
@@ -42,12 +44,19 @@ class PartFileMissing(OSError):
 
 
 class OpenPart:
-    """Written by one thread at a time; after an error it must not be appended to."""
+    """Written by one thread at a time; another may close it. An error of a write is final: the
+    file may end within a block, and a block after that would read as a change of the file.
+    """
 
     def __init__(self, file: Path, fd: int, header: PartHeader, keys: DataKeys) -> None:
         self.file = file
         self.header = header
         self._fd = fd
+        self._guard = Lock()
+        """Of the next three; never locked during a call of the operating system that may block."""
+        self._is_writing = False
+        self._is_closed = False
+        self._has_failed = False
         self._sealer = BlockSealer(header.encode(), keys.ciphers(header.salt))
         self._records_keys = keys.keystrokes is not None
 
@@ -56,7 +65,27 @@ class OpenPart:
         return sha256(self.header.encode()).hexdigest()
 
     def append(self, records: Sequence[Record]) -> int:
-        """Write the records; return the bytes when the operating system has accepted them."""
+        """Write the records; return the bytes when the operating system has accepted them.
+
+        Raises OSError; also after an error of an earlier call, and when the part is closed.
+        """
+        with self._guard:
+            if self._is_closed or self._has_failed:
+                raise OSError(errno.EIO, "an earlier write has failed, or the part is closed")
+            self._is_writing = True
+        try:
+            return self._append(records)
+        except Exception:
+            self._has_failed = True
+            raise
+        finally:
+            with self._guard:
+                self._is_writing = False
+                is_closed = self._is_closed
+            if is_closed:
+                self._release()
+
+    def _append(self, records: Sequence[Record]) -> int:
         data = b""
         if screen := encode_records(one for one in records if one.kind is not RecordKind.KEY):
             data += self._sealer.seal(Stream.SCREEN, screen)
@@ -75,7 +104,18 @@ class OpenPart:
             raise PartFileMissing(0, "the file was removed or replaced")
 
     def close(self) -> None:
-        """Release the file and its lock."""
+        """Release the file and its lock; a write that has not returned releases them when it does.
+
+        Its file descriptor must not be used again before: the rest of a short write would go to
+        another file.
+        """
+        with self._guard:
+            self._is_closed = True
+            is_writing = self._is_writing
+        if not is_writing:
+            self._release()
+
+    def _release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
