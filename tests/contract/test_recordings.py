@@ -26,7 +26,13 @@ from gateway.domain.recordings.records import (
 )
 from gateway.domain.recordings.verdicts import Judgement, Verdict, judge
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.recordings import closed_part, open_part, part_closer, retention
+from gateway.drivers.recordings import (
+    closed_part,
+    file_recordings,
+    open_part,
+    part_closer,
+    retention,
+)
 from gateway.drivers.recordings.file_recordings import (
     FileRecordings,
     RecordingFiles,
@@ -34,7 +40,12 @@ from gateway.drivers.recordings.file_recordings import (
 )
 from gateway.drivers.recordings.found_recordings import found_recordings
 from gateway.drivers.recordings.open_part import OpenPart
-from gateway.drivers.recordings.recording_directory import lift_hold, lock_part, set_hold
+from gateway.drivers.recordings.recording_directory import (
+    lift_hold,
+    lock_part,
+    part_files,
+    set_hold,
+)
 from gateway.drivers.recordings.recording_index import index_lines
 from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
 from gateway.drivers.recordings.stored_recordings import StoredRecordings
@@ -310,6 +321,40 @@ async def test_full_disk_refuses_to_begin(
         await record(recordings, scene, b"later")
     assert scene.telemetry.failures == {RecordingFailure.START: 1}
     assert scene.screen(a_recording().id) == b"later"
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["while it opens", "once it is open"])
+async def test_cancelled_open_leaves_no_part_behind(
+    scene: RecordingScene,
+    monkeypatch: pytest.MonkeyPatch,
+    is_open: bool,  # noqa: FBT001
+) -> None:
+    """The session may end at any time, also between the end of the thread's work and its report."""
+    is_entered, goes_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> OpenPart:
+        if is_open:
+            part = open_recording_part(*arguments)
+        is_entered.set()
+        goes_on.wait(10)
+        return part if is_open else open_recording_part(*arguments)
+
+    async with scene.running() as recordings:
+        monkeypatch.setattr(file_recordings, "open_recording_part", slowly)
+        opening = asyncio.ensure_future(recordings.open_part(a_recording(), ignore))
+        await until(is_entered.is_set)
+        if is_open:
+            goes_on.set()
+            time.sleep(0.05)  # noqa: ASYNC251 - the thread ends while the loop is busy
+        opening.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await until(lambda: scene.telemetry.rewrites.total() > 0)
+    assert scene.telemetry.rewrites == {RewriteOutcome.CLOSED: 1}
+    path = scene.directory.find(a_recording().id)
+    assert path is not None
+    assert [one.is_closed for one in part_files(path)] == [True]
 
 
 async def test_slow_disk_delays_but_loses_nothing(

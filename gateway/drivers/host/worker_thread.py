@@ -32,12 +32,16 @@ class WorkerThread:
 
     async def do(self, call: Callable[[], T]) -> T:
         """Return or raise the outcome of `call`; cancelling this does not stop the call."""
+        return await self.submit(call)
+
+    def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Run `call` when its turn comes; the future has its outcome."""
         done: asyncio.Future[T] = self._loop.create_future()
         self._jobs.append((call, done))
         if not self._has_ended:
             with suppress(BlockingIOError):  # full: the thread has yet to see earlier bytes
                 os.write(self._wake, b"\0")
-        return await done
+        return done
 
     def end(self) -> None:
         """End the thread after the calls in its queue; does not wait."""

@@ -50,12 +50,6 @@ class RecordingFiles:
     host: str
 
 
-@dataclass(slots=True)
-class _Opening:
-    details: RecordingDetails
-    is_abandoned: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class _Ending:
     part: ThreadedPart
@@ -102,19 +96,14 @@ class FileRecordings:
     async def open_part(
         self, details: RecordingDetails, on_failure: Callable[[str], None]
     ) -> "FilePart":
-        opening = _Opening(details)
         try:
             self._threads.check()
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
-                part = await self._opens.do(partial(self._open, opening))
+                part = await self._open(details)
         except (OSError, ValueError, RecordingKeyMissing) as error:
-            opening.is_abandoned = True  # after a time-out: the thread may still be at work
             detail = describe(error) if isinstance(error, OSError) else str(error)
             self._report(details, RecordingFailure.START, detail)
             raise RecordingFailed(f"start: {detail}") from None
-        except BaseException:
-            opening.is_abandoned = True
-            raise
 
         def failed(kind: RecordingFailure, detail: str) -> None:
             self._report(details, kind, detail)
@@ -149,11 +138,20 @@ class FileRecordings:
         for thread in (self._opens, self._closes, self._passes):
             thread.end()
 
-    def _open(self, opening: _Opening) -> OpenPart:
-        part = open_recording_part(self._files, opening.details, self._clock.now())
-        if opening.is_abandoned:
-            part.close()  # without its lock, it is closed by the next recovery
-        return part
+    async def _open(self, details: RecordingDetails) -> OpenPart:
+        """Open a part in a thread; after a cancellation or time-out, close it once it is open."""
+        opening = self._opens.submit(
+            lambda: open_recording_part(self._files, details, self._clock.now())
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._close_unused)
+            raise
+
+    def _close_unused(self, opening: asyncio.Future[OpenPart]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._closing.put_nowait(opening.result())
 
     def _count(self, details: RecordingDetails) -> Callable[[int], None]:
         return partial(self._telemetry.recording_written, details.target.account)

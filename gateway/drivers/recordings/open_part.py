@@ -44,8 +44,10 @@ class PartFileMissing(OSError):
 
 
 class OpenPart:
-    """Written by one thread at a time; another may close it. An error of a write is final: the
-    file may end within a block, and a block after that would read as a change of the file.
+    """Written by one thread at a time; another may close it.
+
+    An error of a write is final: the file may end within a block, and a block after that would
+    read as a change of the file.
     """
 
     def __init__(self, file: Path, fd: int, header: PartHeader, keys: DataKeys) -> None:
@@ -79,11 +81,14 @@ class OpenPart:
             self._has_failed = True
             raise
         finally:
-            with self._guard:
-                self._is_writing = False
-                is_closed = self._is_closed
-            if is_closed:
-                self._release()
+            self._end_write()
+
+    def _end_write(self) -> None:
+        with self._guard:
+            self._is_writing = False
+            is_closed = self._is_closed
+        if is_closed:
+            self._release()
 
     def _append(self, records: Sequence[Record]) -> int:
         data = b""
