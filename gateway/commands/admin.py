@@ -341,6 +341,8 @@ def _show_consoles(response: Json) -> None:
         [tuple(one[column] for column in _CONSOLE) for one in require_member(response, name, list)],
         none="No live consoles.",
     )
+    if name == "consoles" and not require_member(response, "complete", bool):
+        print_line("Redis is unavailable: live consoles of other processes are missing. Try again.")
 
 
 def _show_requests(response: Json) -> None:

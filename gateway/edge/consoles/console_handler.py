@@ -328,15 +328,19 @@ class ConsoleHandler:
 
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         person = await self._person(request, context)
-        listed = await self._stored(self._sessions.listed(person=person))
-        return json_reply({"sessions": [_session(one) for one in listed]})
+        listing = await self._sessions.listed(person=person)
+        sessions = [_session(one) for one in listing.sessions]
+        return json_reply({"sessions": sessions, "complete": listing.is_complete})
 
     async def _end(
         self, request: ListenerRequest, context: RequestContext, session_id: str
     ) -> JsonReply:
         person = await self._person(request, context, session_id)
-        listed = await self._stored(self._sessions.listed(person=person))
-        session = next((one.session for one in listed if one.session.id == session_id), None)
+        listing = await self._sessions.listed(person=person)
+        sessions = (one.session for one in listing.sessions)
+        session = next((one for one in sessions if one.id == session_id), None)
+        if session is None and not listing.is_complete:
+            raise ConsoleStoreUnavailable("Redis", retry_after_s=_RETRY_AFTER_S)
         if session is None:
             raise NotPermitted("no session of this person")
         by = PersonRef.of(session.person)

@@ -21,6 +21,17 @@ _SESSION: Final[Json] = {
         },
     },
 }
+_SESSIONS: Final[Json] = {
+    "type": "object",
+    "required": ["sessions", "complete"],
+    "properties": {
+        "sessions": {"type": "array", "items": _SESSION},
+        "complete": {
+            "type": "boolean",
+            "description": "False: sessions of other processes are missing for the moment.",
+        },
+    },
+}
 _EXISTS: Final = " Exists if an account delivers live consoles."
 _WHERE: Final = (
     f"{_EXISTS} Accepts the JWT, or, below the path of `listen.public_url`, the cookie of one of"
@@ -131,11 +142,6 @@ def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
     """Return the paths; `statuses` are those of errors, which the document describes."""
     errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
     headers = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
-    sessions = {
-        "type": "object",
-        "required": ["sessions"],
-        "properties": {"sessions": {"type": "array", "items": _SESSION}},
-    }
     return {
         "/console/sessions": {
             "get": {
@@ -147,7 +153,7 @@ def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
                     "200": {
                         "description": "The live consoles, oldest first.",
                         "headers": headers,
-                        "content": {"application/json": {"schema": sessions}},
+                        "content": {"application/json": {"schema": _SESSIONS}},
                     },
                     **errors,
                 },

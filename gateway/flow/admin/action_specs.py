@@ -201,7 +201,8 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             name="EndConsoles",
             method="POST",
             path="/consoles/end",
-            summary="End live consoles. The person can open a new one: see `Lock`.",
+            summary="End live consoles. Without Redis, those of this process end, and the answer is"
+            " 503. The person can open a new one: see `Lock`.",
             command="consoles end",
             permissions=("consoles",),
             request_type=EndConsolesRequest,

@@ -16,18 +16,19 @@ from gateway.flow.admin.messages import (
     EndedConsolesResponse,
     timestamp,
 )
-from gateway.flow.consoles.console_store import ListedSession
+from gateway.flow.consoles.console_store import ListedSession, SessionListing
 
 _RETRY_AFTER_S = 1.0
 
 
 class ConsoleDirectory(Protocol):
-    """The live consoles of all processes. Each method raises StoreUnavailable."""
+    """The live consoles of all processes."""
 
-    async def listed(self) -> tuple[ListedSession, ...]: ...
+    async def listed(self) -> SessionListing:
+        """Return the sessions; without Redis, those of this process."""
 
     async def end(self, session_id: str, end: SessionEnd, *, by: PersonRef | None = None) -> bool:
-        """End a session wherever it is; False: no such session."""
+        """End a session wherever it is; False: no such session. Raises StoreUnavailable."""
 
 
 class ConsoleActions:
@@ -62,40 +63,44 @@ class ConsoleActions:
     async def _list(
         self, directory: ConsoleDirectory, request: ConsolesRequest
     ) -> ConsolesResponse:
-        found = await _find(directory, request)
-        return ConsolesResponse([_entry(one) for one in found])
+        listing = await directory.listed()
+        found = [_entry(one) for one in listing.sessions if _matches(one, request)]
+        return ConsolesResponse(found, complete=listing.is_complete)
 
     async def _end(
         self, directory: ConsoleDirectory, request: EndConsolesRequest, by: PersonRef
     ) -> EndedConsolesResponse:
-        found = await _find(directory, request)
+        """End all that can be reached; raise ConsoleStoreUnavailable if that may not be all."""
+        listing = await directory.listed()
+        found = [
+            one
+            for one in listing.sessions
+            if request.id in (None, one.session.id) and _matches(one, request)
+        ]
+        ended, is_all = list[ListedSession](), listing.is_complete
+        for one in found:
+            try:
+                if await directory.end(one.session.id, ends.OPERATOR, by=by):
+                    ended.append(one)
+            except StoreUnavailable:  # end the others, which may be of this process
+                is_all = False
+        if not is_all and (request.id is None or not ended):
+            raise ConsoleStoreUnavailable(
+                f"ended {len(ended)}; those of other processes may go on",
+                retry_after_s=_RETRY_AFTER_S,
+            )
         if request.id is not None and not found:
             raise BadRequest("No live console has this ID. List them for their IDs.")
-        try:
-            ended = [
-                one for one in found if await directory.end(one.session.id, ends.OPERATOR, by=by)
-            ]
-        except StoreUnavailable as error:
-            raise _unavailable(error) from None
         return EndedConsolesResponse([_entry(one) for one in ended])
 
 
-async def _find(
-    directory: ConsoleDirectory, request: ConsolesRequest | EndConsolesRequest
-) -> list[ListedSession]:
-    wanted_id = request.id if isinstance(request, EndConsolesRequest) else None
-    try:
-        listed = await directory.listed()
-    except StoreUnavailable as error:
-        raise _unavailable(error) from None
-    return [
-        one
-        for one in listed
-        if wanted_id in (None, one.session.id)
-        and request.issuer in (None, one.session.person.issuer)
-        and request.subject in (None, one.session.person.subject)
-        and request.server in (None, one.session.target.server)
-    ]
+def _matches(one: ListedSession, request: ConsolesRequest | EndConsolesRequest) -> bool:
+    person, target = one.session.person, one.session.target
+    return (
+        request.issuer in (None, person.issuer)
+        and request.subject in (None, person.subject)
+        and request.server in (None, target.server)
+    )
 
 
 def _entry(listed: ListedSession) -> ConsoleEntry:
@@ -116,7 +121,3 @@ def _entry(listed: ListedSession) -> ConsoleEntry:
 
 def _target(issuer: str | None, subject: str | None) -> str:
     return f"{issuer or ''}:{subject}" if subject else ""
-
-
-def _unavailable(error: StoreUnavailable) -> ConsoleStoreUnavailable:
-    return ConsoleStoreUnavailable(str(error), retry_after_s=_RETRY_AFTER_S)

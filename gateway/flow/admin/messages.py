@@ -309,6 +309,9 @@ class ConsoleEntry(AdminResponse, frozen=True):
 
 class ConsolesResponse(AdminResponse, frozen=True):
     consoles: Annotated[list[ConsoleEntry], Meta(description="Live consoles, oldest first.")]
+    complete: Annotated[
+        bool, Meta(description="False: without Redis, those of other processes are missing.")
+    ]
 
 
 class EndedConsolesResponse(AdminResponse, frozen=True):

@@ -182,6 +182,14 @@ class ListedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionListing:
+    sessions: tuple[ListedSession, ...]
+    """Oldest first."""
+    is_complete: bool
+    """False: without Redis, sessions of other processes are missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadSession:
     session: ConsoleSession
     end: str

@@ -39,6 +39,7 @@ from gateway.flow.consoles.console_store import (
     RenewedLeases,
     SessionCommand,
     SessionGone,
+    SessionListing,
     SessionUnknown,
     StaleKey,
     TakeOver,
@@ -358,18 +359,25 @@ class FallbackConsoleStore:
         self, *, person: str | None = None, target: ConsoleTarget | None = None
     ) -> tuple[ListedSession, ...]:
         """Return the sessions; without Redis, those of this process."""
+        return (await self.listing(person=person, target=target)).sessions
+
+    async def listing(
+        self, *, person: str | None = None, target: ConsoleTarget | None = None
+    ) -> SessionListing:
+        """Return the sessions, and whether those of other processes are among them."""
         local = await self.local.sessions(person=person, target=target)
         try:
             with _Watch(self):
                 shared = await self._shared.sessions(person=person, target=target)
         except StoreUnavailable:
-            return local
+            return SessionListing(local, is_complete=False)
         known = {one.session.id for one in shared}
-        return shared + tuple(
+        unknown = tuple(
             one
             for one in local
             if one.session.id in self._local_only and one.session.id not in known
         )
+        return SessionListing(shared + unknown, is_complete=True)
 
     async def find(self, session_id: str) -> ListedSession | None:
         local = await self.local.find(session_id)

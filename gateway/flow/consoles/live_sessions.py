@@ -31,14 +31,14 @@ from gateway.flow.consoles.console_store import (
     LEASE_S,
     Attached,
     CommandKind,
-    ConsoleStore,
-    ListedSession,
     SessionCommand,
     SessionGone,
+    SessionListing,
     SessionUnknown,
     StaleKey,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
+from gateway.flow.consoles.fallback_console_store import FallbackConsoleStore
 from gateway.flow.consoles.frame_channel import ChannelClosed, FrameChannel
 from gateway.flow.consoles.live_session import (
     LOST,
@@ -68,7 +68,7 @@ class LiveSessions:
         self,
         *,
         owner: str,
-        store: ConsoleStore,
+        store: FallbackConsoleStore,
         services: SessionServices,
         audit: ConsoleAudit,
         telemetry: ConsoleTelemetry,
@@ -166,9 +166,9 @@ class LiveSessions:
 
     async def listed(
         self, *, person: str | None = None, target: ConsoleTarget | None = None
-    ) -> tuple[ListedSession, ...]:
-        """Return the sessions of all processes; raise StoreUnavailable."""
-        return await self._store.sessions(person=person, target=target)
+    ) -> SessionListing:
+        """Return the sessions of all processes; without Redis, those of this process."""
+        return await self._store.listing(person=person, target=target)
 
     async def find_by_cookie(self, session_id: str, cookie: str) -> ConsoleSession | None:
         """Return the session that a cookie belongs to; raise StoreUnavailable."""

@@ -18,6 +18,7 @@ class LoginConsoles:
             if connection.session.login == login.lineage:
                 connection.end(ends.LOGGED_OUT)
         with suppress(StoreUnavailable):  # then those of other replicas go on
-            for one in await self._sessions.listed(person=login.person.key):
+            listing = await self._sessions.listed(person=login.person.key)
+            for one in listing.sessions:
                 if one.session.login == login.lineage:
                     await self._sessions.end(one.session.id, ends.LOGGED_OUT)
