@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.commands.arguments import CommandParser, nonempty
-from gateway.commands.client_token import load_token
+from gateway.commands.client_token import ClientToken, load_token
 from gateway.commands.exit_codes import CLIENT_EXIT_CODES, CommandFailed, usage_error
-from gateway.commands.gateway_client import GatewayClient, parse_url
+from gateway.commands.gateway_address import GatewayAddress, parse_url
+from gateway.commands.gateway_client import GatewayClient
 from gateway.commands.terminal import print_error, print_json
 from gateway.commands.times import DURATION_HELP, duration
 
@@ -62,8 +63,21 @@ def add_connection_options(parser: CommandParser, title: str, *, prefix: str, ur
 
 def run_client_command(options: argparse.Namespace, command: ClientCommand) -> int:
     """Run a command with a client; print its failure and return the exit code."""
+    return _run(options, command, open_client)
+
+
+def run_without_token(options: argparse.Namespace, command: ClientCommand) -> int:
+    """Run a command, as `run_client_command` does, with a client that sends no token."""
+    return _run(options, command, _open_without_token)
+
+
+def _run(
+    options: argparse.Namespace,
+    command: ClientCommand,
+    open_it: Callable[[argparse.Namespace], GatewayClient],
+) -> int:
     try:
-        return command(options, open_client(options))
+        return command(options, open_it(options))
     except CommandFailed as failure:
         if options.json:
             print_json(failure.fields)
@@ -84,6 +98,17 @@ def print_failure(failure: CommandFailed) -> None:
 
 def open_client(options: argparse.Namespace) -> GatewayClient:
     """Raise CommandFailed if the options name no gateway or no credential."""
+    address, tls = gateway_address(options)
+    return GatewayClient(address, load_token(options, address), tls=tls, wait_s=options.wait)
+
+
+def _open_without_token(options: argparse.Namespace) -> GatewayClient:
+    address, tls = gateway_address(options)
+    return GatewayClient(address, ClientToken(None, ""), tls=tls, wait_s=options.wait)
+
+
+def gateway_address(options: argparse.Namespace) -> tuple[GatewayAddress, ssl.SSLContext | None]:
+    """Return the gateway and how to reach it; raise CommandFailed if the options name none."""
     url = options.gateway or os.environ.get(options.url_variable, "")
     if not url:
         raise usage_error(f"Specify the gateway by --gateway or {options.url_variable}.")
@@ -93,7 +118,7 @@ def open_client(options: argparse.Namespace) -> GatewayClient:
         tls = _tls_context(options)
     elif options.ca_file or options.cert or options.key:
         raise usage_error("--ca-file, --cert and --key require an https URL.")
-    return GatewayClient(address, load_token(options), tls=tls, wait_s=options.wait)
+    return address, tls
 
 
 def _tls_context(options: argparse.Namespace) -> ssl.SSLContext:

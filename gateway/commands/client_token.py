@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from gateway.commands.exit_codes import usage_error
+from gateway.commands.gateway_address import GatewayAddress
 from gateway.domain.model import Secret
 
+LOGIN_VARIABLE: Final = "CONSOLE_GATEWAY_TOKEN"
+"""Without a token in this variable, the login of `gateway login` counts."""
 _COMMAND_TIMEOUT_S: Final = 30.0
 
 
@@ -36,8 +39,8 @@ class ClientToken:
         return f"The token came from {self.source}{_expiry(self.token)}."
 
 
-def load_token(options: argparse.Namespace) -> ClientToken:
-    """Raise CommandFailed when there is neither a token nor a certificate."""
+def load_token(options: argparse.Namespace, address: GatewayAddress) -> ClientToken:
+    """Raise CommandFailed when there is neither a token, a certificate nor a login."""
     if options.token_file is not None:
         text, source = _read(options.token_file), f"the file {options.token_file}"
     elif options.token_command is not None:
@@ -46,6 +49,11 @@ def load_token(options: argparse.Namespace) -> ClientToken:
         text, source = os.environ.get(options.token_env, ""), f"${options.token_env}"
         if not text and options.cert is not None:
             return ClientToken(None, "")
+        if not text and options.token_env == LOGIN_VARIABLE:
+            from gateway.commands.client_login import current_login
+
+            login = current_login(str(address), ca_file=options.ca_file)
+            text, source = login.token, "`gateway login`"
     token = text.strip()
     if not token or any(char.isspace() or not char.isascii() for char in token):
         raise usage_error(f"There is no token in {source}. It must contain one JWT only.")

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from gateway.commands.client_proxy import proxy_of
 from gateway.commands.client_token import ClientToken
@@ -22,14 +21,13 @@ from gateway.commands.exit_codes import (
     REJECTED,
     UNREACHABLE,
     CommandFailed,
-    usage_error,
 )
+from gateway.commands.gateway_address import GatewayAddress
 from gateway.commands.terminal import show_progress
 
 _IDS_PER_REQUEST: Final = 100
 _READ_GRACE_S: Final = 5
 _PART_BYTES: Final = 65_536
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _RETRIED: Final = (429, 503)
 _EXIT_CODES: Final = {
     401: NOT_AUTHENTICATED,
@@ -38,22 +36,8 @@ _EXIT_CODES: Final = {
     503: LATER,
     504: LATER,
 }
-_HOST: Final = re.compile(r"[^\x00-\x20\x7f\\]+")
-_PREFIX: Final = re.compile(
-    r"(?:/(?!(?:\.|%2[Ee]){1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*/?"
-)
-"""A path (RFC 3986, 3.3)."""
 _INTEGER: Final = re.compile(r"[0-9]{1,9}")
 _Kind = TypeVar("_Kind")
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayAddress:
-    host: str
-    port: int
-    is_https: bool
-    prefix: str = ""
-    """The path before each path of the API, where a reverse proxy serves several services."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +63,7 @@ class GatewayClient:
         """`tls` is None for an http address."""
         self._host, self._port, self._prefix = address.host, address.port, address.prefix
         self._tls = tls
-        self._token = token
+        self.token = token
         self._deadline: float = time.monotonic() + wait_s  # noqa: TID251
 
     def servers(self, project: str) -> Iterator[dict[str, Any]]:
@@ -142,7 +126,7 @@ class GatewayClient:
         Raises CommandFailed, also for a body that ends too early.
         """
         connection = self._connection(self._remaining_s() + _READ_GRACE_S)
-        sent = {**self._token.headers, "Content-Type": "application/json"}
+        sent = {**self.token.headers, "Content-Type": "application/json"}
         try:
             connection.request("POST", f"{self._prefix}{path}", json.dumps(body), sent)
             response = connection.getresponse()
@@ -169,7 +153,7 @@ class GatewayClient:
         left_s: float,
     ) -> GatewayResponse:
         connection = self._connection(left_s + _READ_GRACE_S)
-        sent = {**headers, **self._token.headers}
+        sent = {**headers, **self.token.headers}
         path = f"{self._prefix}{path}"
         try:
             if body is None:
@@ -209,7 +193,7 @@ class GatewayClient:
             return unexpected_response(response.status)
         message = str(response.data["error_msg"])
         if response.status == 401:
-            message += f" {self._token.description}"
+            message += f" {self.token.description}"
         return CommandFailed(
             _EXIT_CODES.get(response.status, REJECTED),
             message,
@@ -223,35 +207,6 @@ class GatewayClient:
         if left_s <= 0:
             raise CommandFailed(LATER, "The time of --wait has passed.")
         return left_s
-
-
-def parse_url(url: str) -> GatewayAddress:
-    """Raise CommandFailed if the URL is unusable.
-
-    No part is ignored: the token would be sent to a service that the URL does not name.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-        host.encode("idna")  # each connection encodes it
-    except ValueError:
-        raise usage_error("--gateway must be a URL such as https://gateway.example:8443.") from None
-    # urlsplit removes line breaks, tabs and leading blanks from the URL.
-    if parts.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(host) or not _is_visible(url):
-        raise usage_error("--gateway must be an http or https URL with a host.")
-    if parts.username is not None:
-        raise usage_error("--gateway must not contain a user: specify the token separately.")
-    if "?" in url or "#" in url:
-        raise usage_error("--gateway must not have a query or a fragment.")
-    if not _PREFIX.fullmatch(parts.path):
-        raise usage_error("--gateway must have an encoded path without empty or dot segments.")
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise usage_error("--gateway must be an https URL: http would send the token unencrypted.")
-    # Explicit: http.client takes the text after the last colon of an IPv6 address for a port.
-    port = _DEFAULT_PORTS[parts.scheme] if port is None else port
-    return GatewayAddress(
-        host, port, is_https=parts.scheme == "https", prefix=parts.path.rstrip("/")
-    )
 
 
 def require_member(data: Any, name: str, kind: type[_Kind]) -> _Kind:
@@ -320,14 +275,3 @@ def _describe_connection_error(error: OSError | http.client.HTTPException) -> st
         case _:
             reason = error.strerror or type(error).__name__
             return f"{reason}. Check the URL, and that the gateway runs."
-
-
-def _is_visible(text: str) -> bool:
-    return text.isprintable() and " " not in text
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -29,7 +29,9 @@ ignores SIGINT. `gateway serve` and `gateway demo` stop in any case.
 
 ## Connection options
 
-`gateway console`, `gateway servers` and `gateway admin` send requests to a running gateway.
+`gateway console`, `gateway servers` and `gateway admin` send requests to a running gateway. Without
+`$CONSOLE_GATEWAY_TOKEN` and without a token option, all but `gateway admin` use the login of
+`gateway login`.
 """
 
 

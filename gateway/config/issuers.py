@@ -15,7 +15,7 @@ from gateway.config.key_material import (
     parse_shared_secret,
     read_key_file,
 )
-from gateway.config.login import IssuerLogin
+from gateway.config.login import IssuerCli, IssuerLogin
 from gateway.config.policy_names import ANY_ISSUER
 from gateway.config.secrets import SecretValue
 from gateway.config.values import (
@@ -180,6 +180,9 @@ class Issuer(Section):
     login: IssuerLogin | None = None
     """Login with a browser. Requires `keys.discovery` and `listen.public_url`. Unset: people send
     tokens of this issuer, and cannot log in with a browser."""
+    cli: IssuerCli | None = None
+    """Login with `gateway login`. Requires `keys.discovery`. Unset: people bring their own tokens
+    to the commands."""
 
     @field_validator("name")
     @classmethod
@@ -204,6 +207,16 @@ class Issuer(Section):
     def _login_finds_its_addresses(self) -> Self:
         if self.login is not None and not isinstance(self.keys, DiscoveryKeys):
             raise InvalidKey(("login",), "requires `keys.discovery`")
+        if self.cli is not None and not isinstance(self.keys, DiscoveryKeys):
+            raise InvalidKey(("cli",), "requires `keys.discovery`")
+        return self
+
+    @model_validator(mode="after")
+    def _takes_the_tokens_of_commands(self) -> Self:
+        cli = self.cli
+        if cli is not None and cli.sends_id_token and cli.client_id not in self.audience:
+            problem = "`id_token` requires that `audience` contains `cli.client_id`"
+            raise InvalidKey(("cli", "token"), problem)
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,8 @@ from gateway.config.values import Seconds, Section
 _Word = Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,200}$")]
 """A scope or an `acr` (RFC 6749, 3.3)."""
 
+_Port = Annotated[int, Field(ge=1024, le=65_535)]
+
 
 def _scopes(value: tuple[str, ...]) -> tuple[str, ...]:
     if "openid" not in value:
@@ -38,6 +40,33 @@ class IssuerLogin(Section):
     acr_values: Annotated[tuple[_Word, ...], Field(max_length=10)] = ()
     """Authentication levels: requested at the login, and the ID token's `acr` must be one of them.
     Empty: any."""
+
+
+class IssuerCli(Section):
+    """`gateway login` at one issuer: a public client with loopback redirects (RFC 8252).
+
+    `GET /.well-known/console-gateway` publishes these settings.
+    """
+
+    client_id: Annotated[str, Field(min_length=1, max_length=255)]
+    """Client ID of the command at the issuer: a public client, without a secret."""
+    scopes: Annotated[tuple[_Word, ...], AfterValidator(_scopes), Field(max_length=20)] = (
+        "openid",
+        "offline_access",
+    )
+    """Requested scopes; `openid` is required. Most issuers give a refresh token for
+    `offline_access` only."""
+    token: Literal["access_token", "id_token"] = "access_token"  # noqa: S105 - a kind
+    """Which token the command sends to the gateway. `id_token` requires that `audience` contains
+    `client_id`."""
+    redirect_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
+    """Host of the redirect URI; its path is `/callback`. Entra ID takes `localhost`."""
+    ports: Annotated[tuple[_Port, ...], Field(max_length=8)] = ()
+    """Ports of the redirect URI, for issuers that compare it with its port (Okta). Empty: any."""
+
+    @property
+    def sends_id_token(self) -> bool:
+        return self.token == "id_token"  # noqa: S105 - a kind
 
 
 class LoginSettings(Section):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.fleet import REGION
 from gateway.demo.cloud.idp import AUDIENCE
-from gateway.demo.cloud.idp_login import WEB_CLIENT, WEB_SECRET
+from gateway.demo.cloud.idp_login import CLI_CLIENT, WEB_CLIENT, WEB_SECRET
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 from gateway.demo.instructions import INSTRUCTIONS
 
@@ -124,6 +124,7 @@ class DemoFiles:
                         "scopes": ["openid", "groups"],
                         "label": "the simulated identity provider",
                     },
+                    "cli": {"client_id": CLI_CLIENT},
                 }
             ],
             "policy_file": "policy.yaml",

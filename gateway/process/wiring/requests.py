@@ -41,6 +41,7 @@ from gateway.flow.writes import Writes
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.accounts import configured_projects
 from gateway.process.wiring.audit_log import OpenAuditLog
+from gateway.process.wiring.cli_logins import cli_pages
 from gateway.process.wiring.listeners import open_cors, trusted_proxies
 
 
@@ -205,7 +206,7 @@ def open_handler(
         limits=stages.limits,
         trusted_proxies=trusted_proxies(config.listen),
         federation=FederationHandler(_open_federation(runtime, stages), runtime.clock),
-        pages=docs_pages(config.catalogue),
+        pages={**docs_pages(config.catalogue), **cli_pages(config)},
         tracing=tracing,
         cors=open_cors(config.listen.cors, config.catalogue),
         compresses_lists=config.lists.gzip,

@@ -1,0 +1,145 @@
+"""The identity provider as `gateway login` uses it: discovery and token requests over HTTP."""
+
+import base64
+import http.client
+import json
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+from gateway.commands.client_proxy import proxy_of
+from gateway.commands.exit_codes import (
+    NOT_AUTHENTICATED,
+    REJECTED,
+    UNREACHABLE,
+    CommandFailed,
+    usage_error,
+)
+from gateway.commands.gateway_address import is_loopback
+
+_TIMEOUT_S: Final = 10.0
+_BYTES_MAX: Final = 262_144
+_DISCOVERY: Final = "/.well-known/openid-configuration"
+
+
+class LoginEnded(Exception):
+    """The provider refused the code or the refresh token (`invalid_grant`)."""
+
+
+class LoginProvider:
+    """One issuer with its client. Nothing is sent to any host but the issuer's own endpoints."""
+
+    def __init__(self, issuer: str, client_id: str, *, ca_file: Path | None = None) -> None:
+        """`ca_file` is trusted besides the authorities of the system."""
+        self.issuer, self.client_id = issuer, client_id
+        self._ca_file = ca_file
+        self._metadata: dict[str, Any] | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Return the discovery document; raise CommandFailed."""
+        if self._metadata is None:
+            status, found = self._send(f"{self.issuer.rstrip('/')}{_DISCOVERY}")
+            if status != 200 or found.get("issuer") != self.issuer:
+                message = f"{self.issuer} has no usable discovery document (HTTP {status})."
+                raise CommandFailed(UNREACHABLE, message)
+            self._metadata = found
+        return self._metadata
+
+    def endpoint(self, name: str) -> str:
+        address = self.metadata.get(name)
+        if not isinstance(address, str) or not address.startswith(("https://", "http://")):
+            raise CommandFailed(REJECTED, f"The discovery document of {self.issuer} has no {name}.")
+        if self.issuer.startswith("https:") and not address.startswith("https:"):
+            raise CommandFailed(REJECTED, f"The {name} of {self.issuer} is not https.")
+        return address
+
+    def request_tokens(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Raise LoginEnded, or CommandFailed without anything that was sent."""
+        sent = {**form, "client_id": self.client_id}
+        status, found = self._send(self.endpoint("token_endpoint"), sent)
+        if status == 200 and isinstance(found.get("access_token"), str):
+            return found
+        if found.get("error") == "invalid_grant":
+            raise LoginEnded
+        code = UNREACHABLE if status >= 500 else NOT_AUTHENTICATED
+        error = found.get("error")
+        named = f", {error[:40]}" if isinstance(error, str) else ""
+        raise CommandFailed(code, f"{self.issuer} issued no token (HTTP {status}{named}).")
+
+    def _send(self, url: str, form: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """Send GET, or a form with POST. A redirect is not followed."""
+        connection = self._connection(url)
+        parts = urlsplit(url)
+        target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        headers = {"Accept": "application/json"}
+        try:
+            if form is None:
+                connection.request("GET", target, headers=headers)
+            else:
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+                connection.request("POST", target, urlencode(form), headers)
+            response = connection.getresponse()
+            body = response.read(_BYTES_MAX)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            message = f"The identity provider {self.issuer} is unreachable: {reason}."
+            raise CommandFailed(UNREACHABLE, message) from None
+        finally:
+            connection.close()
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        return response.status, found if isinstance(found, dict) else {}
+
+    def _connection(self, url: str) -> http.client.HTTPConnection:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise CommandFailed(REJECTED, f"{self.issuer} is not a URL.") from None
+        if parts.scheme == "http" and is_loopback(host):
+            return http.client.HTTPConnection(host, port or 80, timeout=_TIMEOUT_S)
+        if parts.scheme != "https" or not host:
+            raise CommandFailed(REJECTED, f"{self.issuer} must be an https URL.")
+        try:
+            tls = ssl.create_default_context()
+            if self._ca_file is not None:
+                tls.load_verify_locations(self._ca_file)
+        except OSError:
+            raise usage_error("--ca-file cannot be used.") from None
+        proxy = proxy_of(host)
+        if proxy is None:
+            return http.client.HTTPSConnection(host, port or 443, timeout=_TIMEOUT_S, context=tls)
+        tunnel = http.client.HTTPSConnection(
+            proxy.host, proxy.port, timeout=_TIMEOUT_S, context=tls
+        )
+        tunnel.set_tunnel(host, port or 443, headers=proxy.headers)
+        return tunnel
+
+
+def unverified_claims(token: str) -> dict[str, Any]:
+    """Return the claims of a JWT that came from its issuer directly; {} if it is none."""
+    try:
+        payload = token.split(".")[1]
+        found = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, LookupError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def expiry_of(token: str, answer: Mapping[str, Any]) -> float:
+    """Return when a token expires; without a time in it, in `expires_in` or at once."""
+    claim = unverified_claims(token).get("exp")
+    if isinstance(claim, int | float):
+        return float(claim)
+    life = answer.get("expires_in")
+    return current_time() + (float(life) if isinstance(life, int | float) else 0.0)
+
+
+def current_time() -> float:
+    return datetime.now(UTC).timestamp()
