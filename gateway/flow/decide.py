@@ -6,7 +6,7 @@ decided again before it has an effect: `recheck` also sees a revoked or expired 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.domain.errors import NotPermitted
 from gateway.domain.model import Principal, ProjectId, ResolvedCall, ServerId
@@ -48,6 +48,16 @@ class Lookup:
     """Whether the operation is allowed on a server."""
 
 
+class DecisionVersion(NamedTuple):
+    """While it is current, a decision of the same principal and call stays the same."""
+
+    policy: Policy
+    revocations: int
+    """`Identify.revocations_version`."""
+    until: float
+    """When the next rule begins or ends, in seconds since the epoch."""
+
+
 class Decide:
     def __init__(
         self,
@@ -65,12 +75,11 @@ class Decide:
         self._telemetry = telemetry
 
     @property
-    def version(self) -> tuple[Policy, int]:
-        """The policy and the version of the revocations: while equal, decisions stay the same.
-
-        Only time changes them: rules and tokens begin and end.
-        """
-        return self._policies.current(), self._identify.revocations_version
+    def version(self) -> DecisionVersion:
+        """What decisions of this moment depend on, besides the token and the inventory."""
+        policy = self._policies.current()
+        _, until = policy.unchanged_between(self._clock.now())
+        return DecisionVersion(policy, self._identify.revocations_version, until)
 
     def __call__(self, principal: Principal, call: ResolvedCall) -> Permit:
         """Decide on a call with known servers; raise NotPermitted."""
@@ -104,15 +113,17 @@ class Decide:
             raise NotPermitted("no grant applies")
         return Lookup(principal, call, scope.allows)
 
-    def still_holds(self, principal: Principal, version: tuple[Policy, int]) -> bool:
+    def still_holds(self, principal: Principal, version: DecisionVersion) -> bool:
         """Return whether a decision made at `version` holds after a wait; if not, `recheck`."""
         return self.is_current(version) and not self._identify.is_expired(principal)
 
-    def is_current(self, version: tuple[Policy, int]) -> bool:
-        """Return whether neither the policy nor a revocation has changed since `version`."""
-        policy, revocations = version
+    def is_current(self, version: DecisionVersion) -> bool:
+        """Return whether the policy, revocations and the rules valid now are those of `version`."""
+        policy, revocations, until = version
         return (
-            self._policies.current() is policy and self._identify.revocations_version == revocations
+            self._policies.current() is policy
+            and self._identify.revocations_version == revocations
+            and self._clock.now() < until
         )
 
     def preview(self, policy: Policy, principal: Principal, call: ResolvedCall) -> Permit | None:

@@ -35,7 +35,7 @@ from gateway.domain.model import (
     ResponseKind,
     StageTimes,
 )
-from gateway.domain.policy.policy import Permit, Policy
+from gateway.domain.policy.policy import Permit
 from gateway.flow.admit import Admit
 from gateway.flow.attempts import Attempts
 from gateway.flow.audit_log import BatchAuditLog
@@ -45,7 +45,7 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.console_links import ConsoleLinks, IssuedLink
 from gateway.flow.consoles.issue_ticket import TicketPipeline
-from gateway.flow.decide import Decide, Inventories, Policies
+from gateway.flow.decide import Decide, DecisionVersion, Inventories, Policies
 from gateway.flow.forwarding import JSON, ForwardedResponse, Forwarding, OutgoingCall
 from gateway.flow.identify import Identify
 from gateway.flow.instances import Instances
@@ -94,8 +94,8 @@ class PendingLink:
     """A link that is obtained, and whose record is being written."""
 
     permit: Permit
-    version: tuple[Policy, int]
-    """`Decide.version` before the decision."""
+    version: DecisionVersion
+    """Before the decision."""
     decided_at: float
     """Monotonic, as `obtained_at`."""
     link: ConsoleLink

@@ -31,6 +31,7 @@ from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
 ANN = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
+GRANT_END = 8e9
 GRANT = Rule(
     RuleRef(RuleKind.GRANT, "policy.yaml", 1, "a grant"),
     permissions=frozenset({CONSOLE_OPEN}),
@@ -39,6 +40,7 @@ GRANT = Rule(
     groups=frozenset(),
     projects=frozenset(),
     servers=frozenset(),
+    valid_until=GRANT_END,
 )
 MIN_REMAINING_S = 30.0
 
@@ -105,6 +107,9 @@ class OneLink:
 
     def forbid(self) -> None:
         self.policy = FORBIDDEN
+
+    def end_grant(self) -> None:
+        self.clock.step_wall(GRANT_END - self.clock.now())
 
     async def request_link(self) -> IssuedLink:
         requested = ApiRequest(

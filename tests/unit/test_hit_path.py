@@ -37,12 +37,13 @@ from tests.support.hit_world import (
 Step = Callable[[HitWorld], Awaitable[None]]
 _CONNECTIONS = 3
 _TOKENS = ("ann.ops.1", "ann.ops.2", "bob.dev.1", "eve..1", "bad.ops.1")
+GRANT_END = 1_800_000_050.0
 _POLICIES = (
     (),
     (grant(groups=["ops"]),),
     (grant(groups=["ops", "dev"]), grant(users=["eve"], line=2)),
     (grant(groups=["ops"]), denial(groups=["dev"])),
-    (grant(users=["ann"], until=1_800_000_050.0), grant(users=["bob"], since=1_800_000_050.0)),
+    (grant(users=["ann"], until=GRANT_END), grant(users=["bob"], since=GRANT_END)),
 )
 _EFFECTS: tuple[Effect, ...] = (
     RevokedToken(ISSUER, "ann-1"),
@@ -264,14 +265,20 @@ async def test_memory_holds_no_decision() -> None:
             401,
             ["console_link_issued", "refused"],
         ),
+        (
+            lambda made: made.clock.step_wall(GRANT_END - made.clock.now()),
+            403,
+            ["console_link_issued", "refused"],
+        ),
         (lambda made: setattr(made.store, "fails", True), 503, []),
     ],
-    ids=["policy", "revocation", "token's end", "disk"],
+    ids=["policy", "revocation", "token's end", "grant's end", "disk"],
 )
 async def test_permission_lost_during_record_issues_no_link(
     change: Callable[[HitWorld], object], status: int, events: list[str]
 ) -> None:
     made = await world()
+    made.set_policy(grant(users=["ann"], until=GRANT_END), version="v1")
     number = await warm(made, DATA)
     made.store.records.clear()
     made.store.may_commit.clear()

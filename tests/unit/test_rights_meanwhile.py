@@ -11,8 +11,12 @@ from tests.support.one_link import ANN, GRANT, OneLink
 
 LOSSES = pytest.mark.parametrize(
     ("loses", "refusal"),
-    [(OneLink.forbid, NotPermitted), (OneLink.revoke, NotAuthenticated)],
-    ids=["policy", "revocation"],
+    [
+        (OneLink.forbid, NotPermitted),
+        (OneLink.end_grant, NotPermitted),
+        (OneLink.revoke, NotAuthenticated),
+    ],
+    ids=["policy", "grant's end", "revocation"],
 )
 Loses = Callable[[OneLink], None]
 

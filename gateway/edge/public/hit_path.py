@@ -19,7 +19,7 @@ from gateway.domain.audit.record import PreparedRecord
 from gateway.domain.errors import AuditLogUnavailable, CallerLimited
 from gateway.domain.identity.credentials import find_jwt
 from gateway.domain.model import ConsoleLink, LinkSource
-from gateway.domain.policy.policy import Permit, Policy
+from gateway.domain.policy.policy import Permit
 from gateway.edge.listener.client_address import TrustedProxies, client_address
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.server import END_OF_HEAD, ListenerConnection
@@ -29,6 +29,7 @@ from gateway.edge.public.request_log import RequestLog
 from gateway.edge.public.request_memory import PreparedHit, RememberedRequest, RequestMemory
 from gateway.flow.audit_log import BatchAuditLog
 from gateway.flow.console_links import CachedLinkEntry
+from gateway.flow.decide import DecisionVersion
 from gateway.flow.identify import CachedToken
 from gateway.flow.pipeline import LinkStages, PendingLink
 from gateway.flow.request import ApiRequest
@@ -121,7 +122,7 @@ class HitPath:
         identified_at = monotonic()
 
         principal, version = token.principal, self._decide.version
-        permit = self._decide.preview(version[0], principal, remembered.call)
+        permit = self._decide.preview(version.policy, principal, remembered.call)
         if permit is None:
             return None
         decided_at = monotonic()
@@ -216,7 +217,7 @@ class BegunHit:
         connection: ListenerConnection,
         data: bytes,
         token: CachedToken,
-        version: tuple[Policy, int],
+        version: DecisionVersion,
         cached: CachedLinkEntry,
         prepared: PreparedHit,
         ascii_id: bytes,

@@ -27,7 +27,7 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.policy import Permit
 from gateway.flow.clock import Clock
-from gateway.flow.decide import Decide, Inventories, Policies
+from gateway.flow.decide import Decide, DecisionVersion, Inventories, Policies
 from gateway.flow.identify import Identify
 
 _CALLS_MAX: Final = 10_000
@@ -100,8 +100,8 @@ class ConsoleRights:
         self._outlive_token_s = outlive_token_s
 
     @property
-    def version(self) -> tuple[object, int]:
-        """Equal while decisions of the same instant stay the same."""
+    def version(self) -> DecisionVersion:
+        """Equal while decisions stay the same."""
         return self._decide.version
 
     def unchanged_between(self) -> tuple[float, float]:
