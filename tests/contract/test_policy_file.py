@@ -451,6 +451,7 @@ async def test_large_policy_is_compiled_once_for_all_workers(
     file.write_text(NONE)
     workers = [opened(file, SystemClock(), handover)[0] for _ in range(3)]
     starting, started = subprocess.Popen, []
+    is_started = threading.Event()
 
     def start(arguments: Any, **options: Any) -> Any:
         started.append(arguments)
@@ -481,14 +482,14 @@ async def test_cancelled_reload_ends_the_process(
 
     def start(_: Any, **options: Any) -> Any:
         started.append(starting(endless, **options))
+        is_started.set()
         return started[-1]
 
     file.write_text(many(500))
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", start)
         reload = asyncio.create_task(policies.reload())
-        while not started:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(is_started.wait)
         reload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reload
