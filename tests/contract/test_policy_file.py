@@ -451,7 +451,6 @@ async def test_large_policy_is_compiled_once_for_all_workers(
     file.write_text(NONE)
     workers = [opened(file, SystemClock(), handover)[0] for _ in range(3)]
     starting, started = subprocess.Popen, []
-    is_started = threading.Event()
 
     def start(arguments: Any, **options: Any) -> Any:
         started.append(arguments)
@@ -478,6 +477,7 @@ async def test_cancelled_reload_ends_the_process(
     file.write_text(NONE)
     policies, _ = opened(file, SystemClock())
     starting, started = subprocess.Popen, []
+    is_started = threading.Event()
     endless = (sys.executable, "-c", "import sys, time; sys.stdin.read(); time.sleep(600)")
 
     def start(_: Any, **options: Any) -> Any:
