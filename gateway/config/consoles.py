@@ -59,7 +59,9 @@ class ConsoleSettings(Section):
     browser_login: Literal["optional", "required"] = "optional"
     """`optional`: in a browser with a login (`issuers[].login`), a one-time address opens only for
     its own person; in other browsers for everyone who has it. `required`: only in a browser in
-    which its person is logged in; recommended. Requires an issuer with `login`."""
+    which its person is logged in; recommended. While Redis is unavailable, a browser with the
+    cookie of a login gets 503 with both values, and the address stays unspent. Requires an issuer
+    with `login`."""
     time_limit_s: Seconds = 28_800.0
     """Longest session in seconds. The page shows a warning 60 s before."""
     idle_s: Seconds = 1_800.0

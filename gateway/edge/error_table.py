@@ -409,7 +409,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         410,
         "CGW.4100",
         "This address was used already or has expired. Request a new one.",
-        cause="The ticket is spent, older than 60 s, replaced by newer ones, or forged.",
+        cause="The ticket is spent, older than 60 s (10 minutes if a browser parked it for a login:"
+        " `console.browser_login: required`), replaced by newer ones, or forged.",
         caller_action="Request a new address.",
         operator_action="Read the audit records `console_ticket_rejected`.",
     ),

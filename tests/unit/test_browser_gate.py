@@ -1,18 +1,26 @@
 """The gate of requests with a browser's session."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from multidict import CIMultiDict
 
-from gateway.domain.errors import CallerLimited, CrossSiteRequest, FreshLoginRequired, LoginRequired
+from gateway.domain.errors import (
+    CallerLimited,
+    CrossSiteRequest,
+    FreshLoginRequired,
+    LoginRequired,
+    LoginUnavailable,
+)
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace
 from gateway.edge.json_endpoint import PublicOrigin
 from gateway.edge.people.browser_gate import BrowserGate, identify_by_session
 from gateway.edge.people.login_cookies import LoginCookies
+from gateway.edge.people.ticket_browser import TicketBrowser
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
@@ -122,3 +130,20 @@ def test_old_login_is_not_fresh(gate: BrowserGate) -> None:
         assert gate.is_fresh(session) is is_fresh
     with pytest.raises(FreshLoginRequired):
         gate.require_fresh(session)
+
+
+async def test_browser_whose_session_is_unreadable_opens_no_ticket(gate: BrowserGate) -> None:
+    """Without Redis its login may be another person's; a browser without cookie has none."""
+
+    class Unreadable:
+        async def find(self, *_: object, **__: object) -> BrowserSession:
+            raise LoginUnavailable("away", retry_after_s=1.0)
+
+    gate = replace(gate, sessions=cast("Any", Unreadable()))
+    context = RequestContext(request_id="r", client_address="192.0.2.1", deadline=9.0)
+    cookie = {"Cookie": "__Host-gateway-session=olga"}
+    request: Any = SimpleNamespace(method="POST", headers=CIMultiDict(cookie))
+    with pytest.raises(LoginUnavailable):
+        await TicketBrowser(gate).login(request, context)
+    request.headers.clear()
+    assert await TicketBrowser(gate).login(request, context) is None

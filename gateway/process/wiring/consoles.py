@@ -344,7 +344,6 @@ def _open_handler(
     url = urlsplit(runtime.config.listen.public_url or "")
     origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
     assets = PageAssets.load(url.path, has_logins=login is not None)
-    is_required = runtime.config.console.browser_login == "required"
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     sockets = BrowserSockets(
         accept_browser, stages.limits, lambda: shared.telemetry.request_rejected("limit")
@@ -374,7 +373,7 @@ def _open_handler(
         sockets=sockets,
         recordings=recordings,
         clock=runtime.clock,
-        browser=None if login is None else TicketBrowser(login.gate, is_required=is_required),
+        browser=None if login is None else TicketBrowser(login.gate),
     )
 
 
