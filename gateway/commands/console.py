@@ -6,16 +6,16 @@ import sys
 import webbrowser
 from typing import Final
 from urllib.parse import quote
-from uuid import UUID
 
 from gateway.commands.arguments import CommandParser
 from gateway.commands.client_options import add_client_options, run_client_command
-from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
+from gateway.commands.exit_codes import OK, REJECTED, CommandFailed
 from gateway.commands.gateway_client import (
     GatewayClient,
     remaining_lifetime_s,
     require_member,
 )
+from gateway.commands.server_lookup import find_server
 from gateway.commands.terminal import print_error, print_json, print_line
 
 _LINK: Final = re.compile(r"https?://[!-~]+")
@@ -24,7 +24,12 @@ _LINK: Final = re.compile(r"https?://[!-~]+")
 
 def register(parser: CommandParser) -> None:
     add_client_options(parser)
-    parser.add_argument("server", metavar="PROJECT/SERVER", help="server by ID or by name")
+    parser.add_argument(
+        "server",
+        metavar="SERVER",
+        help="NAME, ID or AREA/NAME, where AREA is a project, region or account"
+        " (without `server_list.enabled`: PROJECT/NAME or PROJECT/ID)",
+    )
     parser.add_argument("--fresh", action="store_true", help="request a new link, not a cached one")
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
@@ -46,11 +51,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
-    project, _, server = options.server.partition("/")
-    if not project or not server:
-        raise usage_error("Specify the server as PROJECT/SERVER.")
-    if not _is_uuid(server):
-        server = _find_by_name(gateway, project, server)
+    found = find_server(gateway, options.server)
+    project, server = found.project, found.id
     if options.renew:
         return _renew(options, gateway, project, server)
     headers = {"Cache-Control": "no-cache"} if options.fresh else {}
@@ -85,22 +87,3 @@ def _renew(options: argparse.Namespace, gateway: GatewayClient, project: str, se
     else:
         print_line(f"Renewed: {', '.join(map(str, ids))}")
     return OK
-
-
-def _find_by_name(gateway: GatewayClient, project: str, name: str) -> str:
-    ids = [str(one["id"]) for one in gateway.servers(project) if one.get("name") == name]
-    if len(ids) == 1:
-        return ids[0]
-    if not ids:
-        raise usage_error(f"No server visible to you has the name {name}.")
-    raise usage_error(
-        f"{len(ids)} servers visible to you have the name {name}: {', '.join(ids)}."
-        " Specify the server by ID."
-    )
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text.lower()
-    except ValueError:
-        return False

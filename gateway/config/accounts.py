@@ -204,11 +204,11 @@ class BreakerSettings(Section):
 
 
 class InventorySettings(Section):
-    """Server attributes (tags, location, model) that rules of the policy select by."""
+    """Servers with their attributes, which rules of the policy select by and people see."""
 
     poll_s: Seconds = 60.0
     """Interval in seconds at which servers are listed, from spare budget and only if the policy
-    has rules by attributes."""
+    has rules by attributes or `server_list.enabled` is set."""
     age_max_s: Seconds = 600.0
     """Oldest usable inventory, in seconds. Beyond it, grants by attributes do not apply, but
     denials by attributes do. It must exceed `poll_s`."""

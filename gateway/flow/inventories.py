@@ -112,7 +112,7 @@ class CachedInventories:
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
-        """`is_needed`: whether the policy in force has rules that select by attributes."""
+        """`is_needed`: whether rules select by attributes, or people list their servers."""
         self._is_needed = is_needed
         self._shared = shared
         self._clock = clock
@@ -187,7 +187,7 @@ class CachedInventories:
         try:
             result = await self._shared.obtain(
                 # The number is the format version: incompatible gateway versions share no value.
-                f"inventory-3:{account.name}:{project}",
+                f"inventory-4:{account.name}:{project}",
                 lambda: self._fetch(project, state),
                 deadline=self._clock.monotonic() + _POLL_TIMEOUT_S,
                 unusable=state.value or None,

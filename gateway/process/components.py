@@ -54,6 +54,7 @@ from gateway.process.wiring.requests import (
     open_handler,
     open_stages,
 )
+from gateway.process.wiring.servers import OpenServers, open_servers
 from gateway.process.wiring.store import open_single_flight, open_valkey
 from gateway.process.wiring.tracing import open_tracing
 
@@ -117,7 +118,7 @@ async def open_components(
         )
         tickets, console_handler, live = _parts_of(consoles)
         requests = await open_access_requests(runtime, opened, stages, overrides, login)
-        mounts = _mounts_of(console_handler, login, requests)
+        mounts = _mounts_of(console_handler, login, requests, open_servers(runtime, stages))
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)
@@ -143,13 +144,19 @@ def _parts_of(
 
 
 def _mounts_of(
-    consoles: ConsoleHandler | None, login: OpenLogin | None, requests: OpenAccessRequests
+    consoles: ConsoleHandler | None,
+    login: OpenLogin | None,
+    requests: OpenAccessRequests,
+    servers: OpenServers | None,
 ) -> list[Mount]:
     mounts: list[Mount] = [requests.mount]
+    if servers is not None:
+        mounts.append(servers.mount)
     if consoles is not None:
         mounts.append(consoles)
     if login is not None:
-        mounts += [login.handler, UiMount(login.gate, [requests.ui_paths])]
+        ui_paths = [requests.ui_paths, *([] if servers is None else [servers.ui_paths])]
+        mounts += [login.handler, UiMount(login.gate, ui_paths)]
     return mounts
 
 

@@ -410,9 +410,9 @@ async def test_change_survives_failed_listing(clock: FakeClock, store: FakeShare
 
 async def test_damaged_value_in_redis_is_replaced(clock: FakeClock, store: FakeSharedStore) -> None:
     replica = Replica(clock, store, Cloud())
-    await store.claim(f"inventory-3:prod:{PROJECT}", owner="x", lease_s=9.0)
+    await store.claim(f"inventory-4:prod:{PROJECT}", owner="x", lease_s=9.0)
     await store.publish(
-        f"inventory-3:prod:{PROJECT}", owner="x", value=b"?", ttl_s=500.0, until=4e9
+        f"inventory-4:prod:{PROJECT}", owner="x", value=b"?", ttl_s=500.0, until=4e9
     )
     await replica.look()
     assert replica.telemetry.polls == [("prod", "UpstreamBroken")]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,11 +133,12 @@ BARE = Attributes(frozenset())
 
 
 def test_snapshot_round_trips_with_its_age() -> None:
-    listed = InventorySnapshot({S1: WEB, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
+    web = msgspec.structs.replace(WEB, name="web-01", power="on", health="OK")
+    listed = InventorySnapshot({S1: web, S2: BARE, S3: Attributes()}, taken_at=100.0, took_s=2.5)
     assert parse_snapshot(listed.to_json()) == listed
     stored = parse_inventory(listed.to_json(), now=150.0, age_max_s=600.0)
     assert (stored.taken_at, stored.good_until, len(stored)) == (100.0, 700.0, 3)
-    assert [stored.attributes(one, 150.0) for one in (S1, S2, S3)] == [WEB, BARE, Attributes()]
+    assert [stored.attributes(one, 150.0) for one in (S1, S2, S3)] == [web, BARE, Attributes()]
 
 
 @pytest.mark.parametrize(
@@ -166,10 +168,17 @@ def test_attributes_are_parsed_from_list_entries() -> None:
         "tags": [{"key": "env", "value": "prod"}, {"key": "tier", "value": "web"}],
         "location": {"dc": "dc-1", "rack": "r3", "unit": "u7"},
         "hardware_attributes": {"sn": "x", "model": "B1"},
+        "power_state": "on",
+        "health_state": "OK",
         "future": {},
     }
     bare = {"id": S2, "tags": []}
     untold = {"id": S3, "tags": None, "location": {"dc": None}, "hardware_attributes": None}
+    untold |= {"power_state": 7, "health_state": None}
     broken = {"id": "x", "tags": "prod"}
     found = parse_servers(json.dumps(one).encode() for one in (entry, bare, untold, broken))
-    assert found == {S1: WEB, S2: BARE, S3: Attributes()}
+    assert found == {
+        S1: msgspec.structs.replace(WEB, power="on", health="OK"),
+        S2: BARE,
+        S3: Attributes(),
+    }

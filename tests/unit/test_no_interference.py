@@ -34,6 +34,7 @@ from gateway.domain.policy.selectors import Selector
 from gateway.domain.queue.pacing import Pace
 from gateway.domain.requests.grants import grants_of
 from gateway.edge.error_response import render_error
+from gateway.edge.servers.servers_handler import encode_projects
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances
@@ -41,6 +42,7 @@ from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Gateway, build_gateway
 from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
+from gateway.flow.visible_servers import ListedProject, VisibleServers
 from gateway.flow.writes import Writes
 from tests.support.access_requests import a_request_rule, an_access_request, changed
 from tests.support.clock import FakeClock
@@ -54,7 +56,7 @@ INSTANCES = [f"i-{i}" for i in range(len(SERVERS))]
 ANN = Principal("corp", "ann", frozenset({"staff"}), 0.0, 9e9, None)
 CATALOGUE = Catalogue(built_in_operations())
 VALUES = ("a", "b", "c")
-USED = ("server:read", "server:power", "instance:read", "instance:delete")
+USED = ("server:read", "console:open", "server:power", "instance:read", "instance:delete")
 
 
 class Fixed:
@@ -284,6 +286,52 @@ def test_no_response_depends_on_hidden_servers(
     }
     assume(seen != world or other)
     assert send_all(policy, world, requested) == send_all(policy, seen | other, requested)
+
+
+def visible_servers(policy: Policy, world: Mapping[str, SmallServer]) -> bytes:
+    """Return the body of `GET /servers`, from which its validator is computed, too."""
+    clock = FakeClock()
+    inventory: Any = Fixed(inventory_of(world, clock.now()))
+    inventory.last_known = lambda project: inventory.current(project).however_old()
+    policies: Any = Fixed(policy)
+    project = ListedProject(PROJECT, "web", "prod", None, "direct")
+    servers = VisibleServers(
+        [project], policies=policies, inventories=inventory, identify=policies, clock=clock
+    )
+    return encode_projects(asyncio.run(servers.of(ANN, deadline=clock.monotonic() + 10)))
+
+
+def unseen_in(policy: Policy, world: Mapping[str, SmallServer]) -> set[str]:
+    """Return the servers that no permission shows which `GET /servers` goes by."""
+    now = FakeClock().now()
+    inventory = inventory_of(world, now)
+    return {
+        one
+        for one in SERVERS
+        if not any(
+            policy.decide(ANN, permission, PROJECT, one, now, inventory).allowed
+            for permission in ("server:read", "console:open", "console:view")
+        )
+    }
+
+
+@settings(max_examples=120, deadline=None)
+@given(policies(), worlds(), worlds())
+def test_no_list_of_visible_servers_depends_on_hidden_ones(
+    policy: Policy, world: dict[str, SmallServer], elsewhere: dict[str, SmallServer]
+) -> None:
+    unseen = unseen_in(policy, world)
+    seen = {one: server for one, server in world.items() if one not in unseen}
+    other = {
+        one: it for one, it in elsewhere.items() if one in unseen & unseen_in(policy, elsewhere)
+    }
+    assume(seen != world or other)
+    # The cloud lists in the order of IDs.
+    first, second = dict(sorted(world.items())), dict(sorted((seen | other).items()))
+    body = visible_servers(policy, first)
+    assert body == visible_servers(policy, second)
+    listed = [one["id"] for it in json.loads(body)["projects"] for one in it["servers"]]
+    assert set(listed) == set(seen)
 
 
 def a_policy_on(servers: Sequence[ServerId], *, projects: Sequence[ProjectId] = ()) -> Policy:

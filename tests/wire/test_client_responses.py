@@ -4,7 +4,7 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -448,3 +448,69 @@ def test_export_to_a_full_disk_leaves_no_file(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "File too large" in capsys.readouterr().err
+
+
+def my_servers(*areas: tuple[str, str], permissions: Sequence[str] = ("console:open",)) -> Scripted:
+    """Return a response of `GET /servers`: a server `web-01` per project and region."""
+    projects = [
+        {
+            "project_id": project,
+            "account": f"account-{project}",
+            "project_name": project,
+            "region": region,
+            "servers": [{"id": SERVER, "name": "web-01", "permissions": list(permissions)}],
+        }
+        for project, region in areas
+    ]
+    return 200, {}, {"projects": projects}
+
+
+@pytest.mark.parametrize(
+    ("server", "project"),
+    [("r-1/web-01", "p"), ("account-q/web-01", "q"), ("q/web-01", "q")],
+)
+def test_area_distinguishes_servers_of_the_same_name(
+    gateway: ScriptedGateway, server: str, project: str
+) -> None:
+    gateway.responses = [my_servers(("p", "r-1"), ("q", "r-2")), (200, {}, LINK)]
+    assert console.run(options(gateway, server=server)) == 0
+    assert gateway.requests[-1].startswith(f"/v1/{project}/physicalservers/{SERVER}/")
+
+
+@pytest.mark.parametrize("server", ["web-01", SERVER.upper()])
+def test_ambiguous_server_is_listed_with_how_to_specify_it(
+    gateway: ScriptedGateway, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.responses = [my_servers(("p", "r-1"), ("q", "r-2"))]
+    assert console.run(options(gateway, server=server)) == 2
+    error = capsys.readouterr().err
+    assert f"p/{SERVER} (r-1, account-p)" in error
+    assert f"q/{SERVER} (r-2, account-q)" in error
+    assert gateway.requests == ["/servers"]
+
+
+def test_server_that_may_be_opened_is_preferred(gateway: ScriptedGateway) -> None:
+    _, _, readable = my_servers(("p", "r-1"), permissions=["server:read"])
+    _, _, openable = my_servers(("q", "r-2"))
+    both = {"projects": readable["projects"] + openable["projects"]}
+    gateway.responses = [(200, {}, both), (200, {}, LINK)]
+    assert console.run(options(gateway, server="web-01")) == 0
+    assert gateway.requests[-1].startswith("/v1/q/")
+
+
+def test_gateway_without_the_list_takes_the_project(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing: Scripted = (404, {}, {"error_code": "CGW.4041", "error_msg": "Unknown path."})
+    listed = {"servers": [{"id": SERVER, "name": "web-01"}]}
+    gateway.responses = [missing, (200, {}, listed), (200, {}, LINK)]
+    assert console.run(options(gateway, server="p/web-01")) == 0
+    gateway.responses = [missing]
+    assert console.run(options(gateway, server="web-01")) == 2
+    assert "`server_list.enabled`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", ["", "/", "p/", "/web-01"])
+def test_incomplete_server_is_a_usage_error(gateway: ScriptedGateway, server: str) -> None:
+    assert console.run(options(gateway, server=server)) == 2
+    assert gateway.requests == []

@@ -1,4 +1,4 @@
-"""Server attributes that rules select by: the inventory and its stored form. Pure.
+"""Server attributes that rules select by or people see: the inventory and its stored form. Pure.
 
 An attribute that the cloud did not report is unknown.
 """
@@ -25,6 +25,10 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     unit: str = ""
     model: str = ""
     name: str = ""
+    power: str = ""
+    """`power_state` of the cloud; no rule selects by it. Nor by `health`."""
+    health: str = ""
+    """`health_state` of the cloud."""
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -75,6 +79,12 @@ class Inventory:
 
     def __len__(self) -> int:
         return len(self._servers)
+
+    def __iter__(self) -> Iterator[ServerId]:
+        return iter(self._servers)
+
+    def __contains__(self, server: ServerId) -> bool:
+        return server in self._servers
 
     def however_old(self) -> "Inventory":
         """Return the same attributes without expiry, for sessions that run already."""
@@ -207,6 +217,9 @@ class _ListedServer(msgspec.Struct):
     tags: list[_ListedTag] | None = None
     location: _ListedLocation | None = None
     hardware_attributes: _ListedHardware | None = None
+    # Any: an unexpected state must not make the server unknown to the rules.
+    power_state: Any = None
+    health_state: Any = None
 
 
 _LISTED_SERVER: Final = msgspec.json.Decoder(_ListedServer)
@@ -233,6 +246,12 @@ def parse_servers(entries: Iterable[Any]) -> StoredServers:
                 location.unit or "",
                 hardware.model or "",
                 one.name or "",
+                _text_of(one.power_state),
+                _text_of(one.health_state),
             )
         )
     return StoredServers(found)
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -2,8 +2,6 @@
 
 import asyncio
 import gzip
-import hashlib
-import re
 from functools import partial
 from http import HTTPStatus
 
@@ -12,6 +10,7 @@ from aiohttp import web
 from gateway.domain.catalogue.headers import VIA, accepts_gzip
 from gateway.domain.errors import DeadlineExceeded
 from gateway.domain.model import SAFE_METHODS, BodyStream, Headers
+from gateway.edge.etag import etag_of, matches_etag
 from gateway.flow.forwarding import ForwardedResponse
 
 _WRITE_TIMEOUT_S = 60.0
@@ -57,11 +56,11 @@ class ValidatedResponse:
             and len(self.body) >= _GZIP_BYTES_MIN
             and accepts_gzip(request.headers.getall("Accept-Encoding", ()))
         )
-        digest = hashlib.blake2b(self.body, digest_size=12).hexdigest()
+        digest = etag_of(self.body)
         # RFC 9110, 8.8.1: the bytes differ by coding, so both may have a weak validator only.
         weak = "W/" if self._compresses else ""
         conditions = request.headers.getall("If-None-Match", None)
-        if conditions is not None and _matches_etag(digest, ",".join(conditions)):
+        if conditions is not None and matches_etag(digest, ",".join(conditions)):
             self.status, self.body = HTTPStatus.NOT_MODIFIED, b""
             self.headers = _COMMON_HEADERS + _READ_HEADERS
         self.headers += (("ETag", f'{weak}"{digest}"'),)
@@ -84,10 +83,6 @@ def forwarded_headers(forwarded: ForwardedResponse, method: str) -> Headers:
         + _COMMON_HEADERS
         + (_READ_HEADERS if method in SAFE_METHODS else _WRITE_HEADERS)
     )
-
-
-def _matches_etag(digest: str, listed: str) -> bool:
-    return listed.strip() == "*" or digest in re.findall(r'"([^"]*)"', listed)
 
 
 async def stream_body(

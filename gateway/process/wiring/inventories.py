@@ -1,4 +1,4 @@
-"""The servers of each account with their attributes, for grants and denials by attributes."""
+"""The servers of each account, for rules by attributes and for people who list their servers."""
 
 import logging
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def open_inventories(
     single_flight: SingleFlight,
 ) -> CachedInventories:
     def is_needed() -> bool:
-        return policies.current().selects_by_attributes
+        return runtime.config.server_list.enabled or policies.current().selects_by_attributes
 
     gauge = runtime.metrics.gauge
     inventories = CachedInventories(

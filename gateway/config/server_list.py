@@ -1,0 +1,11 @@
+"""Config section `server_list`: what people see of their servers over all accounts."""
+
+from gateway.config.values import Section
+
+
+class ServerListSettings(Section):
+    """The list of a person's servers over all accounts."""
+
+    enabled: bool = False
+    """Serve `GET /servers`, and let `gateway console` find servers by name over all projects. All
+    accounts are then listed every `accounts[].inventory.poll_s`, from spare budget."""
