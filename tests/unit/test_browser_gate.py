@@ -132,7 +132,7 @@ def test_old_login_is_not_fresh(gate: BrowserGate) -> None:
         gate.require_fresh(session)
 
 
-async def test_browser_whose_session_is_unreadable_opens_no_ticket(gate: BrowserGate) -> None:
+async def test_browser_with_an_unreadable_session_opens_no_ticket(gate: BrowserGate) -> None:
     """Without Redis its login may be another person's; a browser without cookie has none."""
 
     class Unreadable:
