@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+from typing import Final
 
 import orjson
 
@@ -16,9 +17,13 @@ from gateway.drivers.recordings.recording_directory import (
     RecordingDirectory,
     lift_hold,
     on_hold,
+    removals_locked,
     set_hold,
 )
 from gateway.drivers.recordings.recording_index import RecordingIndex, find_lines
+
+_LOCK_WAIT_S: Final = 10.0
+_BUSY: Final = "the hold is not changed: retention is removing a recording. Run it again."
 
 
 def register(parser: CommandParser) -> None:
@@ -67,11 +72,16 @@ def hold(config: Settings, recording: str, *, reason: str, lifts: bool) -> None:
             lift_hold(root, recording)
         else:  # a hold without its line is safer than a line without its hold
             content = orjson.dumps({"at": clock.now(), "by": by, "reason": reason})
-            set_hold(root, recording, content)
+            with removals_locked(root, wait_s=_LOCK_WAIT_S) as is_locked:
+                if not is_locked:
+                    raise CommandFailed(REJECTED, _BUSY)
+                set_hold(root, recording, content)
             _append(index, line, recording)
     finally:
         index.close()
     print_line(f"recording {recording}: {'hold lifted' if lifts else 'on hold'}")
+    if not lifts and directory.find(recording) is None:
+        print_error(f"its files are not in {root}: removed, or moved. The hold applies on return.")
 
 
 def _is_known(directory: RecordingDirectory, recording: str) -> bool:

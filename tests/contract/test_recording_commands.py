@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.commands import recordings_verify
+from gateway.commands import recordings_hold, recordings_verify
 from gateway.commands.parser import main
 from gateway.domain.audit.chain import parse_line
 from gateway.domain.recordings.index_lines import RemovalReason, recording_removed
@@ -24,6 +24,7 @@ from gateway.drivers.recordings.recording_directory import (
     delete_removed,
     mark_removed,
     on_hold,
+    removals_locked,
 )
 from gateway.drivers.recordings.recording_index import INDEX_DIRECTORY, RecordingIndex
 from tests.support.audit import SigningKey, lines_in
@@ -591,6 +592,27 @@ def test_hold_of_an_unknown_recording_is_rejected(host: Host) -> None:
     code, output = host.run("hold", "--config", host.config, ONE)
     assert code == 2
     assert "--reason" in output
+
+
+def test_hold_of_removed_files_says_so(host: Host) -> None:
+    """Their hold may be set before they are brought back."""
+    path = host.record(b"x").parent
+    shutil.rmtree(path)
+    code, output = hold(host, ONE)
+    assert code == 0
+    assert output.startswith(f"recording {ONE}: on hold\n")
+    assert f"its files are not in {host.root}" in output
+    assert on_hold(host.root, ONE)
+
+
+def test_hold_waits_for_retention(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = host.record(b"x").parent
+    monkeypatch.setattr(recordings_hold, "_LOCK_WAIT_S", 0.05)
+    with removals_locked(host.root):
+        code, output = hold(host, ONE)
+    assert (code, "Run it again" in output) == (1, True)
+    assert not on_hold(host.root, path.name)
+    assert hold(host, ONE)[0] == 0
 
 
 def test_hold_that_is_not_recorded_holds_all_the_same(

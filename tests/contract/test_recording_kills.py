@@ -79,12 +79,15 @@ def verdicts(root: Path) -> dict[tuple[str, int], Verdict]:
     return {(one.recording, one.part): one.verdict for one in judged}
 
 
+NO_RECORDINGS = ("index", "retention.lock", "removals.lock")
+
+
 def files(root: Path) -> set[str]:
     """Return what the directory has besides the index."""
     return {
         str(one.relative_to(root).as_posix())
         for one in root.rglob("*")
-        if one.is_file() and one.relative_to(root).parts[0] not in ("index", "retention.lock")
+        if one.is_file() and one.relative_to(root).parts[0] not in NO_RECORDINGS
     }
 
 

@@ -7,7 +7,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from gateway.drivers.recordings import (
     file_recordings,
     open_part,
     part_closer,
+    recording_directory,
     retention,
 )
 from gateway.drivers.recordings.file_recordings import (
@@ -41,6 +42,7 @@ from gateway.drivers.recordings.file_recordings import (
 from gateway.drivers.recordings.found_recordings import found_recordings
 from gateway.drivers.recordings.open_part import OpenPart
 from gateway.drivers.recordings.recording_directory import (
+    RecordingDirectory,
     lift_hold,
     lock_part,
     part_files,
@@ -604,6 +606,83 @@ async def test_hold_keeps_a_recording(tmp_path: Path) -> None:
     lift_hold(scene.directory.root, path.name)
     scene.retention.apply()
     assert scene.directory.find(a_recording().id) is None
+
+
+@pytest.mark.parametrize("change", ["hold", "part in use"])
+def test_retention_looks_again_before_it_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The pass reads all recordings before it removes the first."""
+    scene = RecordingScene(tmp_path, clock=SystemClock(), keep_s=DAY_S)
+    expired(scene)
+    read, locks = retention._stored, list[OpenPart]()
+
+    def changed_later(directory: RecordingDirectory) -> Iterator[Any]:
+        yield from read(directory)
+        if change == "hold":
+            set_hold(directory.root, a_recording().id, b"{}")
+        else:
+            locks.append(opened(scene, started_at=scene.clock.now() - 2 * DAY_S - 1))
+
+    monkeypatch.setattr(retention, "_stored", changed_later)
+    scene.retention.apply()
+    assert scene.telemetry.removals == {}
+    assert scene.directory.find(a_recording().id) is not None
+    assert not any(one.verdict is Verdict.REMOVED for one in verdicts(scene))
+    for one in locks:
+        one.close()
+
+
+@pytest.mark.parametrize("failing", ["delete", "rename", "read"])
+def test_recording_that_cannot_be_removed_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """A network file system keeps a file that another host has open, as .nfsXXXX."""
+    scene = RecordingScene(tmp_path, clock=SystemClock(), keep_s=DAY_S)
+    expired(scene, 3)
+    bad = a_recording(3).id
+    target, name = {
+        "delete": (recording_directory, "_delete"),
+        "rename": (retention, "mark_removed"),
+        "read": (retention, "_read_stored"),
+    }[failing]
+    call = getattr(target, name)
+
+    def fail(path: Path) -> Any:
+        if path.name.startswith(bad):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        return call(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, fail)
+        scene.retention.apply()
+        expired(scene, 1)  # it ended later
+        scene.retention.apply()
+        left = [one.name for one in scene.directory.root.glob("[0-9]*/*")]
+        assert [one.partition(".")[0] for one in left] == [bad]
+        assert scene.telemetry.removals.total() == (2 if failing == "delete" else 1)
+    scene.retention.apply()
+    assert not [*scene.directory.root.glob("[0-9]*/*")]
+    assert not any(one.verdict.is_problem for one in verdicts(scene))
+
+
+def test_directory_that_cannot_be_read_stops_no_recovery(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 3):
+        leave_open(scene, b"x", number=number)
+    read = part_closer.open_part_files
+
+    def fail(path: Path) -> Any:
+        if path.name == a_recording(2).id:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(part_closer, "open_part_files", fail)
+    for _ in range(2):
+        scene.closer.recover(scene.directory.recordings())
+    assert scene.telemetry.rewrites == {RewriteOutcome.RECOVERED: 2}
+    assert [one.msg for one in caplog.records].count("recording_inaccessible") == 1
 
 
 async def test_retention_keeps_what_is_being_recorded(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ and the next pass closes it again. Everything here blocks.
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +46,7 @@ class PartCloser:
         self._clock = clock
         self._telemetry = telemetry
         self._failed: set[Path] = set()
-        """Open parts whose failure is logged."""
+        """Open parts, and recordings, whose failure is logged."""
 
     def close(self, part: PartFile) -> None:
         """Close a part that this process has locked; log a failure: a later pass tries again."""
@@ -57,9 +56,15 @@ class PartCloser:
     def recover(self, recordings: Iterable[Path]) -> None:
         """Close the parts whose process has died."""
         for path in recordings:
-            with suppress(FileNotFoundError):  # retention
+            try:
                 for part in open_part_files(path):
                     self._recover(part)
+            except FileNotFoundError:  # retention
+                continue
+            except OSError as error:
+                if self._is_first_failure(path):
+                    extra = {"recording": path.name, "error": _reason(error)}
+                    log.error("recording_inaccessible", extra=extra)  # noqa: TRY400 - no text of a library
 
     def _recover(self, part: PartFile) -> None:
         lock = lock_part(part.file)
@@ -112,15 +117,19 @@ class PartCloser:
 
     def _report(self, part: PartFile, error: Exception) -> None:
         self._telemetry.recording_rewritten(RewriteOutcome.FAILED)
-        if part.file in self._failed:
+        if not self._is_first_failure(part.file):
             return
-        if len(self._failed) < _FAILED_MAX:
-            self._failed.add(part.file)
         extra = {"recording": part.file.parent.name, "part": part.number, "error": _reason(error)}
         if isinstance(error, RecordingKeyMissing):
             log.error("recording_key_missing", extra=extra)
         else:
             log.error("recording_rewrite_failed", extra=extra)
+
+    def _is_first_failure(self, path: Path) -> bool:
+        is_first = path not in self._failed
+        if len(self._failed) < _FAILED_MAX:
+            self._failed.add(path)
+        return is_first
 
 
 def _reason(error: Exception) -> str:

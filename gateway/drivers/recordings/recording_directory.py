@@ -8,8 +8,9 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -43,6 +44,8 @@ from gateway.drivers.files.durable import sync_directory
 _DETAILS: Final = "recording.json"
 _KEYS: Final = "keys.json"
 _HOLDS: Final = "holds"
+_REMOVALS_LOCK: Final = "removals.lock"
+_LOCK_POLL_S: Final = 0.02
 _REMOVED: Final = ".removed"
 _NEW: Final = ".new"
 _ABANDONED_S: Final = 3_600.0
@@ -93,17 +96,26 @@ class RecordingDirectory:
             if first <= path.parent.name <= last:
                 yield path
 
-    def clean_up(self, now: float) -> None:
-        """Delete what a process that died has not created or not removed completely."""
+    def clean_up(self, now: float) -> list[tuple[Path, OSError]]:
+        """Delete what a process that died has not created or not removed completely.
+
+        Return the directories that cannot be deleted: a network file system keeps files that
+        another host has open.
+        """
+        failed = []
         for day in self._days():
-            for removed in day.glob(f"*{_REMOVED}"):
-                _delete(removed)
-            for new in day.glob(f"*{_NEW}"):
-                if new.stat().st_mtime < now - _ABANDONED_S:
-                    _delete(new)
+            for unused in (*day.glob(f"*{_REMOVED}"), *day.glob(f"*{_NEW}")):
+                try:
+                    if unused.suffix == _REMOVED or unused.stat().st_mtime < now - _ABANDONED_S:
+                        _delete(unused)
+                except FileNotFoundError:  # another process has done so
+                    continue
+                except OSError as error:
+                    failed.append((unused, error))
             if day.stat().st_mtime < now - _ABANDONED_S:
                 with suppress(OSError):  # it has recordings
                     day.rmdir()
+        return failed
 
     def create(self, details: RecordingDetails, wrapped_keys: bytes) -> Path:
         """Make the directory of a recording, whole or not at all; return the one that exists."""
@@ -209,6 +221,35 @@ def read_wrapped_keys(path: Path) -> bytes:
 
 def replace_wrapped_keys(path: Path, wrapped: bytes) -> None:
     _replace_file(path / _KEYS, wrapped)
+
+
+@contextmanager
+def locked(file: Path, *, wait_s: float = 0.0) -> Iterator[bool]:
+    """Yield whether this process has locked the file, within `wait_s`."""
+    fd = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        is_locked = _try_lock(fd)
+        for _ in range(round(wait_s / _LOCK_POLL_S)):
+            if is_locked:
+                break
+            time.sleep(_LOCK_POLL_S)
+            is_locked = _try_lock(fd)
+        yield is_locked
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def removals_locked(root: Path, *, wait_s: float = 0.0) -> AbstractContextManager[bool]:
+    """Lock out the decision to remove a recording, so that a hold is set before or after it."""
+    return locked(root / _REMOVALS_LOCK, wait_s=wait_s)
 
 
 def set_hold(root: Path, recording: str, content: bytes) -> None:

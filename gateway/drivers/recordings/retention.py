@@ -3,11 +3,10 @@
 Everything here blocks and raises OSError.
 """
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,10 +17,12 @@ from gateway.drivers.recordings.recording_directory import (
     RecordingDirectory,
     delete_removed,
     lock_part,
+    locked,
     mark_removed,
     on_hold,
     part_files,
     read_footer,
+    removals_locked,
 )
 from gateway.drivers.recordings.recording_index import RecordingIndex
 from gateway.flow.clock import Clock
@@ -86,9 +87,10 @@ class RecordingRetention:
         root = self._directory.root
         if not root.is_dir():
             return RecordingUsage()
-        with _locked(root / _LOCK_FILE) as is_locked:
+        with locked(root / _LOCK_FILE) as is_locked:
             if is_locked:
-                self._directory.clean_up(self._clock.now())
+                for path, error in self._directory.clean_up(self._clock.now()):
+                    _report(path, error)
                 self._remove_due()
         return measure_usage(self._directory, self._clock.now())
 
@@ -111,22 +113,41 @@ class RecordingRetention:
                 continue
             if one.is_removable and one.ended_at < now - _YOUNG_S:
                 reason = RemovalReason.KEEP_DAYS if is_expired else RemovalReason.BYTES_MAX
-                self._remove(one.path, reason)
-                total -= one.size
+                total -= self._try_remove(one, reason)
 
-    def _remove(self, path: Path, reason: RemovalReason) -> None:
-        self._index.append(recording_removed(self._clock.now(), path.name, reason))
-        delete_removed(mark_removed(path))
+    def _try_remove(self, one: _Stored, reason: RemovalReason) -> int:
+        """Return the bytes of a recording that is removed; one that cannot be stops no other."""
+        try:
+            removed = self._take_out(one, reason)
+        except OSError as error:
+            _report(one.path, error)
+            return 0
+        if removed is None:
+            return 0
         self._telemetry.recording_removed(reason)
-        extra = {"recording": path.name, "reason": reason.value}
+        extra = {"recording": one.path.name, "reason": reason.value}
         log.info("recording_removed", extra=extra)
+        try:
+            delete_removed(removed)
+        except OSError as error:  # the next pass tries again
+            _report(removed, error)
+        return one.size
+
+    def _take_out(self, one: _Stored, reason: RemovalReason) -> Path | None:
+        """Mark a recording as removed; None: it is on hold, or in use, since it was read."""
+        path = one.path
+        with removals_locked(self._directory.root) as is_locked:
+            if not is_locked or _read_stored(path) != one:
+                return None
+            self._index.append(recording_removed(self._clock.now(), path.name, reason))
+            return mark_removed(path)
 
 
 def measure_usage(directory: RecordingDirectory, now: float) -> RecordingUsage:
     """Return what the recordings take and the disk has; raise OSError."""
     total, recent, first = 0, 0, now
     for path in directory.recordings():
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # removed meanwhile, or reported by retention
             for part in part_files(path):
                 found = part.file.stat()
                 total += found.st_size
@@ -143,8 +164,19 @@ def measure_usage(directory: RecordingDirectory, now: float) -> RecordingUsage:
 
 def _stored(directory: RecordingDirectory) -> Iterator[_Stored]:
     for path in directory.recordings():
-        with suppress(FileNotFoundError):
-            yield _read_stored(path)
+        try:
+            stored = _read_stored(path)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        except OSError as error:
+            _report(path, error)
+            continue
+        yield stored
+
+
+def _report(path: Path, error: OSError) -> None:
+    extra = {"recording": path.name.partition(".")[0], "error": error.strerror or ""}
+    log.error("recording_inaccessible", extra=extra)
 
 
 def _read_stored(path: Path) -> _Stored:
@@ -170,18 +202,3 @@ def _ended_at(file: Path, modified_at: float, *, is_closed: bool) -> float:
         with suppress(ValueError):
             return read_footer(file).ended_at
     return modified_at
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[bool]:
-    """Yield whether this process holds the lock."""
-    fd = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)

@@ -123,6 +123,12 @@ LOG_EVENTS: Final = (
         "Restore the disk.",
     ),
     LogEvent(
+        "gateway.recording", "error", "recording_inaccessible", ("recording", "error"),
+        "The files of one recording cannot be read, closed or deleted. The pass goes on with the "
+        "others, and the next pass tries again.",
+        "Check the disk, and the permissions of the recording's directory.",
+    ),
+    LogEvent(
         "gateway.recording", "info", "recording_removed", ("recording", "reason"),
         "Retention has removed a recording, because of `keep_days` or `bytes_max`.",
         _NONE,
