@@ -745,6 +745,32 @@ def test_changed_byte_of_an_open_part_is_found(scene: RecordingScene) -> None:
     assert file.exists()
 
 
+async def test_part_that_cannot_be_closed_hides_no_other(scene: RecordingScene) -> None:
+    stored = StoredRecordings(scene.directory, scene.keys)
+    changed = leave_open(scene, b"first")
+    raw = bytearray(changed.read_bytes())
+    raw[-1] ^= 1
+    changed.write_bytes(raw + b"x")
+    scene.closer.recover(scene.directory.recordings())
+    with pytest.raises(RecordingUnreadable, match="could not be closed yet") as alone:
+        await stored.open(a_recording().id, with_keystrokes=False)
+    assert alone.value.reason is Unreadable.UNAVAILABLE
+    part = opened(scene)
+    part.append([screen_record(1, b"second"), END])
+    with pytest.raises(RecordingUnreadable) as recorded:
+        await stored.open(a_recording().id, with_keystrokes=False)
+    assert recorded.value.reason is Unreadable.IN_PROGRESS
+    part.close()
+    scene.closer.recover(scene.directory.recordings())
+    reader = await stored.open(a_recording().id, with_keystrokes=False)
+    assert reader.info.problems == ("part 1: it could not be closed yet, and cannot be played",)
+    found = [*decode_records(await reader.chunk(2, 0))]
+    assert found[0].payload == b"second"
+    with pytest.raises(IndexError):
+        await reader.chunk(1, 0)
+    await reader.close()
+
+
 async def test_swapped_and_removed_parts_are_found(scene: RecordingScene) -> None:
     async with scene.running() as recordings:
         await record(recordings, scene, b"first")

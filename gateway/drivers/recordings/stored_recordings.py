@@ -1,6 +1,7 @@
 """Lists and reads the recordings of a directory (port RecordingStore)."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,13 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.domain.recordings.model import PartInfo, PartTimes, RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import (
+    PartInfo,
+    PartState,
+    PartTimes,
+    RecordingInfo,
+    RecordingQuery,
+)
 from gateway.domain.recordings.verdicts import Judgement
 from gateway.drivers.recordings.closed_part import ClosedPart
 from gateway.drivers.recordings.found_recordings import find_problems
 from gateway.drivers.recordings.open_part import PartChanged
 from gateway.drivers.recordings.recording_directory import (
     RecordingDirectory,
+    has_header,
+    lock_part,
     part_files,
     read_details,
     read_info,
@@ -33,6 +42,8 @@ from gateway.flow.recordings.recording_store import (
 
 _T = TypeVar("_T")
 _PARTS_MAX: Final = 1_000
+_UNREADABLE: Final = "it cannot be read"
+_NOT_CLOSED: Final = "it could not be closed yet, and cannot be played"
 
 
 class StoredRecordings:
@@ -82,18 +93,20 @@ class StoredRecordings:
             # Nothing proves whose recording it is, or it has no key.
             raise RecordingUnreadable(Unreadable.CHANGED, whole[0])
         info = read_info(path)
-        if info.is_open:
+        if info.is_open and _is_in_use(path):
             raise RecordingUnreadable(Unreadable.IN_PROGRESS)
         keys = self._keys.unwrap(recording, read_wrapped_keys(path))
         if not with_keystrokes:
             keys = keys.without_keystrokes()
         with ExitStack() as stack:
             parts = _open_parts(path, keys, stack)
+            if not parts and info.is_open:
+                raise RecordingUnreadable(Unreadable.UNAVAILABLE, _NOT_CLOSED)
             if not parts and info.parts:
                 raise RecordingUnreadable(Unreadable.CHANGED, "no part of it can be read")
             known = {one.part for one in problems}
             unreadable = (
-                f"part {one.number}: it cannot be read"
+                f"part {one.number}: {_NOT_CLOSED if one.state is PartState.OPEN else _UNREADABLE}"
                 for one in info.parts
                 if one.number not in parts and one.number not in known
             )
@@ -101,10 +114,32 @@ class StoredRecordings:
             return StoredRecording(info, parts, stack.pop_all())
 
 
+def _is_in_use(path: Path) -> bool:
+    """Return whether a process writes or closes a part.
+
+    An open part without a lock is what a dead process has left, or it cannot be closed: the other
+    parts can be played.
+    """
+    for one in part_files(path):
+        if one.is_closed:
+            continue
+        try:
+            # Without a header, its process has yet to lock it: another lock would fail that.
+            lock = lock_part(one.file) if has_header(one.file) else None
+        except OSError:  # it was just closed, or this process may only read
+            return True
+        if lock is None:
+            return True
+        os.close(lock)
+    return False
+
+
 def _open_parts(path: Path, keys: DataKeys, stack: ExitStack) -> dict[int, ClosedPart]:
     """Open the parts that can be read."""
     parts = {}
     for one in part_files(path)[:_PARTS_MAX]:
+        if not one.is_closed:
+            continue
         try:
             part = stack.enter_context(ClosedPart(one.file, keys))
         except PartChanged:
