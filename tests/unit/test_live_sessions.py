@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.audit.record import AuditRecord
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import PersonRef, SessionMode
 from gateway.domain.errors import CallerLimited, ConsoleUnavailable, Rejection, UpstreamRefused
@@ -456,7 +457,44 @@ def test_power_is_dropped_without_record_or_above_the_limit(cause: str) -> None:
         expected = "AuditLogUnavailable" if cause == "audit log" else "CallerLimited"
         assert rejected["error_code"] == expected
         assert world.events("console_power_permitted") == []
+        details = [one.detail for one in world.events("console_power_rejected")]
+        limited = [] if cause == "audit log" else ["reset: above the person's rate limit"]
+        assert details == limited
+        page.channel.put(rfb.xvp(4))
+        await asyncio.sleep(0.1)
+        assert len(world.events("console_power_rejected")) == len(limited)
         assert page.is_live
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("cause", ["right", "mode", "session"])
+def test_power_that_ends_during_its_record_is_recorded_as_not_sent(cause: str) -> None:
+    async def scenario(replica: Replica) -> None:
+        world, record = replica.world, replica.record
+        rules = [a_rule(), a_rule(CONSOLE_VIEW), a_rule(SERVER_POWER)]
+        world.policy = Policy(rules, version="v2")
+        page = await replica.live()
+        cloud = await page.shake_hands()
+
+        async def record_slowly(one: AuditRecord) -> None:
+            await record(one)
+            await asyncio.sleep(5)
+
+        replica.record = record_slowly  # type: ignore[method-assign]
+        page.channel.put(rfb.xvp(4))
+        await asyncio.sleep(1)
+        assert len(world.events("console_power_permitted")) == 1
+        if cause == "session":
+            await replica.sessions.end(page.id, ends.OPERATOR)
+        else:
+            left = {"right": rules[:2], "mode": rules[1:]}[cause]
+            world.policy = Policy(left, version="v3")
+        await asyncio.sleep(10)
+        assert rfb.xvp(4) not in cloud.sent
+        (corrected,) = world.events("console_power_not_sent")
+        assert_documented(fields_of(corrected))
+        assert (corrected.subject, corrected.detail) == ("ada", "reset")
 
     run(scenario)
 

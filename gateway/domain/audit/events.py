@@ -210,8 +210,15 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "console_power_rejected",
-        "once for a live console that sends a power operation without `server:power`, or view-only",
+        "once for a live console that sends a power operation without `server:power`, or view-only,"
+        " and once for one above the person's rate limit",
         (*_PERSON, "permission", "decision", "rule", *_SESSION, "detail"),
+    ),
+    AuditEvent(
+        "console_power_not_sent",
+        "when the power operation of a `console_power_permitted` record did not pass to the server:"
+        " the right, the keyboard or the session ended while the record was written",
+        (*_PERSON, *_SESSION, "detail"),
     ),
     AuditEvent(
         "console_recording_failed",

@@ -3,7 +3,7 @@
 from gateway.domain.audit.record import AuditRecord, ConsoleSessionFields
 from gateway.domain.consoles.ends import SessionEnd
 from gateway.domain.consoles.model import ConsoleSession, PersonRef, Ticket
-from gateway.domain.errors import NotPermitted
+from gateway.domain.errors import CallerLimited, NotPermitted
 from gateway.domain.model import SERVER_POWER
 from gateway.domain.policy.policy import Permit
 from gateway.domain.rfb.power import PowerAction
@@ -122,12 +122,21 @@ class ConsoleAudit:
         await self._durable.record(record)
 
     async def power_rejected(
-        self, session: ConsoleSession, action: PowerAction, refusal: NotPermitted
+        self, session: ConsoleSession, action: PowerAction, refusal: NotPermitted | CallerLimited
     ) -> None:
         """Record a power operation that did not pass."""
         record = self._about(session, event="console_power_rejected")
-        record.decision, record.rule, record.permission = "denied", refusal.rule, SERVER_POWER
-        record.detail = f"{action.name.lower()}: {refusal}"
+        record.decision, record.permission = "denied", SERVER_POWER
+        if isinstance(refusal, NotPermitted):
+            record.rule, record.detail = refusal.rule, f"{action.name.lower()}: {refusal}"
+        else:
+            record.detail = f"{action.name.lower()}: above the person's rate limit"
+        await self._best_effort.record(record)
+
+    async def power_not_sent(self, session: ConsoleSession, action: PowerAction) -> None:
+        """Correct the record of a permitted power operation: the server did not get it."""
+        record = self._about(session, event="console_power_not_sent")
+        record.detail = action.name.lower()
         await self._best_effort.record(record)
 
     async def address_changed(self, session: ConsoleSession, client_address: str) -> None:

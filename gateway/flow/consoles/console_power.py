@@ -1,7 +1,9 @@
 """Power operations through live consoles: permitted, counted and recorded before they pass."""
 
+import asyncio
+
 from gateway.domain.consoles.model import ConsoleSession
-from gateway.domain.errors import NotPermitted
+from gateway.domain.errors import CallerLimited, NotPermitted
 from gateway.domain.policy.policy import Permit
 from gateway.domain.rfb.power import PowerRequest
 from gateway.flow.consoles.console_audit import ConsoleAudit
@@ -20,17 +22,25 @@ class ConsolePower:
     async def permit(self, session: ConsoleSession, request: PowerRequest) -> None:
         """Return if the operation may pass: it is then recorded.
 
-        Raises NotPermitted (recorded once for each session), CallerLimited, and
+        Raises NotPermitted and CallerLimited (each recorded once for each session), and
         AuditLogUnavailable.
         """
         try:
             permit = self._permit(session, request)
-        except NotPermitted as refusal:
-            if self._refused.add(session.id):
+            self._links.count_request(session)
+        except (NotPermitted, CallerLimited) as refusal:
+            if self._refused.add((session.id, type(refusal))):
                 await self._audit.power_rejected(session, request.action, refusal)
             raise
-        self._links.count_request(session)
-        await self._audit.power_permitted(session, request.action, permit)
+        try:
+            await self._audit.power_permitted(session, request.action, permit)
+        except asyncio.CancelledError:  # the session ends, and the record may be durable
+            await self.note_not_sent(session, request)
+            raise
+
+    async def note_not_sent(self, session: ConsoleSession, request: PowerRequest) -> None:
+        """Record that an operation did not pass although its record says that it may."""
+        await self._audit.power_not_sent(session, request.action)
 
     def _permit(self, session: ConsoleSession, request: PowerRequest) -> Permit:
         if not request.is_allowed:

@@ -93,6 +93,8 @@ class SessionCallbacks:
     """The page has the next resume key."""
     on_power: Callable[[ConsoleSession, PowerRequest], Awaitable[None]]
     """Permits and records a power operation; raises a GatewayError if it must not pass."""
+    on_power_not_sent: Callable[[ConsoleSession, PowerRequest], Awaitable[None]]
+    """Records that an operation was recorded and did not pass."""
     on_unrecorded: Callable[["LiveSession", str], Awaitable[None]]
     """The session goes on without its recording; with the reason."""
 
@@ -451,7 +453,11 @@ class LiveSession:
         except GatewayError as error:
             await self._page.send(page_messages.power_rejected(self._services.error_text(error)))
             return False
-        return True
+        # The right or the mode may have changed while the record was written.
+        if self._relay is not None and self._relay.passes_power:
+            return True
+        await self._callbacks.on_power_not_sent(self.session, request)
+        return False
 
     def _has_power(self) -> bool:
         return self._services.rights.has(self.session.person, self.session.target, SERVER_POWER)

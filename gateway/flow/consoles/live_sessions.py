@@ -310,6 +310,7 @@ class LiveSessions:
                         self._person_changed,
                         self._confirm_key,
                         self._power.permit,
+                        self._power.note_not_sent,
                         self._record_unrecorded,
                     ),
                 )

@@ -131,6 +131,11 @@ class Relay:
         if messages:
             await self._cloud.channel.send(messages)
 
+    @property
+    def passes_power(self) -> bool:
+        """Whether power operations may pass now."""
+        return self._filter.passes_power
+
     def forbid_power(self) -> bool:
         """Pass no more power operations: `server:power` has ended. Return whether they passed."""
         return self._filter.forbid_power()
