@@ -16,6 +16,7 @@ from gateway.commands.exit_codes import (
     REJECTED,
     UNREACHABLE,
     CommandFailed,
+    usage_error,
 )
 from gateway.commands.gateway_client import require_member
 from gateway.commands.login_provider import (
@@ -110,11 +111,10 @@ def current_login(
     folder = folder or LoginFolder.of_person()
     login = next(iter(folder.find(gateway)), None)
     if login is None:
-        message = (
-            "You are not logged in at this gateway. Run `gateway login`,"
+        raise usage_error(
+            "There is no token, and you are not logged in at this gateway. Run `gateway login`,"
             " or set CONSOLE_GATEWAY_TOKEN to a JWT."
         )
-        raise CommandFailed(NOT_AUTHENTICATED, message)
     if _is_valid(login, for_s=_REFRESH_BEFORE_S):
         return login
     with folder.lock(login):

@@ -173,7 +173,7 @@ def test_from_a_login_to_a_console_link_with_one_approval(olga: Person) -> None:
     assert str(file.parent) in who["source"]
     out = olga.run("logout")
     assert (out.returncode, olga.files) == (0, [])
-    assert olga.run("whoami").returncode == 4
+    assert olga.run("whoami").returncode == 2
     assert "Run `gateway login`" in olga.run("console", "--print", olga.target).stderr
 
 
@@ -269,11 +269,11 @@ def test_the_token_of_another_gateway_is_not_sent(olga: Person) -> None:
     assert olga.log_in()[0] == 0
     other = "http://127.0.0.1:9"
     ran = olga.run("servers", CONSOLE_GATEWAY_URL=other)
-    assert ran.returncode == 4
+    assert ran.returncode == 2
     assert "not logged in at this gateway" in ran.stderr
     olga.store(gateway=other)  # an edited file is no login anywhere
-    assert olga.run("whoami").returncode == 4
-    assert olga.run("whoami", CONSOLE_GATEWAY_URL=other).returncode == 4
+    assert olga.run("whoami").returncode == 2
+    assert olga.run("whoami", CONSOLE_GATEWAY_URL=other).returncode == 2
 
 
 def test_a_token_variable_goes_before_the_login(olga: Person) -> None:
