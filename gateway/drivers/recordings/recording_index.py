@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -16,6 +15,7 @@ from gateway.flow.clock import Clock
 
 INDEX_DIRECTORY: Final = "index"
 _SEGMENT_BYTES_MAX: Final = 67_108_864
+_READ_BYTES: Final = 1_048_576
 _RECORDING: Final = re.compile(rb'"recording":"([0-9a-f]{32})"')
 
 
@@ -29,7 +29,7 @@ class RecordingIndex:
             clock=clock,
             signer=signer,
             segment_bytes_max=_SEGMENT_BYTES_MAX,
-            keep_s=0.0,  # it has a few hundred bytes for each part, and names no person
+            keep_s=0.0,  # a few hundred bytes for each part, which stay
         )
         self._lock = Lock()
 
@@ -70,10 +70,10 @@ def find_lines(directory: Path, recordings: Collection[str]) -> Iterator[Line]:
 
 
 def _lines_about(file: Path, wanted: Collection[bytes]) -> Iterator[Line]:
+    # Not mapped: a commit that fails truncates the file, and a mapping would then end the process.
     with file.open("rb") as opened:
-        if not file.stat().st_size:
-            return
-        with mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        while content := opened.read(_READ_BYTES):
+            content += opened.readline()
             for found in _RECORDING.finditer(content):
                 if found[1] in wanted:
                     begin = content.rfind(b"\n", 0, found.start()) + 1
