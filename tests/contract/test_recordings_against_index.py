@@ -19,6 +19,7 @@ from gateway.domain.recordings.part_format import PartFooter
 from gateway.domain.recordings.records import RecordKind, json_record, screen_record
 from gateway.domain.recordings.verdicts import Judgement, Verdict, judge
 from gateway.drivers.host.clock import SystemClock
+from gateway.drivers.recordings import recording_index
 from gateway.drivers.recordings.file_recordings import RecordingFiles, open_recording_part
 from gateway.drivers.recordings.found_recordings import find_problems, found_recordings
 from gateway.drivers.recordings.recording_directory import read_footer, set_hold
@@ -166,6 +167,44 @@ async def test_older_file_of_the_same_part_is_named(scene: RecordingScene) -> No
     (found,) = await listed(scene)
     assert found.startswith("part 3: changed")
     assert await played(scene) == ((found,), [1, 2, 3])
+
+
+def test_cut_part_cannot_be_shortened(scene: RecordingScene) -> None:
+    """An older copy of an open part takes the place of the part that recovery has closed."""
+    files = RecordingFiles(scene.directory, scene.keys, scene.index, "host-1")
+    part = open_recording_part(files, a_recording(), scene.clock.now())
+    part.append([screen_record(0, b"third")])
+    older = part.file.read_bytes()
+    part.append([screen_record(1, b"the crime")])
+    whole = part.file.read_bytes()
+    part.close()
+
+    def restore(content: bytes, *, is_closed: bool) -> Judgement:
+        part.file.with_suffix(".part").unlink(missing_ok=True)
+        part.file.write_bytes(content)
+        if is_closed:
+            scene.closer.recover(scene.directory.recordings())
+        return verdicts(scene)[2]
+
+    assert restore(whole, is_closed=True).verdict is Verdict.CUT_SHORT
+    detail = "the index has more of it than the file"
+    for is_closed in (False, True):
+        found = restore(older, is_closed=is_closed)
+        assert (found.verdict, found.detail) == (Verdict.CHANGED, detail)
+    assert find_problems(scene.directory, [ONE])[ONE] == [found]
+    assert restore(whole, is_closed=True).verdict is Verdict.CUT_SHORT
+
+
+def test_lines_are_found_across_reads(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is read in blocks, and not mapped: a failed commit may truncate its file."""
+    expected = [*find_lines(scene.directory.root, [ONE])]
+    for size in (1, 100, 700):
+        monkeypatch.setattr(recording_index, "_READ_BYTES", size)
+        assert [*find_lines(scene.directory.root, [ONE])] == expected
+    assert len(expected) == 5
+    assert not hasattr(recording_index, "mmap")
 
 
 @pytest.mark.parametrize("name", ["recording.json", "keys.json"])

@@ -1,8 +1,8 @@
 """The index of recordings: which parts exist, and the hashes of their files. Pure.
 
 The index is a signed hash chain like the audit log (`gateway/domain/audit/chain.py`), in a
-directory of its own. It names no person. Several processes write a chain each, so what the lines
-say is merged by their time.
+directory of its own. It names no person except in `by` and `reason` of a hold. Several processes
+write a chain each, so what the lines say is merged by their time.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,15 @@ PART_CLOSED: Final = "part_closed"
 RECORDING_REMOVED: Final = "recording_removed"
 HOLD_SET: Final = "hold_set"
 HOLD_LIFTED: Final = "hold_lifted"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedContent:
+    """What an open part had when it was read to its end, or to the place of a cut."""
+
+    blocks: int
+    tag: str
+    """Of the last block, in hexadecimal; it authenticates all blocks before."""
 
 
 class RemovalReason(Enum):
@@ -41,11 +50,28 @@ def part_opened(at: float, recording: str, part: int, header_hash: str) -> bytes
     return _body(PART_OPENED, at, recording, part=part, header=header_hash)
 
 
-def part_closed(
-    at: float, recording: str, part: int, *, file_hash: str, frame_hash: str, cut: bool
+def part_closed(  # noqa: PLR0913 - the fields of the line
+    at: float,
+    recording: str,
+    part: int,
+    *,
+    file_hash: str,
+    frame_hash: str,
+    cut: bool,
+    opened: OpenedContent,
 ) -> bytes:
     """`file_hash`: SHA-256 of the closed part; `frame_hash`: see `IndexedPart`."""
-    return _body(PART_CLOSED, at, recording, part=part, file=file_hash, frame=frame_hash, cut=cut)
+    return _body(
+        PART_CLOSED,
+        at,
+        recording,
+        part=part,
+        file=file_hash,
+        frame=frame_hash,
+        cut=cut,
+        blocks=opened.blocks,
+        tag=opened.tag,
+    )
 
 
 def recording_removed(at: float, recording: str, reason: RemovalReason) -> bytes:
@@ -73,6 +99,17 @@ class IndexedPart:
     cut: bool = False
     was_whole: bool = False
     """A line says that it was closed with its end."""
+    opened: OpenedContent | None = None
+    """The longest open part that a line says was closed; an older copy of the file is shorter."""
+    was_changed: bool = False
+    """It was closed again from a file that was shorter, or that had other blocks."""
+
+    def lacks_blocks(self, content: OpenedContent) -> bool:
+        """Return whether a file has not all the blocks that a line of the index counts."""
+        longest = self.opened
+        if longest is None or content.blocks > longest.blocks:
+            return False
+        return content != longest
 
 
 @dataclass(slots=True)
@@ -108,11 +145,22 @@ def _apply(indexed: IndexedRecording, event: str, fields: dict[str, Any]) -> Non
             indexed.parts.setdefault(part, IndexedPart()).header_hash = header_hash
         case (
             "part_closed",
-            {"part": int(part), "file": str(file_hash), "frame": str(frame_hash), "cut": bool(cut)},
+            {
+                "part": int(part),
+                "file": str(file_hash),
+                "frame": str(frame_hash),
+                "cut": bool(cut),
+                "blocks": int(blocks),
+                "tag": str(tag),
+            },
         ):
             closed = indexed.parts.setdefault(part, IndexedPart())
             closed.file_hash, closed.frame_hash, closed.cut = file_hash, frame_hash, cut
             closed.was_whole = closed.was_whole or not cut
+            content = OpenedContent(blocks, tag)
+            closed.was_changed = closed.lacks_blocks(content)
+            if not closed.was_changed:
+                closed.opened = content
         case "recording_removed", {"reason": str(reason)}:
             indexed.removed = RemovalReason(reason)
         case _:

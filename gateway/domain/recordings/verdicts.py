@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from gateway.domain.recordings.index_lines import IndexedPart, IndexedRecording
+from gateway.domain.recordings.index_lines import IndexedPart, IndexedRecording, OpenedContent
 
 _LOST_ITS_END: Final = "the index has its end, and the file has not"
+_LOST_BLOCKS: Final = "the index has more of it than the file"
 
 
 class Verdict(Enum):
@@ -75,6 +76,8 @@ class FoundPart:
     """An open part without a block, or without its whole header."""
     is_cut: bool = False
     """An open part without its end; False if its content was not checked."""
+    content: OpenedContent | None = None
+    """Of an open part; None: not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,8 @@ def _judge_closed(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:
         return Verdict.CHANGED, "the file differs from the hash in the index"
     if indexed.cut and indexed.was_whole:
         return Verdict.CHANGED, _LOST_ITS_END
+    if indexed.was_changed:
+        return Verdict.CHANGED, _LOST_BLOCKS
     if indexed.cut:
         return Verdict.CUT_SHORT, "the gateway's process has died while it recorded"
     return Verdict.INTACT, ""
@@ -177,4 +182,6 @@ def _judge_open(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:
         return Verdict.IN_PROGRESS, ""
     if part.is_cut and indexed.was_whole:
         return Verdict.CHANGED, _LOST_ITS_END
+    if part.content is not None and indexed.lacks_blocks(part.content):
+        return Verdict.CHANGED, _LOST_BLOCKS
     return Verdict.CUT_SHORT, part.detail

@@ -12,6 +12,7 @@ import orjson
 import zstandard
 from cryptography.exceptions import InvalidTag
 
+from gateway.domain.recordings.index_lines import OpenedContent
 from gateway.domain.recordings.model import ChunkTimes
 from gateway.domain.recordings.part_format import (
     BLOCK_BYTES_MAX,
@@ -45,6 +46,7 @@ class WrittenPart:
     hash: str
     frame_hash: str
     footer: PartFooter
+    opened: OpenedContent
 
 
 def write_closed_part(open_part: Path, new: Path, keys: DataKeys) -> WrittenPart:
@@ -61,7 +63,9 @@ def write_closed_part(open_part: Path, new: Path, keys: DataKeys) -> WrittenPart
             for block in reader.blocks():
                 for record in decode_records(block.plain or b""):
                     writer.add(block.stream, record)
-        written = writer.finish()
+            # The index counts the blocks: a power failure must not take one of them later.
+            sync(opened.fileno())
+        written = writer.finish(reader.content)
         sync(fd)
     except BaseException:
         new.unlink(missing_ok=True)
@@ -101,7 +105,7 @@ class _ClosedPartWriter:
         if record.kind is RecordKind.END:
             self._end = orjson.loads(record.payload)
 
-    def finish(self) -> WrittenPart:
+    def finish(self, opened: OpenedContent) -> WrittenPart:
         for stream in self._chunks:
             self._flush(stream)
         footer = PartFooter(
@@ -115,7 +119,7 @@ class _ClosedPartWriter:
         tail = self._sealer.seal(Stream.INDEX, index) + footer.encode()
         self._write(tail)
         frame = sha256(self._header + tail)
-        return WrittenPart(self._hash.hexdigest(), frame.hexdigest(), footer)
+        return WrittenPart(self._hash.hexdigest(), frame.hexdigest(), footer, opened)
 
     def _flush(self, stream: Stream) -> None:
         records = self._chunks[stream]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from gateway.domain.recordings.index_lines import read_index
+from gateway.domain.recordings.index_lines import OpenedContent, read_index
 from gateway.domain.recordings.part_format import Stream
 from gateway.domain.recordings.records import RecordKind, decode_records
 from gateway.domain.recordings.verdicts import FoundPart, FoundRecording, Judgement, judge
@@ -127,6 +127,7 @@ def _found_part(path: Path, part: PartFile, keys: RecordingKeys | None) -> Found
         detail=content.detail,
         is_empty=part.file.stat().st_size <= len(line),
         is_cut=content.is_cut,
+        content=content.opened,
     )
 
 
@@ -146,6 +147,7 @@ class _Content:
     problem: str = ""
     detail: str = ""
     is_cut: bool = False
+    opened: OpenedContent | None = None
 
 
 def _check_content(path: Path, file: Path, keys: RecordingKeys | None) -> _Content:
@@ -168,4 +170,4 @@ def _check_content(path: Path, file: Path, keys: RecordingKeys | None) -> _Conte
             return _Content(problem=f"{file.name}:{changed}")
     detail = f"{file.name}:{reader.detail}" if reader.detail else "no part of it is missing"
     is_cut = all(one.kind is not RecordKind.END for one in decode_records(last))
-    return _Content(detail=detail, is_cut=is_cut)
+    return _Content(detail=detail, is_cut=is_cut, opened=reader.content)

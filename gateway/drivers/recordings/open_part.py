@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
 
+from gateway.domain.recordings.index_lines import OpenedContent
 from gateway.domain.recordings.part_format import (
     BLOCK_BYTES_MAX,
     BLOCK_HEADER,
@@ -166,13 +167,17 @@ class Block:
 
 
 class OpenPartReader:
-    """Reads the blocks of an open part. `detail` says afterwards where a crash has cut it."""
+    """Reads the blocks of an open part.
+
+    `detail` says afterwards where a crash has cut it, and `content` what was read.
+    """
 
     def __init__(self, file: BinaryIO, keys: DataKeys) -> None:
         """Raise ValueError if the file has no header."""
         line = file.readline(HEADER_BYTES_MAX)
         self.header = parse_header(line)
         self.detail = ""
+        self.content = OpenedContent(0, "")
         self._file = file
         self._opener = BlockOpener(line, keys.ciphers(self.header.salt))
 
@@ -204,6 +209,7 @@ class OpenPartReader:
                     return
                 raise PartChanged(f"{offset}: the block is not authentic") from None
             number, tag = number + 1, sealed[-TAG_BYTES:]
+            self.content = OpenedContent(number, tag.hex())
             yield Block(stream, plain)
 
     def _is_rest_empty(self) -> bool:

@@ -106,6 +106,7 @@ class PartCloser:
                 file_hash=written.hash,
                 frame_hash=written.frame_hash,
                 cut=written.footer.cut,
+                opened=written.opened,
             )
             self._index.append(line)
         except OSError:
