@@ -13,6 +13,7 @@ from gateway.domain.consoles.model import PersonRef, SessionMode
 from gateway.domain.errors import CallerLimited, ConsoleUnavailable, Rejection, UpstreamRefused
 from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER, Principal
 from gateway.domain.policy.policy import Policy
+from gateway.domain.rfb.violation import ViolationKind
 from gateway.flow.consoles.frame_channel import ChannelClosed
 from gateway.flow.consoles.live_session import LiveSession
 from tests.support import rfb
@@ -752,6 +753,37 @@ def test_rfb_before_live_and_unknown_texts_end_the_session() -> None:
             await page.until("waiting")
             page.channel.put(message)
             assert await page.until_closed() == (4012, "protocol_error")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rule"),
+    [
+        ((b"\x01\x13",), ViolationKind.SECURITY_TYPES),
+        ((rfb.NONE_OFFERED, bytes(4), rfb.server_init(65_535, 65_535)), ViolationKind.SCREEN_SIZE),
+    ],
+    ids=["VeNCrypt", "screen"],
+)
+def test_page_shows_the_broken_rule_of_the_console(
+    answers: tuple[bytes, ...], rule: ViolationKind
+) -> None:
+    """VeNCrypt only, and a screen of 65535 x 65535; the page never shows a peer's text."""
+
+    async def scenario(replica: Replica) -> None:
+        page = await replica.live()
+        cloud = replica.world.cloud.channels[-1]
+        page.channel.put(rfb.GREETING)
+        await asyncio.sleep(0.01)
+        for answer in answers:
+            cloud.put(answer)
+            await asyncio.sleep(0.01)
+            page.channel.put(b"\x01")
+            await asyncio.sleep(0.01)
+        assert await page.until_closed() == (4012, "protocol_error")
+        (ended,) = page.of_type("ended")
+        shown = (ended["error_code"], ended["error_msg"])
+        assert shown == (rule.name.lower(), rule.value)
 
     run(scenario)
 

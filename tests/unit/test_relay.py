@@ -11,6 +11,7 @@ from gateway.domain.consoles.model import SessionMode
 from gateway.domain.rfb.handshake import Side
 from gateway.domain.rfb.power import PowerAction, PowerRequest
 from gateway.domain.rfb.rules import RelayRules
+from gateway.domain.rfb.violation import ViolationKind
 from gateway.flow.consoles.frame_channel import ChannelClosed
 from gateway.flow.consoles.relay import Relay, RelayEnd
 from tests.support import rfb
@@ -180,7 +181,8 @@ def test_end_names_side_reason_and_detail(side, message, end, detail):
     async def run() -> None:
         async with live() as console:
             (console.browser if side is Side.BROWSER else console.cloud).put(message)
-            assert await console.run == RelayEnd(side, end, detail)
+            ended = await console.run
+            assert (ended.side, ended.end, ended.detail) == (side, end, detail)
 
     run_virtually(run())
 
@@ -190,7 +192,8 @@ async def test_violation_of_the_parsed_server_ends_the_session():
     async with live(rfb.WITHOUT_CLIPBOARD) as console:
         console.cloud.put(rfb.server_cut_text(b"text"), b"\x02", b"\x04")
         end = await console.run
-        assert end == RelayEnd(Side.CLOUD, PROTOCOL_ERROR, "server message type 4 is not allowed")
+        detail, rule = "server message type 4 is not allowed", ViolationKind.MESSAGE_TYPE
+        assert end == RelayEnd(Side.CLOUD, PROTOCOL_ERROR, detail, rule)
         assert console.browser.sent == [b"\x02"]
 
 

@@ -7,6 +7,8 @@ to 4999 are for private use (RFC 6455, 7.4.2).
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.domain.rfb.violation import ViolationKind
+
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
@@ -172,6 +174,14 @@ from the client's address, and the page connects again.
 |---|---|---|---|
 """
 
+_VIOLATIONS = """
+After `protocol_error` the page also shows the broken rule of RFB, as code and message. The audit
+record has the numbers in `detail`.
+
+| code | message |
+|---|---|
+"""
+
 
 def render_page() -> str:
     """Return the text of docs/reference/console-ends.md."""
@@ -180,4 +190,5 @@ def render_page() -> str:
         f" {one.title} {one.advice} |\n"
         for one in SESSION_ENDS
     )
-    return _PAGE + "".join(rows)
+    kinds = (f"| `{one.name.lower()}` | {one.value} |\n" for one in ViolationKind)
+    return _PAGE + "".join(rows) + _VIOLATIONS + "".join(kinds)

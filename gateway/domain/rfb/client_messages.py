@@ -23,7 +23,7 @@ from gateway.domain.rfb.pixel_format import NOVNC_FORMAT, PixelFormat
 from gateway.domain.rfb.power import PowerAction, PowerRequest
 from gateway.domain.rfb.rules import CLIPBOARD_BYTES_MAX, RelayRules
 from gateway.domain.rfb.stream import ParsedStream, Parser
-from gateway.domain.rfb.violation import RfbViolation
+from gateway.domain.rfb.violation import RfbViolation, ViolationKind
 
 
 class ClientMessage(IntEnum):
@@ -198,7 +198,9 @@ class ClientMessages:
             try:
                 kind = ClientMessage(first[0])
             except ValueError:
-                raise RfbViolation(f"client message type {first[0]} is not allowed") from None
+                raise RfbViolation(
+                    f"client message type {first[0]} is not allowed", ViolationKind.MESSAGE_TYPE
+                ) from None
             self._check_announced(kind)
             if size := _FIXED_SIZES.get(kind):
                 message = first + (yield size - 1)
@@ -279,7 +281,9 @@ class ClientMessages:
                 width, height = struct.unpack_from(">HH", message, 2)
                 _bounded(width * height, self._rules.pixels_max, "SetDesktopSize: pixels")
             case ClientMessage.QEMU if message[1] != 0:
-                raise RfbViolation(f"QEMU client message {message[1]} is not allowed")
+                raise RfbViolation(
+                    f"QEMU client message {message[1]} is not allowed", ViolationKind.MESSAGE_TYPE
+                )
             case _:
                 pass
         return message
@@ -362,7 +366,9 @@ def _is_down(kind: ClientMessage, message: bytes) -> bool:
 
 def _bounded(value: int, maximum: int, what: str) -> int:
     if value > maximum:
-        raise RfbViolation(f"{what}: {value} is above the limit of {maximum}")
+        raise RfbViolation(
+            f"{what}: {value} is above the limit of {maximum}", ViolationKind.MESSAGE_SIZE
+        )
     return value
 
 

@@ -21,7 +21,7 @@ from typing import Final
 
 from gateway.domain.rfb.pixel_format import PixelFormat
 from gateway.domain.rfb.rules import TURN_BYTES_MAX, RelayRules
-from gateway.domain.rfb.violation import RfbViolation
+from gateway.domain.rfb.violation import RfbViolation, ViolationKind
 
 
 class Side(Enum):
@@ -185,16 +185,22 @@ def check_screen(width: int, height: int, pixels_max: int) -> None:
 
     """
     if width * height > pixels_max:
-        raise RfbViolation(f"a screen of {width} x {height} is above {pixels_max} pixels")
+        raise RfbViolation(
+            f"a screen of {width} x {height} is above {pixels_max} pixels",
+            ViolationKind.SCREEN_SIZE,
+        )
 
 
 def _offered_version(greeting: bytes) -> int:
     parts = _GREETING.fullmatch(greeting)
     if parts is None:
-        raise RfbViolation("the console does not speak RFB")
+        raise RfbViolation("the console does not speak RFB", ViolationKind.RFB_VERSION)
     version = int(parts[1]), int(parts[2])
     if version < (3, 3):
-        raise RfbViolation(f"RFB {version[0]}.{version[1]} is not supported; 3.3 is the oldest")
+        raise RfbViolation(
+            f"RFB {version[0]}.{version[1]} is not supported; 3.3 is the oldest",
+            ViolationKind.RFB_VERSION,
+        )
     if version < (3, 7):
         return 3
     return min(8, version[1]) if version[0] == 3 else 8
@@ -204,10 +210,14 @@ def _not_inspectable(types: bytes | list[int]) -> RfbViolation:
     numbers = ", ".join(str(number) for number in types)
     return RfbViolation(
         f"the console offers only security types that cannot be inspected ({numbers});"
-        " enable None (1) or VNC Authentication (2)"
+        " enable None (1) or VNC Authentication (2)",
+        ViolationKind.SECURITY_TYPES,
     )
 
 
 def _check_text(count: int, what: str) -> None:
     if count > TURN_BYTES_MAX:
-        raise RfbViolation(f"{what}: {count} bytes are above the limit of {TURN_BYTES_MAX}")
+        raise RfbViolation(
+            f"{what}: {count} bytes are above the limit of {TURN_BYTES_MAX}",
+            ViolationKind.MESSAGE_SIZE,
+        )

@@ -14,7 +14,7 @@ from gateway.domain.rfb.handshake import check_screen
 from gateway.domain.rfb.pixel_format import PixelFormat
 from gateway.domain.rfb.rules import TURN_BYTES_MAX
 from gateway.domain.rfb.stream import Parser, Pass, Skip
-from gateway.domain.rfb.violation import RfbViolation
+from gateway.domain.rfb.violation import RfbViolation, ViolationKind
 
 _COMPRESSED_MAX: Final = 256 * 1024 * 1024
 """Bytes of one compressed rectangle: twice the pixels of the largest screen."""
@@ -57,7 +57,10 @@ def body_of(encoding: int, rectangle: Rectangle) -> Parser:
     """
     parser = _BODIES.get(encoding)
     if parser is None:
-        raise RfbViolation(f"the console used encoding {encoding}, which was not requested")
+        raise RfbViolation(
+            f"the console used encoding {encoding}, which was not requested",
+            ViolationKind.MESSAGE_TYPE,
+        )
     return parser(rectangle)
 
 
@@ -108,7 +111,10 @@ def _counted(rectangle: Rectangle) -> Parser:
     head = yield 4
     (count,) = struct.unpack(">I", head)
     if count > _COMPRESSED_MAX:
-        raise RfbViolation(f"a compressed rectangle of {count} bytes is above {_COMPRESSED_MAX}")
+        raise RfbViolation(
+            f"a compressed rectangle of {count} bytes is above {_COMPRESSED_MAX}",
+            ViolationKind.MESSAGE_SIZE,
+        )
     rectangle.output += head
     yield Pass(count)
 
@@ -193,7 +199,10 @@ def _desktop_name(rectangle: Rectangle) -> Parser:
     head = yield 4
     (count,) = struct.unpack(">I", head)
     if count > TURN_BYTES_MAX:
-        raise RfbViolation(f"desktop name: {count} bytes are above the limit of {TURN_BYTES_MAX}")
+        raise RfbViolation(
+            f"desktop name: {count} bytes are above the limit of {TURN_BYTES_MAX}",
+            ViolationKind.MESSAGE_SIZE,
+        )
     rectangle.output += head
     yield Pass(count)
 

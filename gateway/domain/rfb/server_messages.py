@@ -16,7 +16,7 @@ from gateway.domain.rfb.pixel_format import PixelFormat
 from gateway.domain.rfb.rectangles import Rectangle, body_of
 from gateway.domain.rfb.rules import REMOVED_TEXT_BYTES_MAX, RelayRules
 from gateway.domain.rfb.stream import ParsedStream, Parser, Pass, Skip
-from gateway.domain.rfb.violation import RfbViolation
+from gateway.domain.rfb.violation import RfbViolation, ViolationKind
 
 
 class ServerMessage(IntEnum):
@@ -75,14 +75,19 @@ class ServerMessages:
                 case ServerMessage.FENCE:
                     header = yield 8
                     if header[7] > _FENCE_PAYLOAD_MAX:
-                        raise RfbViolation(f"ServerFence: {header[7]} bytes are above 64")
+                        raise RfbViolation(
+                            f"ServerFence: {header[7]} bytes are above 64",
+                            ViolationKind.MESSAGE_SIZE,
+                        )
                     output += first + header
                     yield Pass(header[7])
                 case kind if kind in _FIXED_SIZES:
                     output += first
                     yield Pass(_FIXED_SIZES[kind] - 1)
                 case kind:
-                    raise RfbViolation(f"server message type {kind} is not allowed")
+                    raise RfbViolation(
+                        f"server message type {kind} is not allowed", ViolationKind.MESSAGE_TYPE
+                    )
 
     def _update(self) -> Parser:
         header = yield 3
@@ -95,7 +100,10 @@ class ServerMessages:
                 width, height, self._pixel_format, self._stream.output, self._rules.pixels_max
             )
             if rectangle.pixels > self._rules.pixels_max:
-                raise RfbViolation(f"a rectangle of {width} x {height} is above the screen's limit")
+                raise RfbViolation(
+                    f"a rectangle of {width} x {height} is above the screen's limit",
+                    ViolationKind.SCREEN_SIZE,
+                )
             self._stream.output += header
             yield from body_of(encoding, rectangle)
             if encoding == Encoding.LAST_RECT:
@@ -106,5 +114,7 @@ def _text_bytes(header: bytes) -> int:
     (length,) = struct.unpack_from(">i", header, 3)
     count: int = abs(length)  # negative: the extended clipboard
     if count > REMOVED_TEXT_BYTES_MAX:
-        raise RfbViolation(f"ServerCutText: {count} bytes are above 16 MiB")
+        raise RfbViolation(
+            f"ServerCutText: {count} bytes are above 16 MiB", ViolationKind.MESSAGE_SIZE
+        )
     return count

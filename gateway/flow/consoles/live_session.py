@@ -291,7 +291,9 @@ class LiveSession:
         end = await self._relay.run()
         if recording is not None:
             await recording.flush()
-        return Ending(end.end, detail=f"{end.side.value}: {end.detail}")
+        rule = end.violation
+        error = None if rule is None else ErrorText(rule.name.lower(), rule.value)
+        return Ending(end.end, detail=f"{end.side.value}: {end.detail}", error=error)
 
     async def _begin_recording(self) -> None:
         """Open the part of this connection; raise RecordingFailed where it is required."""

@@ -22,7 +22,7 @@ from gateway.domain.rfb.handshake import ConsoleRejected, Side
 from gateway.domain.rfb.power import PowerRequest
 from gateway.domain.rfb.relay_filter import RelayFilter
 from gateway.domain.rfb.rules import RelayRules
-from gateway.domain.rfb.violation import RfbViolation
+from gateway.domain.rfb.violation import RfbViolation, ViolationKind
 from gateway.flow.consoles.frame_channel import ChannelClosed, FrameChannel
 
 WATCH_INTERVAL_S: Final = 5.0
@@ -43,12 +43,20 @@ class RelayEnd:
     """None: the browser's connection is lost, and the session may be resumed."""
     detail: str
     """For log and audit record: numbers and names of the protocol, no text of a peer."""
+    violation: ViolationKind | None = None
+    """For the page: the rule of RFB that is broken."""
 
 
 class _Ended(Exception):
-    def __init__(self, side: Side, end: SessionEnd | None, detail: str) -> None:
+    def __init__(
+        self,
+        side: Side,
+        end: SessionEnd | None,
+        detail: str,
+        violation: ViolationKind | None = None,
+    ) -> None:
         super().__init__()
-        self.end = RelayEnd(side, end, detail)
+        self.end = RelayEnd(side, end, detail, violation)
 
 
 class _Leg:
@@ -195,7 +203,7 @@ class Relay:
                 return self._filter.from_browser(message)
             return self._filter.from_server(message)
         except RfbViolation as violation:
-            raise _Ended(side, PROTOCOL_ERROR, str(violation)) from None
+            raise _Ended(side, PROTOCOL_ERROR, str(violation), violation.kind) from None
 
     async def _watch(self) -> None:
         """End the relay when a peer takes no data, or the cloud's console does not answer.
