@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from gateway.drivers.host.clock import SystemClock
-
 DURATION_HELP: Final = "30s, 15m, 1h, 7d, or a number of seconds"
 TIME_HELP: Final = "ISO 8601 with time zone, or a time before now: 30m, 1h, 7d"
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
@@ -36,7 +34,7 @@ def time_or_age(text: str) -> float:
     """Return the seconds since the epoch of a time, or of a duration before now."""
     age_s = _with_unit(text)
     if age_s is not None:
-        return SystemClock().now() - age_s
+        return datetime.now(UTC).timestamp() - age_s
     try:
         return instant(text)
     except argparse.ArgumentTypeError as error:

@@ -23,12 +23,15 @@ from gateway.process import startup_checks
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "config"
-SOURCE = ROOT / "gateway" / "edge" / "consoles" / "page" / "src"
+BUILT = ROOT / "gateway" / "edge" / "consoles" / "page" / "dist"
+"""`make page` completes the pages."""
 FILES = {
-    "index.html": (SOURCE / "index.html").read_bytes(),
-    "player.html": (SOURCE / "player.html").read_bytes(),
+    "index.html": (BUILT / "index.html").read_bytes(),
+    "login.html": (BUILT / "login.html").read_bytes(),
+    "player.html": (BUILT / "player.html").read_bytes(),
     "icon.svg": b"<svg/>",
     "licenses.txt": b"MPL-2.0",
+    "login.js": b"export {};",
     "page.js": b"export {};",
     "player.js": b"export {};</script>",
     "style.css": b"body{}",
@@ -81,10 +84,11 @@ def test_page_names_its_versioned_assets() -> None:
     parser = Addresses()
     parser.feed(text(page.find("/gw/console")))
     addresses = {one for one in parser.found if not one.startswith("#")}
-    assert {one.rpartition("/")[2] for one in addresses} == FILES.keys() - {
-        "index.html",
-        "player.html",
-        "player.js",
+    assert {one.rpartition("/")[2] for one in addresses} == {
+        "icon.svg",
+        "licenses.txt",
+        "page.js",
+        "style.css",
     }
     for address in addresses:
         assert address.startswith(f"console/assets/{page.version}/")

@@ -1,6 +1,6 @@
 """Access requests under seeded schedules and faults, in virtual time; also invariant 11.
 
-`REQUEST_SEEDS=2000 python -m pytest tests/simulation/test_access_requests.py` runs more. The
+`REQUEST_SEEDS=2000 python -m pytest tests/simulation/test_request_replicas.py` runs more. The
 checks decide by what the steps returned, not by the code under test. Each check is also broken on
 purpose, and must find it.
 """
