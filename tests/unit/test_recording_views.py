@@ -2,10 +2,19 @@
 
 import base64
 import os
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from gateway.domain.errors import ConsoleStoreUnavailable, StoreUnavailable, TicketRejected
+from gateway.domain.errors import (
+    ConsoleStoreUnavailable,
+    NotPermitted,
+    RecordingNotFound,
+    StoreUnavailable,
+    TicketRejected,
+)
 from gateway.domain.model import (
     RECORDING_KEYS,
     RECORDING_VIEW,
@@ -35,7 +44,8 @@ from gateway.domain.recordings.view_messages import (
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.local_replay_cache import LocalReplayCache
 from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S, ViewTicket, ViewTickets
-from gateway.flow.recordings.views import ActiveView
+from gateway.flow.recordings.views import ActiveView, RecordingViews
+from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
 from tests.support.console_world import a_rule
 from tests.support.consoles import PROJECT, SERVER
@@ -124,6 +134,79 @@ async def test_view_with_keystrokes_needs_both_rights_to_go_on(
     call = ResolvedCall(Operation("ViewRecording", "GET", "/x", permission), PROJECT, (SERVER,))
     permit = Policy([a_rule(permission)], version="v1").permit(ANNA, call, 1.0, NO_INVENTORY)
     assert [one.operation.permission for one in ActiveView(permit).calls] == checked
+
+
+class OneRecording:
+    """A `KnownRecordings` with one recording; notes whether its keystrokes were opened."""
+
+    def __init__(self) -> None:
+        self.opened: list[bool] = []
+
+    async def find(self, recording: str) -> RecordingInfo:
+        return RecordingInfo(a_recording(), (), on_hold=False)
+
+    async def open(self, recording: str, *, with_keystrokes: bool) -> Any:
+        self.opened.append(with_keystrokes)
+
+        async def close() -> None:
+            pass
+
+        return SimpleNamespace(close=close)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "with_keystrokes", "missing"),
+    [
+        ((RECORDING_VIEW,), False, None),
+        ((RECORDING_VIEW,), True, RECORDING_KEYS),
+        ((RECORDING_KEYS,), True, RECORDING_VIEW),
+        ((RECORDING_VIEW, RECORDING_KEYS), True, None),
+    ],
+)
+async def test_keystrokes_need_both_permissions(
+    tickets: ViewTickets,
+    clock: FakeClock,
+    permissions: Sequence[str],
+    with_keystrokes: bool,  # noqa: FBT001 - a parameter of the test
+    missing: str | None,
+) -> None:
+    """A refusal looks like a recording that does not exist, and its record has the permission."""
+    policy = Policy([a_rule(one) for one in permissions], version="v1")
+    refused: list[NotPermitted] = []
+
+    async def not_permitted(_: RequestContext, refusal: NotPermitted) -> None:
+        refused.append(refusal)
+
+    recordings = OneRecording()
+    views = RecordingViews(
+        recordings=cast(Any, recordings),
+        tickets=tickets,
+        rights=cast(
+            Any,
+            SimpleNamespace(
+                decide=lambda person, call: policy.permit(person, call, 1.0, NO_INVENTORY)
+            ),
+        ),
+        limits=cast(Any, SimpleNamespace(admit_once=lambda _: None)),
+        audit=cast(Any, SimpleNamespace(not_permitted=not_permitted)),
+        clock=clock,
+        error_text=cast(Any, None),
+        on_failure=cast(Any, None),
+    )
+    call = ResolvedCall(Operation("ViewRecording", "POST", "/x", RECORDING_VIEW), None, ())
+    context = RequestContext(
+        request_id="r-1", client_address="192.0.2.1", deadline=9.0, principal=ANNA, call=call
+    )
+    issuing = views.issue(a_recording().id, context, with_keystrokes=with_keystrokes)
+    if missing is None:
+        ticket = tickets.read(await issuing)
+        assert ticket.with_keystrokes is with_keystrokes
+        assert (recordings.opened, refused) == ([with_keystrokes], [])
+        return
+    with pytest.raises(RecordingNotFound):
+        await issuing
+    assert [one.permission for one in refused] == [missing]
+    assert recordings.opened == []
 
 
 def test_messages_of_the_player_are_read() -> None:
