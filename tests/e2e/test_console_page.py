@@ -824,6 +824,15 @@ def test_hostile_cursor_is_not_drawn(visitor: Visitor) -> None:
     assert len(style) < 500  # noVNC's own dot, not the server's picture
 
 
+def test_page_says_that_keys_are_recorded(visitor: Visitor) -> None:
+    visitor.go_live(showing(SmallScreen(), recorded=True, keys_recorded=True))
+    expect(visitor.page.locator("#bar-recorded")).to_have_text("Recorded with keys")
+    visitor.button("Session").click()
+    assert visitor.facts("#info-facts")["Recorded"] == (
+        "The screen of this session and what you type are recorded, passwords included."
+    )
+
+
 def test_recorded_session_says_so_until_recording_fails(visitor: Visitor) -> None:
     visitor.go_live(showing(SmallScreen(), recorded=True))
     mark = visitor.page.locator("#bar-recorded")

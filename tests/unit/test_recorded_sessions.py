@@ -111,7 +111,7 @@ def screen(page: Page) -> bytes:
 def test_what_the_browser_sees_is_recorded() -> None:
     async def scenario(replica: Replica, recordings: FakeRecordings) -> None:
         described = await replica.redemption.describe(await replica.ticket(), replica.context())
-        assert described.is_recorded
+        assert (described.is_recorded, described.records_keys) == (True, False)
         page = await replica.live()
         assert page.frames[0]["recorded"] is True
         await handshake(page, replica)
@@ -139,6 +139,10 @@ def test_keys_are_recorded_only_where_configured() -> None:
         await replica.world.clock.sleep(0.1)
         (part,) = recordings.parts
         assert part.details.has_keystrokes
+        # The person reads it before the session and while it is live.
+        described = await replica.redemption.describe(await replica.ticket(), replica.context())
+        assert described.records_keys
+        assert page.frames[0]["keys_recorded"] is True
         assert part.of(RecordKind.KEY) == [b"\1\0\0\0a", b"\0\0\0\0a"]
 
     run(scenario, record_keys=True)

@@ -73,6 +73,8 @@ class PageSettings:
     ends_at: float
     """Seconds since the epoch."""
     is_recorded: bool = False
+    records_keys: bool = False
+    """The recording has what the person types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def attached(session: ConsoleSession, resume_key: Secret, settings: PageSettings
         person=person_fields(PersonRef.of(session.person)),
         mode=session.mode.value,
         recorded=settings.is_recorded,
+        keys_recorded=settings.records_keys,
         started_at=rfc3339(session.started_at),
         ends_at=rfc3339(settings.ends_at),
         idle_s=settings.idle_s,

@@ -39,6 +39,10 @@ class SessionRules:
         """Whether sessions of the account are recorded, or should be."""
         return self.accounts[account].recording is not RecordingPolicy.NEVER
 
+    def records_keys(self, account: str) -> bool:
+        """Whether a recording of the account has what the person types."""
+        return self.is_recorded(account) and self.accounts[account].record_keys
+
     def limits(self, account: str) -> SessionLimits:
         return SessionLimits(
             person=self.person_max,

@@ -295,6 +295,7 @@ class ConsoleHandler:
                 "person": person_fields(described.person),
                 "mode": described.mode.value,
                 "recorded": described.is_recorded,
+                "keys_recorded": described.records_keys,
                 "expires_in": round(described.expires_in_s, 1),
                 "in_use": None if described.in_use is None else _in_use(described.in_use),
             }

@@ -255,6 +255,7 @@ class LiveSession:
             services.rules.idle(self.session.mode),
             self._time_limit_ends_at(),
             is_recorded=self._recording is not None,
+            records_keys=self._recording is not None and rules.record_keys,
         )
         await self._page.send(page_messages.attached(self.session, self.resume_key, settings))
         if self._watchers:

@@ -67,6 +67,7 @@ class TicketDescription:
     expires_in_s: float
     in_use: InUse | None
     is_recorded: bool
+    records_keys: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ class Redemption:
             found.left_s,
             in_use,
             is_recorded=self._rules.is_recorded(ticket.target.account),
+            records_keys=self._rules.records_keys(ticket.target.account),
         )
 
     async def redeem(

@@ -176,7 +176,7 @@ export class App {
   #readyFacts() {
     const offer = this.#offer;
     const facts = [...this.#serverFacts(offer), [FACTS.mode, MODES[offer.mode]]];
-    if (offer.recorded) facts.push([FACTS.recorded, LABELS.recorded]);
+    if (offer.recorded) facts.push([FACTS.recorded, LABELS.recorded(offer)]);
     if (offer.in_use) facts.push([FACTS.use, this.#useText(offer.in_use)]);
     const left = (this.#client.deadline - Date.now()) / 1000;
     return [...facts, [FACTS.expires, LABELS.validFor(left)]];
@@ -317,6 +317,7 @@ export class App {
       mode: (mode) => {
         this.#session = { ...this.#session, mode };
         this.#controls.mode = mode;
+        this.#showRecorded();
         if (this.#screen) this.#screen.label = this.#screenLabel();
         this.#view.announce(mode === "view" ? LABELS.viewOnly : LABELS.control);
       },
@@ -329,7 +330,7 @@ export class App {
       recording: (isRecorded) => {
         this.#session = { ...this.#session, recorded: isRecorded };
         this.#showRecorded();
-        this.#view.announce(isRecorded ? LABELS.recorded : LABELS.recordingFailed);
+        this.#view.announce(isRecorded ? LABELS.recorded(this.#session) : LABELS.recordingFailed);
       },
       watchers: (watchers) => this.#showWatchers(watchers ?? []),
       lost: (delay) => this.#lost(delay),
@@ -451,6 +452,7 @@ export class App {
 
   #showRecorded() {
     element("bar-recorded").hidden = !this.#session.recorded;
+    element("bar-recorded").textContent = LABELS.recordedMark(this.#session);
   }
 
   #showWatchers(watchers) {
@@ -467,7 +469,7 @@ export class App {
       ...this.#serverFacts(session),
       [FACTS.mode, MODES[session.mode]],
       [FACTS.ends, ends],
-      [FACTS.recorded, this.#session.recorded ? LABELS.recorded : LABELS.notRecorded],
+      [FACTS.recorded, session.recorded ? LABELS.recorded(session) : LABELS.notRecorded],
       ...this.#watchers.map((one) => personFact(FACTS.watchers, one)),
     ];
     if (this.#screenName) facts.push([FACTS.screen, this.#screenName]);

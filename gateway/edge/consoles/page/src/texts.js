@@ -175,7 +175,12 @@ export const LABELS = {
     if (mayView) return "You may watch it without keyboard and mouse.";
     return "You may not take it over. Wait until it is free, then request a new address.";
   },
-  recorded: "The screen of this session is recorded.",
+  recordedMark: ({ mode, keys_recorded: keysRecorded }) =>
+    keysRecorded && mode !== "view" ? "Recorded with keys" : "Recorded",
+  recorded: ({ mode, keys_recorded: keysRecorded }) =>
+    keysRecorded && mode !== "view"
+      ? "The screen of this session and what you type are recorded, passwords included."
+      : "The screen of this session is recorded.",
   notRecorded: "No",
   recordingFailed: "Recording has failed. This session is not recorded any more.",
   newAddress: "Request a new address with:",
