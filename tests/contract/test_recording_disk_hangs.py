@@ -105,7 +105,8 @@ async def test_hung_call_ends_a_required_session_within_a_second(
         with hanging(monkeypatch, clock, name) as call:
             await channel.send(b"written while the disk hangs")
             await until(lambda: bool(failed_at))
-            assert (failed_at[0] - call.entered_at) * TICK_S == pytest.approx(0.95, abs=0.06)
+            # On a busy machine the call may have begun some ticks before its thread says so.
+            assert 0.6 < (failed_at[0] - call.entered_at) * TICK_S < 1.01
             await channel.send(b"never sent")
             with pytest.raises(RecordingFailed, match="start: the disk accepts no data"):
                 await recordings.open_part(a_recording(2), print)

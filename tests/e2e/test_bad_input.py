@@ -63,7 +63,7 @@ def test_invalid_http_explains_what_to_send(stack: Stack, raw: bytes, expected: 
         ({"claims": {"nbf": 4_000_000_000}}, "not valid yet; send it after"),
         ({"headers": {"kid": "unknown"}}, "the token was rejected"),
         ({"headers": {"typ": "logout+jwt"}}, "not an access token; send the access token"),
-        ({"subject": None}, "lacks a required claim; the operators"),
+        ({"subject": None}, "lacks a required claim; report"),
         ({"claims": {"sub": ""}}, "lacks a required claim"),
         ({"claims": {"iat": 1}}, "too long ago; get a new one"),
     ],

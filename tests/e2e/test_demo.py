@@ -20,7 +20,14 @@ from playwright.sync_api import expect
 
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
-from tests.support.stack import TIMEOUT_S, Response, console_path, eventually, fetch
+from tests.support.stack import (
+    START_TIMEOUT_S,
+    TIMEOUT_S,
+    Response,
+    console_path,
+    eventually,
+    fetch,
+)
 
 KEYS = {
     "gateway", "admin", "issuer", "iam", "upstream", "redis", "project_id", "servers", "proxied",
@@ -303,7 +310,7 @@ def run(command: str, directory: Path) -> tuple[int, str]:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=START_TIMEOUT_S,
         check=False,
     )
     assert done.stderr == ""

@@ -15,6 +15,8 @@ BUILT = {
     "icon.svg",
     "index.html",
     "licenses.txt",
+    "login.html",
+    "login.js",
     "page.js",
     "player.html",
     "player.js",
