@@ -1,5 +1,6 @@
 """Tickets and messages of views of recordings."""
 
+import asyncio
 import base64
 import os
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ from gateway.domain.recordings.view_messages import (
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.local_replay_cache import LocalReplayCache
 from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S, ViewTicket, ViewTickets
-from gateway.flow.recordings.views import ActiveView, RecordingViews
+from gateway.flow.recordings.views import ActiveView, RecordingExport, RecordingViews
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
 from tests.support.console_world import a_rule
@@ -207,6 +208,26 @@ async def test_keystrokes_need_both_permissions(
         await issuing
     assert [one.permission for one in refused] == [missing]
     assert recordings.opened == []
+
+
+async def test_export_ends_with_its_right_while_a_write_waits() -> None:
+    """The handler aborts the connection, which ends a write that the client does not read."""
+    call = ResolvedCall(
+        Operation("ExportRecording", "POST", "/x", RECORDING_VIEW), PROJECT, (SERVER,)
+    )
+    permit = Policy([a_rule(RECORDING_VIEW)], version="v1").permit(ANNA, call, 1.0, NO_INVENTORY)
+    active = ActiveView(permit)
+    info = RecordingInfo(a_recording(), (), on_hold=False)
+    export = RecordingExport(info, cast(Any, None), active, {active})
+    aborted = asyncio.Event()
+    export.on_right_ended(aborted.set)
+    await asyncio.sleep(0)
+    assert not aborted.is_set()
+    active.end(None)
+    async with asyncio.timeout(5):
+        await aborted.wait()
+    with pytest.raises(NotPermitted):
+        await export.chunk(1, 0)
 
 
 def test_messages_of_the_player_are_read() -> None:

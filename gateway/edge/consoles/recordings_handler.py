@@ -108,8 +108,11 @@ class RecordingsHandler:
             response.enable_chunked_encoding()
             opened = opened_fields(export.info, export.reader.parts)
             await response.prepare(request)
-            await response.write(self._file.head(opened))
+            transport = request.transport
+            if transport is not None:  # a client that does not read must not outlast the right
+                export.on_right_ended(transport.abort)
             try:
+                await response.write(self._file.head(opened))
                 for part in export.reader.parts:
                     for index in range(len(part.chunks)):
                         records = await export.chunk(part.info.number, index)

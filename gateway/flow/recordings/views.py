@@ -111,6 +111,10 @@ class RecordingExport:
         self.info = info
         self.reader = reader
 
+    def on_right_ended(self, callback: Callable[[], None]) -> None:
+        """Call back when the right has ended, also while a write waits for the client."""
+        self._active.ended.add_done_callback(lambda _: callback())
+
     async def chunk(self, part: int, index: int) -> bytes:
         """Return the records of a chunk; raise NotPermitted, RecordingUnavailable."""
         if self._active.ended.done():
