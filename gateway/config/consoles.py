@@ -75,8 +75,8 @@ class ConsoleSettings(Section):
     sessions_person_max: _Count = 5
     """Sessions of one person at the same time, over all replicas."""
     sessions_server_max: _Count = 1
-    """Sessions with keyboard on one server at the same time. A second person can take over with
-    `console:takeover`."""
+    """Sessions with keyboard on one server at the same time. One person more can take over
+    with `console:takeover`: that ends the oldest session."""
     viewers_server_max: _Count = 5
     """View-only sessions on one server at the same time."""
     sessions_max: _Count = 1_000

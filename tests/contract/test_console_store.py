@@ -28,6 +28,7 @@ from gateway.flow.consoles.console_store import (
     StaleKey,
     TakeOver,
     TicketGone,
+    WouldEnd,
 )
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
 from tests.contract.test_shared_store import a_seal_key, a_valkey
@@ -95,11 +96,19 @@ async def redeem(
     *,
     take_over: TakeOver = TakeOver.NONE,
 ) -> object:
-    """Issue a ticket and redeem it for the session; the first key is `key NAME`."""
+    """Issue a ticket and redeem it for the session; the first key is `key NAME`.
+
+    A take-over counts as recorded.
+    """
     await issue(store, name, session.person.subject)
-    return await store.redeem(
-        hash_of(name), session, hash_of(f"key {name}"), limits, take_over=take_over
-    )
+    key = hash_of(f"key {name}")
+    result = await store.redeem(hash_of(name), session, key, limits, take_over=take_over)
+    if isinstance(result, WouldEnd):
+        recorded = frozenset(one.id for one in result.sessions)
+        return await store.redeem(
+            hash_of(name), session, key, limits, take_over=take_over, recorded=recorded
+        )
+    return result
 
 
 async def attach(
@@ -245,6 +254,40 @@ async def test_take_over_of_own_sessions_ends_no_other_persons(subject: Subject)
     own = await redeem(subject.store, a_session("c", "ada"), "c", take_over=TakeOver.OWN)
     assert isinstance(own, Redeemed)
     assert len(own.commanded) == 1
+
+
+async def test_take_over_ends_only_recorded_sessions(subject: Subject) -> None:
+    store = subject.store
+    first = await running(store, "a")
+    await issue(store, "t", "ben")
+    arguments = hash_of("t"), a_session("b", "ben"), hash_of("key b"), LIMITS
+    for recorded in (frozenset[str](), frozenset({"0" * 32})):
+        result = await store.redeem(*arguments, take_over=TakeOver.ANY, recorded=recorded)
+        assert result == WouldEnd((first,))
+    assert await store.take_commands("p1") == ()
+    assert await store.find_ticket(hash_of("t")) is not None
+    assert [one.session for one in await store.sessions()] == [first]
+    result = await store.redeem(
+        *arguments, take_over=TakeOver.ANY, recorded=frozenset({"0" * 32, first.id})
+    )
+    assert result == Redeemed(commanded=(first,))
+
+
+async def test_take_over_ends_only_as_many_as_needed(subject: Subject) -> None:
+    store = subject.store
+    limits = replace(LIMITS, server=2)
+    first = await running(store, "a", "ada", limits=limits)
+    by_ben = a_session("b", "ben", started_at=first.started_at + 1)
+    assert await redeem(store, by_ben, "b", limits, take_over=TakeOver.ANY) == Redeemed()
+    by_cyd = a_session("c", "cyd", started_at=first.started_at + 2)
+    result = await redeem(store, by_cyd, "c", limits, take_over=TakeOver.ANY)
+    assert result == Redeemed(commanded=(first,))
+    assert await store.remove(first.id, owner="p1")
+    by_ada = a_session("d", "ada", started_at=first.started_at + 3)
+    assert await redeem(store, by_ada, "d", limits, take_over=TakeOver.OWN) == ConsoleInUse(by_ben)
+    again = a_session("e", "ben", started_at=first.started_at + 3)
+    result = await redeem(store, again, "e", limits, take_over=TakeOver.OWN)
+    assert result == Redeemed(ended=(by_ben,))
 
 
 async def test_take_over_ends_a_session_without_owner(subject: Subject) -> None:

@@ -28,9 +28,10 @@ from gateway.flow.consoles.issue_ticket import TicketAddresses, TicketPipeline
 from gateway.flow.consoles.live_session import SessionServices
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
-from gateway.flow.consoles.redemption import NewSession, Redemption, SessionSecrets
+from gateway.flow.consoles.redemption import Redemption
 from gateway.flow.consoles.session_drain import SessionDrain
 from gateway.flow.consoles.session_leases import SessionLeases
+from gateway.flow.consoles.session_opening import NewSession, SessionSecrets
 from gateway.flow.consoles.session_watch import SessionWatch
 from gateway.flow.decide import Decide
 from gateway.flow.request import ApiRequest, RequestContext

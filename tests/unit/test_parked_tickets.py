@@ -12,7 +12,7 @@ from gateway.domain.errors import (
     TicketOfAnotherPerson,
     TicketRejected,
 )
-from gateway.flow.consoles.redemption import NewSession
+from gateway.flow.consoles.session_opening import NewSession
 from gateway.flow.consoles.ticket_binding import parked_text
 from tests.support.live_consoles import Replica
 from tests.unit.test_console_tickets import policy, run

@@ -175,7 +175,7 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "console_taken_over",
-        "when a person takes a live console over; `target` is the person who had it",
+        "before a person takes a live console over; `target` is the person who had it",
         (*_PERSON, "target", *_SESSION, "detail"),
     ),
     AuditEvent(

@@ -52,6 +52,7 @@ from gateway.flow.consoles.console_store import (
     StaleKey,
     TakeOver,
     TicketGone,
+    WouldEnd,
 )
 
 log = logging.getLogger("gateway.console")
@@ -122,7 +123,8 @@ class ValkeyConsoleStore:
         limits: SessionLimits,
         *,
         take_over: TakeOver,
-    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        recorded: frozenset[str] = frozenset(),
+    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
         by = PersonRef.of(session.person)
         reply = await self._displacing_step(
             SessionCommand("", CommandKind.END, ends.TAKEN_OVER.name, by),
@@ -141,6 +143,7 @@ class ValkeyConsoleStore:
             limits.account,
             limits.total,
             take_over.value,
+            " ".join(recorded),
             _ms(ENDED_REMEMBERED_S),
             _ms(self._resume_within_s),
         )
@@ -149,6 +152,20 @@ class ValkeyConsoleStore:
                 ended = [(one, record) for one, record, sent in replaced if sent == b"0"]
                 commanded = [(one, record) for one, record, sent in replaced if sent == b"1"]
                 return Redeemed(tuple(self._sessions(ended)), tuple(self._sessions(commanded)))
+            case [b"would_end", *unrecorded]:
+                sessions = tuple(self._sessions(unrecorded))
+                if sessions:
+                    return WouldEnd(sessions)
+                # They cannot be read, and therefore not recorded.
+                recorded |= {one.decode() for one, _ in unrecorded}
+                return await self.redeem(
+                    ticket_hash,
+                    session,
+                    resume_hash,
+                    limits,
+                    take_over=take_over,
+                    recorded=recorded,
+                )
             case [b"in_use", bytes(other), bytes(record)]:
                 for found in self._sessions([(other, record)]):
                     return ConsoleInUse(found)

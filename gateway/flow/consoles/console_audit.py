@@ -91,11 +91,11 @@ class ConsoleAudit:
         await self._best_effort.record(record)
 
     async def taken_over(self, by: ConsoleSession, first: ConsoleSession) -> None:
-        """Record before the answer that one person has taken a console over from another."""
+        """Record a take-over before it ends the first session; raise AuditLogUnavailable."""
         record = self._about(by, event="console_taken_over")
         record.target = f"{first.person.issuer}:{first.person.subject}"
         record.detail = f"session {first.id}"
-        await self._best_effort.record(record)
+        await self._durable.record(record)
 
     async def resume_rejected(self, session: ConsoleSession, client_address: str) -> None:
         """Record that a page with the session's cookie is not its current page."""

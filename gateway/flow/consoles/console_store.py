@@ -55,6 +55,16 @@ class Redeemed:
 
 
 @dataclass(frozen=True, slots=True)
+class WouldEnd:
+    """The redemption would take these sessions over; the store is unchanged.
+
+    The caller records the take-over of each, and calls again with their IDs.
+    """
+
+    sessions: tuple[ConsoleSession, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TicketGone:
     """No such ticket: spent, expired, or lapsed because of newer ones."""
 
@@ -72,7 +82,7 @@ class TakeOver(Enum):
 
     NONE = "none"
     OWN = "own"
-    """The same person's sessions; a session of another person means ConsoleInUse."""
+    """The same person's sessions; if one of another person has to end: ConsoleInUse."""
     ANY = "any"
 
 
@@ -225,13 +235,15 @@ class ConsoleStore(Protocol):
         limits: SessionLimits,
         *,
         take_over: TakeOver,
-    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        recorded: frozenset[str] = frozenset(),
+    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
         """Spend the ticket and create the session: both or neither.
 
-        Checked in the order of the results' types. With `session.mode` CONTROL the limits `server`,
-        `person`, `account` and `total` apply; with VIEW `viewers` replaces `server`.
-        `take_over` ends sessions with keyboard of the server, by a command `taken_over` of
-        `session.person`; they do not count in the limits.
+        With `session.mode` CONTROL the limits `server`, `person`, `account` and `total` apply; with
+        VIEW `viewers` replaces `server`. `take_over` ends the oldest sessions with keyboard of the
+        server, as many as the limit `server` needs, by a command `taken_over` of `session.person`;
+        they do not count in the limits. It ends only sessions in `recorded`, the IDs of
+        those with a take-over in the audit log; if it needs others, the result is WouldEnd.
         """
 
     async def attach(  # noqa: PLR0913 - the session, its keys, and the owner

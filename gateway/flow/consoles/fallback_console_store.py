@@ -44,6 +44,7 @@ from gateway.flow.consoles.console_store import (
     StaleKey,
     TakeOver,
     TicketGone,
+    WouldEnd,
 )
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
 
@@ -138,16 +139,24 @@ class FallbackConsoleStore:
         limits: SessionLimits,
         *,
         take_over: TakeOver,
-    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        recorded: frozenset[str] = frozenset(),
+    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
         if not is_local_ticket(ticket_hash):
             with _Watch(self):
                 return await self._shared.redeem(
-                    ticket_hash, session, resume_hash, limits, take_over=take_over
+                    ticket_hash,
+                    session,
+                    resume_hash,
+                    limits,
+                    take_over=take_over,
+                    recorded=recorded,
                 )
         found = self._take_local(ticket_hash)
         if found is None:
             return TicketGone()
-        result = await self._redeem_local(found, session, resume_hash, limits, take_over=take_over)
+        result = await self._redeem_local(
+            found, session, resume_hash, limits, take_over=take_over, recorded=recorded
+        )
         if not isinstance(result, Redeemed):
             self.local.put_ticket(ticket_hash, found)
         return result
@@ -160,7 +169,8 @@ class FallbackConsoleStore:
         limits: SessionLimits,
         *,
         take_over: TakeOver,
-    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        recorded: frozenset[str],
+    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
         # Under a hash that no other process can know: an unclear result repeats no ticket.
         ticket_hash = secrets.token_bytes(32)
         try:
@@ -169,13 +179,23 @@ class FallbackConsoleStore:
                     ticket_hash, found.ticket, per_person_max=1_000, lifetime_s=found.left_s
                 )
                 return await self._shared.redeem(
-                    ticket_hash, session, resume_hash, limits, take_over=take_over
+                    ticket_hash,
+                    session,
+                    resume_hash,
+                    limits,
+                    take_over=take_over,
+                    recorded=recorded,
                 )
         except StoreUnavailable:
             self.local.put_ticket(ticket_hash, found)
             share = limits.share(self._processes())
             result = await self.local.redeem(
-                ticket_hash, session, resume_hash, share, take_over=take_over
+                ticket_hash,
+                session,
+                resume_hash,
+                share,
+                take_over=take_over,
+                recorded=recorded,
             )
             self.local.take_ticket(ticket_hash)
             if isinstance(result, Redeemed):

@@ -50,6 +50,7 @@ from gateway.flow.consoles.live_session import (
 from gateway.flow.consoles.recorded_once import RecordedByOne
 from gateway.flow.consoles.rejected_cookies import CookieRejection, RejectedCookies
 from gateway.flow.consoles.session_page import SessionPage
+from gateway.flow.shielded_tasks import ShieldedTasks
 
 _ATTACH_WITHIN_S: Final = 10.0
 
@@ -88,6 +89,7 @@ class LiveSessions:
         self._power = ConsolePower(services.rights, services.links, audit)
         self._stale = RecordedByOne(store)
         """IDs of the sessions whose rejected resume is recorded."""
+        self._shielded = ShieldedTasks()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -159,9 +161,12 @@ class LiveSessions:
             connection.end(end, by=by)
             return True
         command = SessionCommand(session_id, CommandKind.END, end.name, by)
+        return await self._shielded.run(self._end_elsewhere(command, end))
+
+    async def _end_elsewhere(self, command: SessionCommand, end: SessionEnd) -> bool:
         result = await self._store.command(command)
         if result.ended is not None:
-            await self.record_end(result.ended, end, by=by)
+            await self.record_end(result.ended, end, by=command.by)
         return result.is_found
 
     async def listed(

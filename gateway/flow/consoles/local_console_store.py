@@ -40,6 +40,7 @@ from gateway.flow.consoles.console_store import (
     StaleKey,
     TakeOver,
     TicketGone,
+    WouldEnd,
 )
 
 _REMEMBERED_MAX: Final = 10_000
@@ -140,20 +141,23 @@ class LocalConsoleStore:
         limits: SessionLimits,
         *,
         take_over: TakeOver,
-    ) -> Redeemed | TicketGone | ConsoleInUse | LimitReached:
+        recorded: frozenset[str] = frozenset(),
+    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
         if await self.find_ticket(ticket_hash) is None:
             return TicketGone()
         replaced: list[_StoredSession] = []
         if session.mode is SessionMode.CONTROL:
             users = self._on_server(session)
-            others = any(one.session.person.key != session.person.key for one in users)
-            if take_over is TakeOver.ANY or (take_over is TakeOver.OWN and not others):
-                replaced = users
-            elif len(users) >= limits.server:
+            replaced = users[: max(0, len(users) - limits.server + 1)]
+            others = any(one.session.person.key != session.person.key for one in replaced)
+            if replaced and (take_over is TakeOver.NONE or (take_over is TakeOver.OWN and others)):
                 return ConsoleInUse(users[0].session)
         limit = self._limit_reached(session, limits, replaced)
         if limit is not None:
             return LimitReached(limit)
+        unrecorded = [one.session for one in replaced if one.session.id not in recorded]
+        if unrecorded:
+            return WouldEnd(tuple(unrecorded))
         del self._tickets[ticket_hash]
         self._sessions[session.id] = _StoredSession(
             session, resume_hash, self._now + self._resume_within_s

@@ -5,11 +5,9 @@ policy, inventory, limits. It calls no cloud.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import (
     PARKED_LIFETIME_S,
     TICKETS_PER_PERSON_MAX,
@@ -24,9 +22,9 @@ from gateway.domain.consoles.model import (
 from gateway.domain.consoles.rules import SessionRules
 from gateway.domain.consoles.ticket_text import TicketTexts, secret_hash
 from gateway.domain.errors import (
-    AuditLogUnavailable,
     ConsoleBusy,
     ConsoleStoreUnavailable,
+    GatewayError,
     NotAuthenticated,
     NotPermitted,
     SessionLimitReached,
@@ -40,20 +38,25 @@ from gateway.flow.console_links import Fingerprints
 from gateway.flow.consoles.console_audit import ConsoleAudit
 from gateway.flow.consoles.console_rights import ConsolePermit, ConsoleRights
 from gateway.flow.consoles.console_store import (
-    CommandKind,
     ConsoleInUse,
     ConsoleStore,
     FoundTicket,
     LimitReached,
-    Redeemed,
-    SessionCommand,
     TakeOver,
     TicketGone,
 )
 from gateway.flow.consoles.console_telemetry import ConsoleTelemetry
 from gateway.flow.consoles.recorded_once import RecordedByOne
+from gateway.flow.consoles.session_opening import (
+    NewSession,
+    NotOpened,
+    SessionOpening,
+    SessionSecrets,
+    TicketUse,
+)
 from gateway.flow.consoles.ticket_binding import TicketBinding, is_parked, parked_text
 from gateway.flow.request import RequestContext
+from gateway.flow.shielded_tasks import ShieldedTasks
 
 _RETRY_AFTER_S: Final = 1.0
 
@@ -68,34 +71,6 @@ class TicketDescription:
     in_use: InUse | None
     is_recorded: bool
     records_keys: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NewSession:
-    session: ConsoleSession
-    cookie: Secret
-    resume_key: Secret
-
-
-@dataclass(frozen=True, slots=True)
-class _TicketUse:
-    """What a ticket is spent for."""
-
-    ticket: Ticket
-    permit: ConsolePermit
-    take_over: TakeOver
-    login: str
-    """`BrowserLogin.lineage`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSecrets:
-    """Makes the random values of a session."""
-
-    token: Callable[[], str]
-    """Returns 32 random bytes as text."""
-    session_id: Callable[[], str]
-    """Returns 16 random bytes as hex digits."""
 
 
 class Redemption:
@@ -125,11 +100,19 @@ class Redemption:
         self._store = store
         self._rules = rules
         self._new_secrets = new_secrets
+        self._opening = SessionOpening(
+            store=store,
+            rules=rules,
+            new_secrets=new_secrets,
+            audit=audit,
+            clock=clock,
+            telemetry=telemetry,
+        )
         self._fingerprints = fingerprints
         self._audit = audit
-        self._clock = clock
         self._telemetry = telemetry
         self._recorded = RecordedByOne(store)
+        self._shielded = ShieldedTasks()
 
     async def describe(
         self, text: str, context: RequestContext, *, login: BrowserLogin | None = None
@@ -168,8 +151,9 @@ class Redemption:
     ) -> NewSession:
         """Spend a ticket for a session; the session's record is durable when this returns.
 
-        Raises what `describe` raises, ConsoleBusy, SessionLimitReached (these do not spend the
-        ticket), and AuditLogUnavailable.
+        The record of a take-over is durable before it ends a session. A caller that is cancelled
+        after the checks leaves complete records, and no session. Raises what `describe` raises,
+        ConsoleBusy, SessionLimitReached (these do not spend the ticket), and AuditLogUnavailable.
         """
         ticket = (await self._find(text, context)).ticket
         await self._check_login(text, ticket, login, context)
@@ -179,23 +163,20 @@ class Redemption:
             refusal = NotPermitted("no right to take over", permission=CONSOLE_TAKEOVER)
             await self._reject(text, ticket, refusal, context)
             raise refusal
-        use = _TicketUse(ticket, permit, takes_over, "" if login is None else login.lineage)
-        new, result = await self._spend(text, use, context)
-        match result:
-            case TicketGone():
-                await self.reject(text, context, "spent or expired", kind="gone")
-                raise TicketRejected("spent or expired", is_genuine=True)
-            case ConsoleInUse():
-                self._telemetry.ticket_rejected("in_use")
-                raise ConsoleBusy(self._seen_by(ticket.person, result.session))
-            case LimitReached():
-                self._telemetry.ticket_rejected("limit")
-                raise SessionLimitReached(result.limit.value)
-            case Redeemed():
-                fingerprint = self._fingerprint(text, ticket)
-                await self._record(fingerprint, permit, new.session, result)
-        self._telemetry.session_started(ticket.target.account, permit.mode.value)
-        return new
+        ticket_hash = self._name_of(text)
+        assert ticket_hash is not None, "it was found"
+        use = TicketUse(
+            ticket,
+            ticket_hash,
+            self._fingerprint(text, ticket),
+            permit,
+            takes_over,
+            "" if login is None else login.lineage,
+        )
+        new = await self._opening.open(use, context)
+        if isinstance(new, NewSession):
+            return new
+        raise await self._refusal(text, ticket, new, context)
 
     async def park(self, text: str, context: RequestContext) -> Secret:
         """Spend a ticket, and store it for a browser in which its person is about to log in.
@@ -206,6 +187,9 @@ class Redemption:
         if ticket_hash is None or is_parked(text):
             raise TicketRejected("not a ticket of this gateway", is_genuine=False)
         await self._find(text, context)
+        return await self._shielded.run(self._park(text, ticket_hash, context))
+
+    async def _park(self, text: str, ticket_hash: bytes, context: RequestContext) -> Secret:
         secret = self._new_secrets.token()
         try:
             found = await self._store.spend_ticket(ticket_hash)
@@ -245,6 +229,19 @@ class Redemption:
         self._telemetry.ticket_rejected("garbage" if ticket_hash is None else kind)
         if ticket_hash is None or (ticket is None and is_parked(text)):
             return  # anyone can make such a text, and would fill the audit log
+        await self._shielded.run(
+            self._record_rejection(text, ticket_hash, context, reason, kind, ticket)
+        )
+
+    async def _record_rejection(
+        self,
+        text: str,
+        ticket_hash: bytes,
+        context: RequestContext,
+        reason: str,
+        kind: str,
+        ticket: Ticket | None,
+    ) -> None:
         if not await self._recorded.claim(f"ticket {ticket_hash.hex()} {kind}"):
             return
         if ticket is None:
@@ -351,59 +348,24 @@ class Redemption:
         return TakeOver.ANY if may_any else TakeOver.OWN
 
     async def _has_own_only(self, ticket: Ticket) -> bool:
+        """Return whether the sessions that a take-over ends now are the person's."""
         users = await self._users(ticket.target)
-        return all(one.person.key == ticket.person.key for one in users)
+        oldest = users[: max(0, len(users) - self._rules.server_max + 1)]
+        return all(one.person.key == ticket.person.key for one in oldest)
 
-    async def _spend(
-        self, text: str, use: "_TicketUse", context: RequestContext
-    ) -> tuple[NewSession, Redeemed | TicketGone | ConsoleInUse | LimitReached]:
-        ticket_hash = self._name_of(text)
-        assert ticket_hash is not None, "it was found"
-        ticket, permit = use.ticket, use.permit
-        cookie, resume_key = self._new_secrets.token(), self._new_secrets.token()
-        session = ConsoleSession(
-            id=self._new_secrets.session_id(),
-            person=ticket.person,
-            target=ticket.target,
-            mode=permit.mode,
-            started_at=self._clock.now(),
-            cookie_hash=secret_hash(cookie),
-            client_address=context.client_address,
-            ticket_address=ticket.client_address,
-            request_id=context.request_id,
-            login=use.login,
-        )
-        is_control = permit.mode is SessionMode.CONTROL
-        try:
-            result = await self._store.redeem(
-                ticket_hash,
-                session,
-                secret_hash(resume_key),
-                self._rules.limits(ticket.target.account),
-                take_over=use.take_over if is_control else TakeOver.NONE,
-            )
-        except StoreUnavailable as error:
-            raise _unavailable(error) from None
-        return NewSession(session, Secret(cookie), Secret(resume_key)), result
-
-    async def _record(
-        self, fingerprint: str, permit: ConsolePermit, session: ConsoleSession, redeemed: Redeemed
-    ) -> None:
-        by = PersonRef.of(session.person)
-        for first in (*redeemed.ended, *redeemed.commanded):
-            await self._audit.taken_over(session, first)
-        for first in redeemed.ended:
-            await self._audit.session_ended(first, ends.TAKEN_OVER, by=by)
-            self._telemetry.session_ended(first.target.account, ends.TAKEN_OVER.name)
-        try:
-            await self._audit.session_started(session, permit.permit, fingerprint)
-        except AuditLogUnavailable:
-            self._telemetry.ticket_rejected("audit")
-            # Without a record there is no session: no one has its cookie, and it ends at once.
-            command = SessionCommand(session.id, CommandKind.END, ends.ABANDONED.name)
-            with suppress(StoreUnavailable):  # then it lapses
-                await self._store.command(command)
-            raise
+    async def _refusal(
+        self, text: str, ticket: Ticket, result: NotOpened, context: RequestContext
+    ) -> GatewayError:
+        match result:
+            case ConsoleInUse():
+                self._telemetry.ticket_rejected("in_use")
+                return ConsoleBusy(self._seen_by(ticket.person, result.session))
+            case LimitReached():
+                self._telemetry.ticket_rejected("limit")
+                return SessionLimitReached(result.limit.value)
+            case TicketGone():
+                await self.reject(text, context, "spent or expired", kind="gone")
+                return TicketRejected("spent or expired", is_genuine=True)
 
 
 def _unavailable(error: StoreUnavailable) -> ConsoleStoreUnavailable:

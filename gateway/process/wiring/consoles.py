@@ -57,9 +57,10 @@ from gateway.flow.consoles.live_session import SessionServices
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.local_console_store import LocalConsoleStore
 from gateway.flow.consoles.login_consoles import LoginConsoles
-from gateway.flow.consoles.redemption import Redemption, SessionSecrets
+from gateway.flow.consoles.redemption import Redemption
 from gateway.flow.consoles.session_drain import SessionDrain
 from gateway.flow.consoles.session_leases import SessionLeases
+from gateway.flow.consoles.session_opening import SessionSecrets
 from gateway.flow.consoles.session_watch import SessionWatch
 from gateway.flow.decide import Decide
 from gateway.flow.recordings.recording_writer import RecordingWriter

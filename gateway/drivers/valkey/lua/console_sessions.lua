@@ -188,21 +188,22 @@ end
 
 -- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
 -- person, server, viewers, account and total, whose sessions to take over ('none', 'own',
--- 'any'), time to remember an end, time to resume, commands to those that are taken over
+-- 'any'), IDs of those whose take-over is recorded, time to remember an end, time to resume,
+-- commands to those that are taken over
 function steps.redeem(hash, person, server, account, id, record, cookie, resume, mode, started,
-    person_max, server_max, viewers_max, account_max, total_max, takes_over, remember, resumable,
-    ...)
+    person_max, server_max, viewers_max, account_max, total_max, takes_over, recorded, remember,
+    resumable, ...)
   if not ticket_of(hash) then return {'gone'} end
   local replaced, is_view = {}, mode == 'view'
   local users = living(server, mode)
   if not is_view then
+    -- The oldest, as many as have to end for one more session.
+    replaced = {unpack(users, 1, #users - tonumber(server_max) + 1)}
     local others = false
-    for _, one in ipairs(users) do
+    for _, one in ipairs(replaced) do
       others = others or string.sub(field(one, 'indexes'), 1, #person) ~= person
     end
-    if takes_over == 'any' or (takes_over == 'own' and not others) then
-      replaced = users
-    elseif #users >= tonumber(server_max) then
+    if #replaced > 0 and (takes_over == 'none' or (takes_over == 'own' and others)) then
       return {'in_use', users[1], field(users[1], 'record')}
     end
   end
@@ -217,6 +218,13 @@ function steps.redeem(hash, person, server, account, id, record, cookie, resume,
   local on_account = count_living(account_key(account)) - #replaced
   if on_account >= tonumber(account_max) then return {'limit', 'account'} end
   if count_living(sessions) - #replaced >= tonumber(total_max) then return {'limit', 'total'} end
+  local unrecorded = {}
+  for _, one in ipairs(replaced) do
+    if not string.find(recorded, one, 1, true) then
+      unrecorded[#unrecorded + 1] = {one, field(one, 'record')}
+    end
+  end
+  if #unrecorded > 0 then return {'would_end', unpack(unrecorded)} end
   local commands = commands_of(...)
   local missing = without_command(replaced, commands)
   if #missing > 0 then return {'displaces', unpack(missing)} end

@@ -1,0 +1,24 @@
+"""Work that runs to its end although its caller is cancelled."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
+
+
+class ShieldedTasks:
+    """Starts such work, and refers to it until it has ended."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        task = asyncio.create_task(work)  # noqa: TID251 - it outlives its request
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Return the result of `work`; a cancelled caller does not cancel it."""
+        return await asyncio.shield(self.start(work))
