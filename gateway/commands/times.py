@@ -13,6 +13,11 @@ _UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _YEAR_9999: Final = 253_402_300_799
 
 
+def now() -> float:
+    """Return the time in seconds since the epoch; without the imports of `SystemClock`."""
+    return datetime.now(UTC).timestamp()
+
+
 def duration(low: float, high: float) -> Callable[[str], float]:
     """Return a type for a duration with a unit, or in seconds; its value is in seconds."""
 
@@ -34,7 +39,7 @@ def time_or_age(text: str) -> float:
     """Return the seconds since the epoch of a time, or of a duration before now."""
     age_s = _with_unit(text)
     if age_s is not None:
-        return datetime.now(UTC).timestamp() - age_s
+        return now() - age_s
     try:
         return instant(text)
     except argparse.ArgumentTypeError as error:

@@ -238,7 +238,7 @@ def test_search_accepts_spans_before_now(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(times, "SystemClock", lambda: FakeClock(now=1_800_000_720.0))
+    monkeypatch.setattr(times, "now", lambda: 1_800_000_720.0)
     _, output = run(capsys, "search", audit_log, "--project", "p1", *options, "--json")
     found = [json.loads(line)["request_id"] for line in output.splitlines()]
     assert found == [f"request-{i}" for i in numbers]

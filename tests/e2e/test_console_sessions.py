@@ -117,6 +117,21 @@ async def test_ticket_opens_a_live_console_once(
     assert rejected["detail"] == "spent or expired"
 
 
+async def test_response_with_a_ticket_is_that_of_a_link(live: Stack, server: str) -> None:
+    """Status, headers and body are those of `direct`; `no-cache` changes nothing."""
+    gateway, token = live.gateway, live.cloud.token("form")
+    plain = await asyncio.to_thread(gateway.console, token, server)
+    fresh = await asyncio.to_thread(gateway.console, token, server, Cache_Control="no-cache")
+    for response in (plain, fresh):
+        assert response.status == 200
+        assert set(response.json) == {"url"}
+        assert response.json["url"].startswith(f"{gateway.url}/console#")
+        assert response.headers["cache-control"] == "no-store"
+        assert 55 <= int(response.headers["x-console-expires-in"]) <= 60
+    assert plain.headers.keys() == fresh.headers.keys()
+    assert plain.json["url"] != fresh.json["url"]
+
+
 async def test_head_issues_no_ticket(live: Stack, server: str) -> None:
     """HEAD is not allowed, as with the cloud's own URLs."""
     gateway, before = live.gateway, len(live.gateway.audit("console_ticket_issued"))

@@ -340,7 +340,8 @@ def redis_hung(scene: Scene) -> None:
     for _ in range(3):
         scene.fetch(16, token)
         scene.stack.valkey.hang()
-        assert {one.status for one in scene.fetch(16, token)} == {200}
+        got = scene.fetch(16, token)
+        assert {one.status for one in got} == {200}, [one.body for one in got if one.status != 200]
         scene.wait_for_scrape()
         scene.stack.valkey.resume()
         eventually(lambda: scene.stack.gateway.metric("gateway_store_available") == 1)

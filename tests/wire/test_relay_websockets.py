@@ -103,6 +103,42 @@ async def test_frames_pass_in_both_directions(lab):
     assert lab.relay.inputs == 1
 
 
+async def test_message_in_fragments_that_drip_is_one_message(lab):
+    browser = await (await lab.start()).open()
+    key = rfb.key(65)
+    fragments = (
+        masked_frame(key[:3], opcode=2, is_last=False)
+        + masked_frame(b"between", opcode=9)  # a ping may stand between fragments (RFC 6455, 5.4)
+        + masked_frame(key[3:5], opcode=0, is_last=False)
+        + masked_frame(key[5:], opcode=0)
+    )
+    for byte in fragments:
+        browser._conn.transport.write(bytes([byte]))
+        await asyncio.sleep(0.001)
+    await until(lambda: key in lab.received)
+    assert [one for one in lab.received if one[:1] == b"\x04"] == [key]
+
+
+async def test_fragments_above_the_limit_end_the_session(lab):
+    browser = await (await lab.start()).open()
+    half = bytes(CLOUD_FRAME_MAX // 2 + 1)
+    for opcode in (2, 0):
+        browser._conn.transport.write(masked_frame(half, opcode=opcode, is_last=False))
+    await until(lambda: lab.relay.ends != [])
+    end = RelayEnd(Side.BROWSER, PROTOCOL_ERROR, "a WebSocket message is too long")
+    assert lab.relay.ends == [end]
+
+
+def masked_frame(payload: bytes, *, opcode: int, is_last: bool = True) -> bytes:
+    """Return a frame of RFC 6455, 5.2 as a browser sends it, with a mask of zeros."""
+    first = bytes([opcode | (0x80 if is_last else 0)])
+    if len(payload) < 126:
+        length = bytes([0x80 | len(payload)])
+    else:
+        length = bytes([0x80 | 127]) + len(payload).to_bytes(8, "big")
+    return first + length + bytes(4) + payload
+
+
 async def test_close_of_the_cloud_ends_with_its_code(lab):
     browser = await (await lab.start()).open()
     await lab.cloud.close(code=1000, message=b"token=secret")

@@ -114,7 +114,9 @@ def test_lists_of_a_hostile_server_are_escaped(
     }
     assert main(["servers", PROJECT]) == 0
     assert main(["servers", "--json", PROJECT]) == 0
-    server.document["servers"] = [{"id": one, "name": HOSTILE} for one in (HOSTILE, SERVER)]
+    named = [{"id": one, "name": HOSTILE, "permissions": [HOSTILE]} for one in (HOSTILE, SERVER)]
+    areas = {"region": HOSTILE, "account": HOSTILE, "project_name": PROJECT}
+    server.document["projects"] = [{"project_id": HOSTILE, **areas, "servers": named}]
     assert main(["console", f"{PROJECT}/{HOSTILE}"]) == 2, "two servers have that name"
     shown = capsys.readouterr()
     assert is_harmless(shown.out)

@@ -104,10 +104,6 @@ class ConsoleRights:
         """Equal while decisions stay the same."""
         return self._decide.version
 
-    def unchanged_between(self) -> tuple[float, float]:
-        """Return the time around now in which no rule begins or ends."""
-        return self._policies.current().unchanged_between(self._clock.now())
-
     @property
     def uses_inventories(self) -> bool:
         """Whether a rule of the policy in force selects servers by attributes."""

@@ -1,7 +1,6 @@
 """Re-evaluates the sessions of a process whenever a decision may have changed (invariant 11)."""
 
 import asyncio
-import math
 from typing import Final
 
 from gateway.domain.model import ProjectId
@@ -22,8 +21,6 @@ class SessionWatch:
         self._rights = rights
         self._clock = clock
         self._version: object = None
-        self._unchanged = (math.inf, math.inf)
-        """The time in which no rule begins or ends."""
         self._inventories: dict[ProjectId, object] = {}
         self._changed: asyncio.Queue[LiveSession] = asyncio.Queue()
         """Sessions whose mode has changed, to be stored and recorded."""
@@ -78,7 +75,6 @@ class SessionWatch:
         A session that is attached meanwhile was decided on by its attach.
         """
         self._version = self._rights.version
-        self._unchanged = self._rights.unchanged_between()
         current = self._sessions.connections
         connections = list(current.values())
         projects = {one.session.target.project for one in connections}
@@ -94,8 +90,7 @@ class SessionWatch:
                 slice_ends_at = self._clock.monotonic() + _SLICE_S
 
     def _is_changed(self) -> bool:
-        begins, ends = self._unchanged
-        if not begins <= self._clock.now() < ends or self._rights.version != self._version:
+        if self._rights.version != self._version:
             return True
         return self._rights.uses_inventories and any(
             self._inventories.get(project) != self._rights.inventory_state(project)
