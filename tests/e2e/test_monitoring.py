@@ -88,8 +88,7 @@ ADMIN_API: dict[str, Any] = {
 }
 KEYS_AGE_MAX_S = 12
 REDIS_TIMEOUT_S = 0.5
-"""A busy machine must not look like a lost Redis before the event that stops it. With 1 s, requests
-during that event would miss their deadline."""
+"""A busy machine must not look like a lost Redis before the event that stops it."""
 IAM_TOKEN_LIFE_S = 900
 """Below the half hour at which the alert on token renewal fires."""
 
@@ -491,9 +490,9 @@ EVENTS: tuple[Callable[[Scene], None], ...] = (
     renewed,
     cloud_broken,
     account_rejected,
-    issuer_down,
     cloud_slow,
     redis_hung,
+    issuer_down,  # from here on, a token that no worker has verified may be refused
     stalled,
     bad_policy,
     bad_config,
