@@ -24,6 +24,7 @@ from tests.support.page_site import (
     show_screen,
 )
 from tests.support.small_rfb import SmallScreen
+from tests.support.stack import eventually
 
 pytestmark = needs_chromium
 TICKET = "#t0"
@@ -540,7 +541,7 @@ def test_power_is_hidden_where_it_cannot_be_used(
 def test_page_announces_no_extended_clipboard(visitor: Visitor) -> None:
     """A server answers the announcement with such a message, which ends the session."""
     screen = visitor.go_live()
-    assert Encoding.RAW in screen.encodings
+    eventually(lambda: Encoding.RAW in screen.encodings)
     assert Encoding.EXTENDED_CLIPBOARD not in screen.encodings
 
 
