@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from types import SimpleNamespace
 
@@ -7,6 +7,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.demo.cloud import idp
+from gateway.drivers.valkey.connection import Valkey
+from tests.contract.test_shared_store import a_valkey
+from tests.support.valkey import RealValkey
 
 _KEYS = 16
 """More than a test uses at a time."""
@@ -21,3 +24,11 @@ def reused_signing_keys() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(idp, "rsa", generator)
         yield
+
+
+@pytest.fixture
+async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
+    valkey = a_valkey(shared_valkey)
+    assert await valkey.probe()
+    yield valkey
+    await valkey.close()

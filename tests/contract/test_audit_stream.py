@@ -1,7 +1,7 @@
 """The audit log in a real Valkey stream: as the only store, and as a copy of the files."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -45,14 +45,6 @@ class Flaky(AuditStream):
         await super().append(chain, after_seq, lines, allow_gap=allow_gap)
         if self.loses == "answer":
             raise StoreUnavailable("lost")
-
-
-@pytest.fixture
-async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
-    made = a_valkey(shared_valkey)
-    assert await made.probe()
-    yield made
-    await made.close()
 
 
 def an_audit_log(store: Any, **options: Any) -> GroupCommitAuditLog:

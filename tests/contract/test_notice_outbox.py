@@ -18,7 +18,7 @@ from gateway.drivers.valkey.notice_outbox import ValkeyNoticeOutbox
 from gateway.drivers.valkey.request_store import ValkeyRequestStore
 from gateway.drivers.webhooks.http_webhooks import open_webhooks
 from gateway.flow.requests.webhooks import NoticeOutbox
-from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.contract.test_shared_store import a_seal_key
 from tests.support.access_requests import an_access_request, changed
 from tests.support.notice_outbox import FakeNoticeOutbox
 from tests.support.valkey import RealValkey
@@ -35,14 +35,6 @@ def a_notice(name: str, at: float = 1_000.0) -> Notice:
 class Subject:
     outbox: NoticeOutbox
     add: Callable[[Sequence[Notice]], Awaitable[None]]
-
-
-@pytest.fixture
-async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
-    valkey = a_valkey(shared_valkey)
-    assert await valkey.probe()
-    yield valkey
-    await valkey.close()
 
 
 @pytest.fixture(params=["fake", "valkey"])

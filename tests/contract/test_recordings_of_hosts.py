@@ -1,7 +1,7 @@
 """Hosts that do not share a recording directory list each other's recordings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,14 +69,6 @@ class Host:
 
     async def publish(self, recording: str) -> None:
         await self.catalogue.publish(await self.info(recording))
-
-
-@pytest.fixture
-async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
-    valkey = a_valkey(shared_valkey)
-    assert await valkey.probe()
-    yield valkey
-    await valkey.close()
 
 
 def a_host(valkey: Valkey, root: Path, name: str, key: Secret = KEY, ttl_s: float = TTL_S) -> Host:

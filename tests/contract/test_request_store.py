@@ -13,7 +13,7 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.notice_outbox import ValkeyNoticeOutbox
 from gateway.drivers.valkey.request_store import ValkeyRequestStore
 from gateway.flow.requests.active_requests import RequestStore
-from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.contract.test_shared_store import a_seal_key
 from tests.support.access_requests import an_access_request, changed
 from tests.support.request_store import FakeRequestStore
 from tests.support.valkey import RealValkey
@@ -27,14 +27,6 @@ KEY = a_seal_key()
 class Subject:
     store: RequestStore
     lose_data: Callable[[], Awaitable[object]]
-
-
-@pytest.fixture
-async def valkey(shared_valkey: RealValkey) -> AsyncIterator[Valkey]:
-    valkey = a_valkey(shared_valkey)
-    assert await valkey.probe()
-    yield valkey
-    await valkey.close()
 
 
 @pytest.fixture

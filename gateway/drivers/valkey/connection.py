@@ -121,6 +121,16 @@ class Valkey:
     def on_message(self, call: Callable[[bytes], None]) -> None:
         self._message_callbacks.append(call)
 
+    def on_change(self, message: bytes, call: Callable[[], None]) -> None:
+        """Call `call` at each such message, and whenever one may have been missed."""
+
+        def receive(received: bytes) -> None:
+            if received == message:
+                call()
+
+        self.on_message(receive)
+        self.on_availability_change(call)
+
     async def run_script(
         self,
         script: LuaScript,

@@ -73,12 +73,7 @@ class ValkeyOverrideStore:
             expired = ()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        def receive(message: bytes) -> None:
-            if message == _MESSAGE:
-                callback()
-
-        self._valkey.on_message(receive)
-        self._valkey.on_availability_change(callback)
+        self._valkey.on_change(_MESSAGE, callback)
 
     async def _fetch(self, ids: Sequence[str]) -> _Fetched:
         fetched: _Fetched = {}

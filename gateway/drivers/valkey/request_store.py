@@ -91,12 +91,7 @@ class ValkeyRequestStore:
             await self._valkey.run_script(_REMOVE, self._keys, some)
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        def receive(message: bytes) -> None:
-            if message == _MESSAGE:
-                callback()
-
-        self._valkey.on_message(receive)
-        self._valkey.on_availability_change(callback)
+        self._valkey.on_change(_MESSAGE, callback)
 
     async def _fetch(self, ids: Sequence[str]) -> tuple[list[AccessRequest], frozenset[str]]:
         """Return the requests, and the IDs of those that must be written again."""

@@ -1,6 +1,5 @@
 """WebSockets of the gateway's own pages."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from gateway.edge.listener.request import ListenerRequest
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.request import RequestContext
+from gateway.flow.shielded_tasks import ShieldedTasks
 
 TRY_AGAIN_LATER: Final = 1013
 """Close code of the WebSocket protocol itself; the pages connect again after a while."""
@@ -31,7 +31,7 @@ class BrowserSockets:
         self._accept = accept
         self._limits = limits
         self._on_limited = on_limited
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving = ShieldedTasks()
 
     async def serve(
         self,
@@ -59,10 +59,7 @@ class BrowserSockets:
             self._on_limited()
             await channel.close(TRY_AGAIN_LATER, "limit")
             return response
-        serving = asyncio.create_task(work(channel))  # noqa: TID251 - it outlives its request
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
         # A lost connection cancels the request's handler. The work ends by itself: it reads the
         # end of the channel, and a session still has to record why it ended.
-        await asyncio.shield(serving)
+        await self._serving.run(work(channel))
         return response

@@ -3,7 +3,6 @@
 It asks the provider again whether the person may log in, and for the groups.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -15,6 +14,7 @@ from gateway.flow.clock import Clock
 from gateway.flow.login.id_tokens import IdTokens, LoginIssuer
 from gateway.flow.login.login_store import LoginStore
 from gateway.flow.login.login_telemetry import LoginTelemetry
+from gateway.flow.shielded_tasks import ShieldedTasks
 
 _RETRY_AFTER_S: Final = 2.0
 _LEASE_S: Final = 10.0
@@ -38,7 +38,7 @@ class SessionRefresh:
         self._id_tokens = id_tokens
         self._telemetry = telemetry
         self._clock = clock
-        self._running: set[asyncio.Task[BrowserSession]] = set()
+        self._refreshes = ShieldedTasks()
 
     async def refreshed(self, session: BrowserSession, deadline: float) -> BrowserSession:
         """Return a session whose refresh is due with new tokens.
@@ -70,11 +70,8 @@ class SessionRefresh:
         if not has_lease:
             return found, False
         # A browser that disconnects must not lose the new refresh token.
-        refresh = asyncio.create_task(self._refresh(found))  # noqa: TID251 - it outlives its request
-        self._running.add(refresh)
-        refresh.add_done_callback(self._running.discard)
         try:
-            return await asyncio.shield(refresh), True
+            return await self._refreshes.run(self._refresh(found)), True
         except LoginFailed as rejected:
             if rejected.problem is not model.PROVIDER_UNAVAILABLE:
                 raise
