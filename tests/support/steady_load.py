@@ -91,9 +91,12 @@ class SteadyLoad:
         return sum(self.answers.values())
 
     def goes_on(self, seconds: float) -> None:
-        """Let the load run for some seconds and check that it gets responses."""
+        """Let the load run for some seconds, and until it got a response in that time."""
         before = self.count
         time.sleep(seconds)
+        deadline = time.monotonic() + _ANSWERED_WITHIN_S
+        while self.count == before and time.monotonic() < deadline:
+            time.sleep(0.02)
         assert self.count > before, self.failures[:5]
 
     async def _run(self) -> None:
