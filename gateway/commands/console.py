@@ -28,7 +28,7 @@ def register(parser: CommandParser) -> None:
         "server",
         metavar="SERVER",
         help="NAME, ID or AREA/NAME, where AREA is a project, region or account"
-        " (without `server_list.enabled`: PROJECT/NAME or PROJECT/ID)",
+        " (without `page.enabled`: PROJECT/NAME or PROJECT/ID)",
     )
     parser.add_argument("--fresh", action="store_true", help="request a new link, not a cached one")
     output = parser.add_mutually_exclusive_group()

@@ -52,7 +52,7 @@ def find_server(gateway: GatewayClient, text: str) -> FoundServer:
     if servers is None:
         raise usage_error(
             f"Specify the server as {_EXACT}: this gateway does not list the servers of all"
-            " projects (`server_list.enabled`)."
+            " projects (`page.enabled`)."
         )
     found = [one for one in servers if one.is_called(text) or (slash and one.is_at(area, name))]
     return _only([one for one in found if one.can_open] or found, text)

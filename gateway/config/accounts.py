@@ -208,7 +208,7 @@ class InventorySettings(Section):
 
     poll_s: Seconds = 60.0
     """Interval in seconds at which servers are listed, from spare budget and only if the policy
-    has rules by attributes or `server_list.enabled` is set."""
+    has rules by attributes or `page.enabled` is set."""
     age_max_s: Seconds = 600.0
     """Oldest usable inventory, in seconds. Beyond it, grants by attributes do not apply, but
     denials by attributes do. It must exceed `poll_s`."""

@@ -31,9 +31,9 @@ from gateway.config.located_yaml import Document, load
 from gateway.config.login import LoginSettings
 from gateway.config.operations import OperationChanges, built_in_operations
 from gateway.config.overrides import OverrideSettings
+from gateway.config.people_page import PeoplePageSettings
 from gateway.config.policy_names import KnownNames
 from gateway.config.recordings import RecordingSettings
-from gateway.config.server_list import ServerListSettings
 from gateway.config.store import RedisAccess, StoreSettings
 from gateway.config.telemetry import LogSettings, MetricsSettings
 from gateway.config.validation import config_errors
@@ -90,7 +90,7 @@ class Settings(Section):
     """Revocations and other overrides that administrators set at runtime."""
     requests: AccessRequestSettings = AccessRequestSettings()
     """Access requests: bounds, retention, and what shows that two people differ."""
-    server_list: ServerListSettings = ServerListSettings()
+    page: PeoplePageSettings = PeoplePageSettings()
     """Whether people can list their servers over all accounts (`GET /servers`)."""
     metrics: MetricsSettings = MetricsSettings()
     """Labels of metrics."""

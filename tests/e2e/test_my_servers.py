@@ -14,7 +14,7 @@ from tests.support.stack import CloudProcess, Response, Stack, eventually, fetch
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), start=False, environ=ENVIRON)
-    stack.gateway.config["server_list"] = {"enabled": True}
+    stack.gateway.config["page"] = {"enabled": True}
     stack.gateway.config["accounts"][0]["region"] = "cn-east-3"
     stack.gateway.config["store"]["timeout_s"] = 1
     enable_login(stack.gateway)

@@ -507,7 +507,7 @@ def test_gateway_without_the_list_takes_the_project(
     assert console.run(options(gateway, server="p/web-01")) == 0
     gateway.responses = [missing]
     assert console.run(options(gateway, server="web-01")) == 2
-    assert "`server_list.enabled`" in capsys.readouterr().err
+    assert "`page.enabled`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("server", ["", "/", "p/", "/web-01"])

@@ -26,7 +26,7 @@ def open_inventories(
     single_flight: SingleFlight,
 ) -> CachedInventories:
     def is_needed() -> bool:
-        return runtime.config.server_list.enabled or policies.current().selects_by_attributes
+        return runtime.config.page.enabled or policies.current().selects_by_attributes
 
     gauge = runtime.metrics.gauge
     inventories = CachedInventories(

@@ -23,7 +23,7 @@ class OpenServers:
 def open_servers(runtime: Runtime, stages: Stages) -> OpenServers | None:
     """Return None unless the config enables the list."""
     config = runtime.config
-    if not config.server_list.enabled:
+    if not config.page.enabled:
         return None
     servers = VisibleServers(
         [

@@ -1,10 +1,10 @@
-"""Config section `server_list`: what people see of their servers over all accounts."""
+"""Config section `page`: what people see of their servers over all accounts."""
 
 from gateway.config.values import Section
 
 
-class ServerListSettings(Section):
-    """The list of a person's servers over all accounts."""
+class PeoplePageSettings(Section):
+    """The page and the list of a person's servers over all accounts."""
 
     enabled: bool = False
     """Serve `GET /servers`, and let `gateway console` find servers by name over all projects. All
