@@ -11,9 +11,11 @@ import aiohttp
 import pytest
 
 from gateway.config.accounts import Timeouts
+from gateway.config.egress import EgressProxy, EgressSettings
 from gateway.domain.errors import GatewayError, UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import UpstreamRequest, UpstreamResponse
 from gateway.drivers.cloud.upstream import AioUpstream, open_session
+from gateway.drivers.network.egress import EgressRoute
 from tests.support.scripted_upstream import (
     CLOSE,
     HANG,
@@ -32,11 +34,14 @@ FLOOD = b"Content-Length: 50000000\r\n"
 
 @asynccontextmanager
 async def client(
-    url: str, *, read_s: float = 10.0, response_bytes_max: int = 65_536
+    url: str, *, read_s: float = 10.0, response_bytes_max: int = 65_536, proxied: bool = False
 ) -> AsyncIterator[AioUpstream]:
+    """With `proxied`, the cloud is its own proxy, so requests take aiohttp's session."""
     timeouts = Timeouts(connect_s=5.0, read_s=read_s, total_s=20.0)
+    proxy = EgressProxy(url=url) if proxied else None
+    route = EgressRoute(EgressSettings(), proxy=proxy, ca_file=None, certificate=None)
     async with open_session(timeouts) as session:
-        yield AioUpstream(session, url, response_bytes_max=response_bytes_max)
+        yield AioUpstream(session, url, response_bytes_max=response_bytes_max, route=route)
 
 
 async def send(
@@ -45,10 +50,11 @@ async def send(
     return await upstream.send(request, credential=CREDENTIAL, timeout_s=timeout_s)
 
 
-async def test_response_of_any_status_is_returned_whole() -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_response_of_any_status_is_returned_whole(*, proxied: bool) -> None:
     async with (
         scripted_upstream(ok(b"no", "X-Thing: 1", status="404 Not Found")) as cloud,
-        client(cloud.url) as upstream,
+        client(cloud.url, proxied=proxied) as upstream,
     ):
         answer = await send(upstream)
     assert (answer.status, answer.body, answer.headers["x-thing"]) == (404, b"no", "1")
@@ -64,11 +70,12 @@ async def test_path_is_sent_byte_for_byte(path: str) -> None:
     assert cloud.received[0].line == f"GET {path} HTTP/1.1"
 
 
-async def test_headers_body_and_credential_arrive_once() -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_headers_body_and_credential_arrive_once(*, proxied: bool) -> None:
     request = UpstreamRequest(
         "PUT", "/x", (("Content-Type", "application/json"), ("X-Request-Id", "r")), b'{"a":1}'
     )
-    async with scripted_upstream(ok()) as cloud, client(cloud.url) as upstream:
+    async with scripted_upstream(ok()) as cloud, client(cloud.url, proxied=proxied) as upstream:
         await send(upstream, request)
     (received,) = cloud.received
     assert received.body == b'{"a":1}'
@@ -77,6 +84,45 @@ async def test_headers_body_and_credential_arrive_once() -> None:
     assert received.header("X-Request-Id") == ["r"]
     assert received.header("Host") == [cloud.url.removeprefix("http://")]
     assert received.header("Cookie") == []
+    assert received.header("Accept") == ["application/json"]
+    assert received.header("Content-Length") == ["7"]
+
+
+@pytest.mark.parametrize(("method", "length"), [("GET", []), ("POST", ["0"]), ("DELETE", ["0"])])
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_request_without_body_has_the_length_of_its_method(
+    method: str, length: list[str], *, proxied: bool
+) -> None:
+    async with scripted_upstream(ok()) as cloud, client(cloud.url, proxied=proxied) as upstream:
+        await send(upstream, UpstreamRequest(method, "/x"))
+    (received,) = cloud.received
+    assert received.header("Content-Length") == length
+    assert received.header("Content-Type") == []
+
+
+async def test_interim_response_is_skipped() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    async with scripted_upstream([interim, *ok(b"whole")]) as cloud, client(cloud.url) as upstream:
+        answer = await send(upstream)
+    assert (answer.status, answer.body) == (200, b"whole")
+
+
+async def test_response_to_head_has_no_body() -> None:
+    head = [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"]
+    async with scripted_upstream(head, ok(b"next")) as cloud, client(cloud.url) as upstream:
+        first = await send(upstream, UpstreamRequest("HEAD", "/x"))
+        second = await send(upstream)
+    assert (first.body, second.body) == (b"", b"next")
+    assert cloud.connections == 1
+
+
+async def test_connection_with_more_than_one_response_is_not_reused() -> None:
+    both = ok(b"mine")[0] + ok(b"of another request")[0]
+    async with scripted_upstream([both], ok(b"right")) as cloud, client(cloud.url) as upstream:
+        first = await send(upstream)
+        second = await send(upstream)
+    assert (first.body, second.body) == (b"mine", b"right")
+    assert cloud.connections == 2
 
 
 async def test_header_of_60_kb_is_accepted() -> None:
@@ -217,9 +263,13 @@ async def test_closed_port_is_unreachable() -> None:
 
 @pytest.mark.parametrize("script", [[CLOSE], [RESET]])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
-async def test_one_send_makes_one_request(method: str, script: Script) -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_one_send_makes_one_request(method: str, script: Script, *, proxied: bool) -> None:
     # aiohttp repeats idempotent methods automatically, without a slot of the budget.
-    async with scripted_upstream(ok(), script) as cloud, client(cloud.url) as upstream:
+    async with (
+        scripted_upstream(ok(), script) as cloud,
+        client(cloud.url, proxied=proxied) as upstream,
+    ):
         await send(upstream)
         with pytest.raises(UpstreamUnreachable) as caught:
             await send(upstream, UpstreamRequest(method, "/x", body=b"{}"))

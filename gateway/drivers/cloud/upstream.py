@@ -8,22 +8,30 @@ from functools import partial
 from http import HTTPStatus
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDictProxy
 from yarl import URL
 
-from gateway import __version__
 from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse, is_ok
 from gateway.domain.upstream.redaction import SecretSearch, redact_body, secrets_in
+from gateway.drivers.cloud.request_sender import (
+    DEFAULT_HEADERS,
+    HEADER_BYTES_MAX,
+    RequestSender,
+    WholeResponse,
+    codings,
+    is_coded,
+    read_body,
+)
 from gateway.drivers.network.connection_errors import describe_error
 from gateway.drivers.network.egress import EgressRoute
 
-_HEADER_BYTES_MAX = 65_536  # IAM tokens have tens of kilobytes (upstream-api.md#3.1)
 _CHUNK_BYTES = 65_536
 _GZIP = ("gzip", "x-gzip")
 _INLINE_BYTES_MAX = 65_536
 """A larger body is decompressed in a thread: the event loop must not wait for it."""
-_USER_AGENT = f"console-gateway/{__version__}"
 _NO_ROUNDING_S = 86_400.0
 """Above this, aiohttp rounds timeouts up to whole seconds, which may exceed a deadline."""
 
@@ -51,13 +59,13 @@ async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSessio
             ceil_threshold=_NO_ROUNDING_S,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie must not be sent for another
-        headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
+        headers=DEFAULT_HEADERS,
         skip_auto_headers={"Content-Type"},
         trust_env=False,
         auto_decompress=True,
         raise_for_status=False,
-        max_line_size=_HEADER_BYTES_MAX,
-        max_field_size=_HEADER_BYTES_MAX,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
         requote_redirect_url=False,
         middlewares=(_send_once,),
     )
@@ -91,6 +99,11 @@ class AioUpstream:
         self._session = session
         self._endpoint = endpoint
         self._response_bytes_max = response_bytes_max
+        self._sender = None
+        if "proxy" not in self._route:
+            self._sender = RequestSender(
+                session, endpoint, tls=self._route.get("ssl"), body_bytes_max=response_bytes_max
+            )
 
     async def send(
         self,
@@ -99,27 +112,35 @@ class AioUpstream:
         credential: Headers,
         timeout_s: float,
     ) -> UpstreamResponse:
-        timeout = self._session.timeout
-        if timeout_s < (timeout.total or timeout_s + 1):
-            timeout = _within(timeout, timeout_s)
+        timeout_s = min(timeout_s, self._session.timeout.total or timeout_s)
         with _translated():
-            async with self._session.request(
-                request.method,
-                URL(self._endpoint + request.path, encoded=True),
-                headers=[*request.headers, *credential],
-                data=request.body or None,
-                allow_redirects=False,
-                timeout=timeout,
-                auto_decompress=not request.encoded,
-                **self._route,
-            ) as response:
-                body = await self._read(response)
-                headers: Mapping[str, str] = response.headers
-                if request.encoded and response.ok and _is_coded(response):
-                    headers, body = await self._searched(response, body, secrets_in(credential))
-                elif request.encoded:
-                    body = self._decoded(response, body)  # the gateway reads error bodies
-                return UpstreamResponse(response.status, headers, body)
+            if self._sender is not None:
+                response = await self._sender.send(request, credential, timeout_s=timeout_s)
+            else:
+                response = await self._send_in_session(request, credential, timeout_s)
+            status, headers, body = response
+            if not request.encoded or not is_coded(headers):
+                return UpstreamResponse(status, headers, body)
+            if status >= HTTPStatus.BAD_REQUEST:  # the gateway reads error bodies
+                return UpstreamResponse(status, headers, self._decoded(headers, body))
+            found = await self._searched(headers, body, secrets_in(credential))
+            return UpstreamResponse(status, *found)
+
+    async def _send_in_session(
+        self, request: UpstreamRequest, credential: Headers, timeout_s: float
+    ) -> WholeResponse:
+        async with self._session.request(
+            request.method,
+            URL(self._endpoint + request.path, encoded=True),
+            headers=[*request.headers, *credential],
+            data=request.body or None,
+            allow_redirects=False,
+            timeout=_within(self._session.timeout, timeout_s),
+            auto_decompress=not request.encoded,
+            **self._route,
+        ) as response:
+            body = await self._read(response)
+            return WholeResponse(response.status, response.headers, body)
 
     async def open(
         self, request: UpstreamRequest, *, credential: Headers, timeout_s: float
@@ -144,17 +165,16 @@ class AioUpstream:
                         _ResponseBody(response, secrets_in(credential)),
                     )
                 async with response:
-                    body = self._decoded(response, await self._read(response))
+                    body = self._decoded(response.headers, await self._read(response))
                     return UpstreamResponse(response.status, response.headers, body)
 
     async def _searched(
-        self, response: aiohttp.ClientResponse, body: bytes, secrets: Collection[str]
+        self, headers: CIMultiDictProxy[str], body: bytes, secrets: Collection[str]
     ) -> tuple[Mapping[str, str], bytes]:
         """Return a coded body unchanged, or decoded if it quotes a secret: `judge` removes it."""
-        headers = response.headers
         if not body:
             return headers, body
-        if _codings(response) not in _GZIP:
+        if codings(headers) not in _GZIP:
             raise UpstreamBroken("the response has a content coding that was not requested")
         gunzip = partial(_gunzip, body, bytes_max=self._response_bytes_max)
         decoded = await asyncio.to_thread(gunzip) if len(body) > _INLINE_BYTES_MAX else gunzip()
@@ -167,8 +187,8 @@ class AioUpstream:
         }
         return plain, decoded
 
-    def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
-        if _codings(response) not in _GZIP:
+    def _decoded(self, headers: CIMultiDictProxy[str], body: bytes) -> bytes:
+        if codings(headers) not in _GZIP:
             return body
         try:
             unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -177,17 +197,8 @@ class AioUpstream:
             return b""
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        length = response.content_length
-        if length is not None and length <= self._response_bytes_max and not _is_coded(response):
-            return await response.read()
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            body += chunk
-            if len(body) > self._response_bytes_max:
-                response.close()
-                limit = self._response_bytes_max
-                raise UpstreamBroken(f"the response is larger than response_bytes_max, {limit}")
-        return bytes(body)
+        bytes_max = self._response_bytes_max
+        return await read_body(response.headers, response.content, bytes_max=bytes_max)
 
 
 def _gunzip(body: bytes, *, bytes_max: int) -> bytes:
@@ -216,7 +227,7 @@ class _ResponseBody:
 
     def __init__(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
         self._response = response
-        self._secrets = () if _is_coded(response) else secrets
+        self._secrets = () if is_coded(response.headers) else secrets
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         search = SecretSearch(self._secrets)
@@ -250,9 +261,9 @@ def _translated() -> Iterator[None]:
         raise _not_connected(f"the proxy rejects the connection: {error.status}") from None
     except aiohttp.ClientConnectorError as error:
         raise _not_connected(f"no connection: {describe_error(error.os_error)}") from None
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, ConnectionError) as error:
+    except (aiohttp.ServerDisconnectedError, OSError) as error:
         raise _unreachable(f"connection lost: {type(error).__name__}") from None
-    except (aiohttp.ClientError, ValueError) as error:
+    except (aiohttp.ClientError, HttpProcessingError, ValueError) as error:
         raise UpstreamBroken(f"invalid response: {type(error).__name__}") from None
 
 
@@ -263,15 +274,6 @@ def _within(timeout: aiohttp.ClientTimeout, total_s: float | None) -> aiohttp.Cl
         sock_read=timeout.sock_read,
         ceil_threshold=timeout.ceil_threshold,
     )
-
-
-def _is_coded(response: aiohttp.ClientResponse) -> bool:
-    return _codings(response) not in ("", "identity")
-
-
-def _codings(response: aiohttp.ClientResponse) -> str:
-    """Return the values of all Content-Encoding headers in lower case; empty if there is none."""
-    return ",".join(response.headers.getall("Content-Encoding", ())).strip().lower()
 
 
 def _not_connected(detail: str) -> UpstreamUnreachable:
