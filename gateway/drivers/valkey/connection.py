@@ -9,7 +9,6 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -238,13 +237,13 @@ class Valkey:
         client, timeout_s = self._client, self._store.timeout_s
         if not isinstance(client, PipelinedClient):
             return await self._attempt(lambda client: _evaluate(client, script, keys, args))
-        call = partial(_evaluate_pipelined, script=script, keys=keys, args=args)
+        call = _evaluate_pipelined(client, script, keys, args, timeout_s=timeout_s)
         if not client.is_open:
-            return await self._attempt(lambda _: call(client, timeout_s=timeout_s))
+            return await self._attempt(lambda _: call)
         # The connection itself limits the time of each call.
         began = self._clock.monotonic()
         try:
-            reply = await call(client, timeout_s=timeout_s)
+            reply = await call
         except STORE_ERRORS as error:
             raise self._failed(client, error, began) from None
         self._telemetry.store_called(self._clock.monotonic() - began, ok=True)
@@ -404,10 +403,10 @@ async def _evaluate(
 
 async def _evaluate_pipelined(
     client: PipelinedClient,
-    *,
     script: LuaScript,
     keys: Sequence[str],
     args: _Arguments,
+    *,
     timeout_s: float,
 ) -> Any:
     words = (len(keys), *keys, *args)

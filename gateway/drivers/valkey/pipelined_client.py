@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.drivers.valkey.call_timeout import PatientTimer, connecting
@@ -61,13 +61,16 @@ class PipelinedClient(Redis):
                 return self._shared
 
 
-class _SharedConnection:
+class _SharedConnection(asyncio.Protocol):
     """A connection of the pool whose replies are matched to the calls by their order.
 
-    After an error the order is unknown: all calls that wait fail, and the connection is closed.
+    redis-py opens it; from then on its socket is read and written here, without the tasks and
+    streams that redis-py needs for each call. After an error the order is unknown: all calls that
+    wait fail, and the connection is closed.
     """
 
     def __init__(self, pool: Any, connection: Any) -> None:
+        """Use `connection`, which is open and has no call in progress."""
         self._pool = pool
         self._connection = connection
         self._unsent: list[bytes] = []
@@ -75,55 +78,49 @@ class _SharedConnection:
         """The calls without a reply, in order, and when each is too late."""
         self._timer: PatientTimer | None = None
         self._loop = asyncio.get_running_loop()
-        self._sender: asyncio.Task[None] | None = None
-        # An empty context: the tasks outlive the call that opens the connection.
-        self._reader = self._loop.create_task(self._read(), context=Context())
+        self._release_task: asyncio.Task[None] | None = None
         self.has_ended = False
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse,
+            replyError=connection._parser.parse_error,  # noqa: SLF001 - redis-py's error classes
+        )
+        self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
+        self._transport.set_protocol(self)
 
     def call(self, words: tuple[_Word, ...], timeout_s: float) -> "asyncio.Future[Any]":
         reply = self._loop.create_future()
         packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]
+        if not self._unsent:
+            # It runs after all calls that this pass of the event loop makes. Not in the caller: a
+            # cancelled caller must not cut a command off.
+            self._loop.call_soon(self._send)
         self._unsent.append(packed)
         due = self._loop.time() + timeout_s
         self._waiting.append((reply, due))
         if self._timer is None:
             self._timer = PatientTimer(due, self._check)
-        if self._sender is None:
-            # It runs after all calls that this pass of the event loop makes. A task of its own: a
-            # cancelled caller must not cut a command off.
-            self._sender = self._loop.create_task(self._send(), context=Context())
         return reply
 
     async def close(self) -> None:
         self._end(RedisConnectionError("closed"))
-        await asyncio.gather(self._reader, return_exceptions=True)
+        if self._release_task is not None:
+            await asyncio.gather(self._release_task, return_exceptions=True)
 
-    async def _send(self) -> None:
+    def data_received(self, data: bytes) -> None:
         try:
-            while self._unsent:
-                unsent, self._unsent = self._unsent, []
-                await self._connection.send_packed_command(unsent, check_health=False)
-        except (RedisError, OSError) as error:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._deliver(reply)
+        except RedisError as error:
             self._end(error)
-        finally:
-            self._sender = None
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                try:
-                    reply = await self._connection.read_response()
-                except ResponseError as error:  # about one command
-                    self._deliver(error)
-                else:
-                    self._deliver(reply)
-        except (RedisError, OSError) as error:
-            self._end(error)
-        finally:
-            self._end(RedisConnectionError("closed"))
-            with suppress(RedisError, OSError):
-                await self._connection.disconnect(nowait=True)
-            await self._pool.release(self._connection)
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(error or RedisConnectionError("Connection closed by server."))
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if not self.has_ended:
+            self._transport.write(b"".join(unsent))
 
     def _deliver(self, reply: Any) -> None:
         if not self._waiting:
@@ -131,7 +128,7 @@ class _SharedConnection:
         waiting, _ = self._waiting.popleft()
         if waiting.done():  # the caller was cancelled
             return
-        if isinstance(reply, ResponseError):
+        if isinstance(reply, RedisError):  # about one command
             waiting.set_exception(reply)
         else:
             waiting.set_result(reply)
@@ -157,7 +154,10 @@ class _SharedConnection:
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
-        if self._sender is not None:
-            self._sender.cancel()
-        if self._reader is not asyncio.current_task():
-            self._reader.cancel()
+        # An empty context: it outlives the call that opened the connection.
+        self._release_task = self._loop.create_task(self._release(), context=Context())
+
+    async def _release(self) -> None:
+        with suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
+        await self._pool.release(self._connection)
