@@ -15,6 +15,7 @@ from gateway.config.access_requests import AccessRequestSettings
 from gateway.config.accounts import Account
 from gateway.config.audit import AuditSettings
 from gateway.config.consoles import ConsoleSettings
+from gateway.config.contact import ContactSettings
 from gateway.config.egress import EgressSettings
 from gateway.config.errors import InvalidConfig, InvalidKey, KeyPath, reject_duplicates
 from gateway.config.files import ConfigPath
@@ -62,6 +63,8 @@ class Settings(Section):
     """Identity providers of callers."""
     login: LoginSettings = LoginSettings()
     """Sessions of people who log in with a browser (`issuers[].login`)."""
+    contact: ContactSettings | None = None
+    """Whom people turn to after a refusal: pages and commands show it."""
     admin: AdminListen = AdminListen()
     """The admin listener: metrics, health checks and the admin API."""
     policy_file: ConfigPath
@@ -129,6 +132,11 @@ class Settings(Section):
     def has_logins(self) -> bool:
         """Whether people can log in with a browser."""
         return any(issuer.login is not None for issuer in self.issuers)
+
+    @property
+    def public_contact(self) -> dict[str, str] | None:
+        """Return `contact` as pages and commands get it; None if there is none."""
+        return None if self.contact is None else self.contact.model_dump()
 
     @property
     def project_ids(self) -> list[str]:

@@ -20,11 +20,14 @@ from tests.support.browser_login import LoginBrowser
 from tests.support.programs import Program
 from tests.support.stack import CloudProcess, Stack, eventually, fetch
 
+CONTACT = {"text": "Platform on-call", "url": "https://chat.example.com/c/console"}
+
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     found = Stack(CloudProcess(), start=False)
     found.gateway.config["issuers"][0]["cli"] = {"client_id": CLI_CLIENT}
+    found.gateway.config["contact"] = CONTACT
     found.gateway.write_config()
     found.gateway.start()
     yield found
@@ -281,3 +284,15 @@ def test_a_token_variable_goes_before_the_login(olga: Person) -> None:
     token = olga.stack.cloud.token("victor", groups=["viewers"])
     who = json.loads(olga.run("whoami", "--json", CONSOLE_GATEWAY_TOKEN=token).stdout)
     assert (who["subject"], who["source"]) == ("victor", "$CONSOLE_GATEWAY_TOKEN")
+
+
+def test_contact_is_published_and_linked_in_errors(stack: Stack) -> None:
+    """The error's body is the cloud's schema, so the contact is a header (RFC 8288)."""
+    published = fetch(stack.gateway.url, "GET", "/.well-known/console-gateway")
+    assert published.json["contact"] == CONTACT
+    for path in ("/v1/x/physicalservers/y/remote-console-address", "/nowhere"):
+        refused = fetch(stack.gateway.url, "GET", path)
+        assert refused.status in (401, 404)
+        assert refused.headers["link"] == f'<{CONTACT["url"]}>; rel="help"'
+        assert set(refused.json) == {"error_code", "error_msg"}
+    assert "link" not in published.headers

@@ -14,6 +14,7 @@ from tests.support.page_pictures import PageVisitor
 from tests.support.stack import CloudProcess, RunningGateway, Stack
 
 pytestmark = needs_chromium
+CONTACT = {"text": "Platform on-call <b>", "url": "https://chat.example.com/c/console"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class LoginVisitor(PageVisitor[LoginSite]):
         self.button("Log in with Company login").click()
         self.page.get_by_role("link", name=person).click()
 
+    def expect_contact(self) -> None:
+        link = self.page.get_by_role("link", name=CONTACT["text"])
+        expect(link).to_have_attribute("href", CONTACT["url"])
+        expect(link).to_have_attribute("rel", "noopener noreferrer")
+
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[LoginSite]:
@@ -48,6 +54,8 @@ def site() -> Iterator[LoginSite]:
     public_url = f"http://localhost:{gateway.port}"
     deliver_live(gateway, public_url=public_url, browser_login="required")
     enable_login(gateway, label="Company login")
+    gateway.config["contact"] = CONTACT
+    gateway.write_config()
     gateway.start()
     yield LoginSite(gateway)
     stack.close()
@@ -89,9 +97,11 @@ def test_failed_login_names_its_reason(visitor: LoginVisitor) -> None:
     visitor.expect_state("failed")
     expect(visitor.title()).to_have_text("This login has expired or was used already.")
     assert visitor.facts()["Request ID"]
+    visitor.expect_contact()
     visitor.show("login-failed")
     visitor.button("Start again").click()
     visitor.expect_state("choose")
+    expect(visitor.page.get_by_text("Need help?")).to_be_hidden()
 
 
 def test_ticket_waits_for_the_login_of_its_person(visitor: LoginVisitor) -> None:

@@ -50,6 +50,10 @@ PAGE_HEADERS: Final = {
 }
 
 
+Contact = Mapping[str, str]
+"""`text` and `url` of the config section `contact`."""
+
+
 class PageNotBuilt(Exception):
     """The built files of the page are missing; the text says what to run."""
 
@@ -96,12 +100,17 @@ class PageAssets:
     """The page at `/console` and its files at `/console/assets/VERSION/`, below a prefix."""
 
     def __init__(
-        self, files: Mapping[str, bytes], prefix: str, *, has_logins: bool = False
+        self,
+        files: Mapping[str, bytes],
+        prefix: str,
+        *,
+        has_logins: bool = False,
+        contact: Contact | None = None,
     ) -> None:
         """`prefix` is the path of `listen.public_url`, without a final slash."""
         digest = hashlib.sha256(b"".join(files[name] for name in sorted(files)))
         self._prefix = prefix
-        self._has_logins = has_logins
+        self._config = page_config(has_logins=has_logins, contact=contact)
         self.version = digest.hexdigest()[:16]
         self.files = files
         # The addresses are relative to the page's own: they are right below any prefix.
@@ -113,12 +122,19 @@ class PageAssets:
         self._fallback = self._assets(files, _NO_STORE)
 
     @classmethod
-    def load(cls, prefix: str, directory: Path = _BUILT, *, has_logins: bool = False) -> Self:
+    def load(
+        cls,
+        prefix: str,
+        directory: Path = _BUILT,
+        *,
+        has_logins: bool = False,
+        contact: Contact | None = None,
+    ) -> Self:
         """Read the built files. Raises PageNotBuilt."""
         if problem := page_problem(directory):
             raise PageNotBuilt(problem)
         files = {name: (directory / name).read_bytes() for name in _FILES}
-        return cls(files, prefix, has_logins=has_logins)
+        return cls(files, prefix, has_logins=has_logins, contact=contact)
 
     def find(self, path: str) -> PageAsset | None:
         """Return what the page has at a request's path, which includes the prefix."""
@@ -143,13 +159,11 @@ class PageAssets:
         }
 
     def _page(self, name: str, template: bytes, assets: str) -> PageAsset:
-        html = template.replace(b"{{assets}}", assets.encode()).replace(
-            b"{{config}}", page_config(has_logins=self._has_logins)
-        )
+        html = template.replace(b"{{assets}}", assets.encode()).replace(b"{{config}}", self._config)
         return PageAsset(name, "text/html; charset=utf-8", html, _NO_STORE)
 
 
-def page_config(*, has_logins: bool = False) -> bytes:
+def page_config(*, has_logins: bool = False, contact: Contact | None = None) -> bytes:
     """Return what the pages know of the gateway, as JSON that is safe in a script element.
 
     `has_logins`: people can log in, so a ticket can be parked.
@@ -163,6 +177,7 @@ def page_config(*, has_logins: bool = False) -> bytes:
         "resume_within_s": RESUME_WITHIN_S,
         "ticket_lifetime_s": TICKET_LIFETIME_S,
         "has_logins": has_logins,
+        "contact": contact,
     }
     return script_json(config)
 

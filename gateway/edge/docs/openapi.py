@@ -30,6 +30,7 @@ _HEADERS: Final[dict[str, str]] = {
     "Retry-After": "Seconds to wait before a retry.",
     "WWW-Authenticate": "The reason why the credential was rejected (RFC 6750).",
     "Allow": "The methods of this path.",
+    "Link": 'Whom to turn to: `rel="help"`, if the gateway has a `contact`.',
     "X-Console-Expires-In": "Remaining lifetime of the link, in seconds.",
     "ETag": "For If-None-Match; computed from the response as this caller receives it.",
     "X-Subject-Token": "The subject token.",
@@ -244,7 +245,7 @@ def _error_response(status: int) -> Json:
     specs = [spec for spec in ERROR_SPECS if spec.status == status] or [
         ERROR_TABLE[UpstreamRefused]
     ]
-    names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy")
+    names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy", "Link")
     if status in _HEADER_OF_STATUS:
         names += (_HEADER_OF_STATUS[status],)
     return {

@@ -13,6 +13,7 @@ from gateway.domain.model import Headers
 from gateway.edge.consoles.page_assets import (
     LOGIN_PAGE,
     PAGE_HEADERS,
+    Contact,
     PageAsset,
     PageAssets,
     script_json,
@@ -31,12 +32,19 @@ class IssuerLink:
 
 
 class LoginPages:
-    def __init__(self, assets: PageAssets, prefix: str, issuers: Sequence[IssuerLink]) -> None:
+    def __init__(
+        self,
+        assets: PageAssets,
+        prefix: str,
+        issuers: Sequence[IssuerLink],
+        contact: Contact | None,
+    ) -> None:
         """`prefix` is the path of `listen.public_url`, without a final slash."""
         self._assets = f"{prefix}/console/assets/{assets.version}"
         self._template = assets.files[LOGIN_PAGE]
         self._base = prefix
         self._issuers = [{"name": one.name, "label": one.label} for one in issuers]
+        self._contact = contact
         self.chooser = self._asset("login_page", {"state": "choose"})
         """The issuers, or the person who is logged in."""
         self.logged_out = self._asset("logged_out_page", {"state": "logged_out"})
@@ -65,7 +73,8 @@ class LoginPages:
         return PageAsset(name, _HTML, self._page(fields), "no-store")
 
     def _page(self, fields: Mapping[str, Any], meta: bytes = b"") -> bytes:
-        config = {"base": self._base, "issuers": self._issuers, **fields}
+        shared = {"base": self._base, "issuers": self._issuers, "contact": self._contact}
+        config = {**shared, **fields}
         return (
             self._template.replace(b"{{assets}}", self._assets.encode())
             .replace(b"{{meta}}", meta)

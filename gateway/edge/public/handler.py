@@ -85,14 +85,18 @@ class PublicHandler:
         tracing: Tracing,
         cors: Cors | None,
         compresses_lists: bool,
+        help_url: str | None = None,
         mounts: Sequence[Mount] = (),
         link_stages: LinkStages | None = None,
     ) -> None:
         """`mounts` serve the gateway's own paths, such as those of live consoles.
 
+        `help_url` is the address for people whose request is rejected (RFC 8288, `rel="help"`).
+
         With `link_stages`, which are those of `gateway`, cache hits take the hit path.
         """
         self._mounts = tuple(mounts)
+        self._help: Headers = () if help_url is None else (("Link", f'<{help_url}>; rel="help"'),)
         self._gateway = gateway
         self._federation = federation
         self._pages = pages
@@ -327,7 +331,7 @@ class PublicHandler:
     ) -> web.Response:
         outcome.reject(error_response, error)
         headers = self._headers(outcome)
-        headers.extend(error_response.headers)
+        headers.extend((*error_response.headers, *self._help))
         response = web.Response(
             status=error_response.status, body=error_response.body, headers=headers
         )

@@ -1,4 +1,4 @@
-"""`GET /.well-known/console-gateway`: where and how `gateway login` logs people in."""
+"""`GET /.well-known/console-gateway`: where and how `gateway login` logs in, and the contact."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +14,10 @@ _PATH = "/.well-known/console-gateway"
 
 def cli_pages(config: Settings) -> dict[str, DocsPage]:
     """Return the document by its paths: bare, and below the path of `listen.public_url`."""
-    document = {"issuers": [_issuer(one) for one in config.issuers if one.cli is not None]}
+    document = {
+        "issuers": [_issuer(one) for one in config.issuers if one.cli is not None],
+        "contact": config.public_contact,
+    }
     page = DocsPage("cli_logins", "application/json", orjson.dumps(document), "default-src 'none'")
     prefix = urlsplit(config.listen.public_url or "").path
     return dict.fromkeys((_PATH, f"{prefix}{_PATH}"), page)

@@ -344,7 +344,9 @@ def _open_handler(
 ) -> ConsoleHandler:
     url = urlsplit(runtime.config.listen.public_url or "")
     origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
-    assets = PageAssets.load(url.path, has_logins=login is not None)
+    assets = PageAssets.load(
+        url.path, has_logins=login is not None, contact=runtime.config.public_contact
+    )
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     sockets = BrowserSockets(
         accept_browser, stages.limits, lambda: shared.telemetry.request_rejected("limit")

@@ -146,5 +146,5 @@ def _open_handler(runtime: Runtime, logins: BrowserLogins, gate: BrowserGate) ->
         for issuer in runtime.config.issuers
         if issuer.login is not None
     ]
-    pages = LoginPages(assets, prefix, links)
+    pages = LoginPages(assets, prefix, links, runtime.config.public_contact)
     return LoginHandler(logins, gate, pages, assets, home=f"{prefix}/login")

@@ -210,6 +210,7 @@ def open_handler(
         tracing=tracing,
         cors=open_cors(config.listen.cors, config.catalogue),
         compresses_lists=config.lists.gzip,
+        help_url=None if config.contact is None else config.contact.url,
         mounts=mounts,
         link_stages=gateway.link_stages,
     )

@@ -6,8 +6,8 @@ import { Controls } from "./controls.js";
 import { ResumePolicy } from "./resume.js";
 import { StoredSession, lockSession } from "./storage.js";
 import {
-  ACTIONS, CARDS, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, SPENT_LEAD, WARNINGS,
-  duration, rejectionTitle,
+  ACTIONS, CARDS, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, SPENT_LEAD, STATES,
+  WARNINGS, duration, rejectionTitle,
 } from "./texts.js";
 import { TicketClient, takeTicket } from "./ticket.js";
 import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
@@ -18,6 +18,10 @@ const FRESH_LOGIN_CODE = "CGW.4036";
 /** Codes of answers that a login changes; they leave the ticket as it is. */
 const LOGIN_CODES = new Set(["CGW.4011", FRESH_LOGIN_CODE]);
 const OTHER_PERSON_CODE = "CGW.4038";
+/** Ends that are up to the operators. */
+const REFUSALS = new Set([
+  "operator", "right_ended", "cloud_unavailable", "protocol_error", "recording_failed",
+]);
 const NOTICE_MS = 10000;
 const ANY_SERVER = { label: LABELS.newAddress, text: LABELS.anyServer };
 
@@ -35,7 +39,7 @@ function personFact(name, person) {
 
 export class App {
   #config;
-  #view = new View();
+  #view;
   #controls;
   #stored = new StoredSession(sessionStorage);
   #client = null;
@@ -50,9 +54,10 @@ export class App {
   #skew = 0;
   #releaseLock = () => {};
 
-  /** `config`: {ends, resume_within_s, ticket_lifetime_s}. */
+  /** `config`: {ends, resume_within_s, ticket_lifetime_s, has_logins, contact}. */
   constructor(config) {
     this.#config = config;
+    this.#view = new View(STATES, "Console", config.contact);
     this.#controls = new Controls(this.#view, () => this.#connection?.end());
   }
 
@@ -261,7 +266,13 @@ export class App {
       again.actions = [{ label: ACTIONS.showLogin, act: () => location.assign("login") }];
     }
     this.#view.closePanels();
-    this.#view.card("rejected", { title: rejectionTitle(status), lead, facts, ...again });
+    this.#view.card("rejected", {
+      title: rejectionTitle(status),
+      lead,
+      facts,
+      ...again,
+      isRefusal: true,
+    });
   }
 
   // Session
@@ -541,7 +552,9 @@ export class App {
     if (end.error_code) facts.push([FACTS.code, plainText(end.error_code)]);
     if (end.request_id) facts.push([FACTS.request, plainText(end.request_id)]);
     this.#close();
-    this.#view.card("ended", { title, lead: advice, facts, ...this.#again(session.server) });
+    const isRefusal = REFUSALS.has(end.reason);
+    const again = this.#again(session.server);
+    this.#view.card("ended", { title, lead: advice, facts, ...again, isRefusal });
   }
 
   #endMessage(end) {

@@ -184,6 +184,7 @@ export const LABELS = {
   notRecorded: "No",
   recordingFailed: "Recording has failed. This session is not recorded any more.",
   newAddress: "Request a new address with:",
+  contact: "Need help?",
   anyServer: "gateway console PROJECT/SERVER",
   left: (seconds) => `${duration(seconds)} left`,
   watched: (count) => `${count} watching`,

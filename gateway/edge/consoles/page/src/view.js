@@ -1,5 +1,5 @@
 // The page's elements: the card of each state, the bar, the warning and the announcements.
-import { STATES } from "./texts.js";
+import { LABELS, STATES } from "./texts.js";
 
 export const element = (id) => document.getElementById(id);
 
@@ -34,13 +34,17 @@ function actionButton({ label, act, isPrimary }) {
 export class View {
   #server = "";
   #states;
-
   #name;
+  #contact;
 
-  /** `states`: the word of each state. `name`: of the page, in the tab's title. */
-  constructor(states = STATES, name = "Console") {
+  /**
+   * `states`: the word of each state. `name`: of the page, in the tab's title. `contact`: {text,
+   * url} of whom a person turns to after a refusal, or null.
+   */
+  constructor(states = STATES, name = "Console", contact = null) {
     this.#states = states;
     this.#name = name;
+    this.#contact = contact;
   }
 
   /** Set the server's name in the bar and in the tab's title. */
@@ -68,8 +72,8 @@ export class View {
     this.#setTitle();
   }
 
-  /** Show the card of a state; `actions` are {label, act, isPrimary}. */
-  card(state, { title, lead, facts = [], actions = [], command = null, isBusy = false }) {
+  /** Show the card of a state; `actions` are {label, act, isPrimary}. A refusal names the contact. */
+  card(state, { title, lead, facts = [], actions = [], command = null, isBusy = false, isRefusal = false }) {
     this.enter(state);
     element("card-state").textContent = this.#states[state];
     element("card-title").textContent = title;
@@ -78,6 +82,7 @@ export class View {
     element("card-notice").textContent = "";
     fillFacts(element("card-facts"), facts);
     if (element("card-command")) this.#showCommand(command);
+    this.#showContact(isRefusal ? this.#contact : null);
     const buttons = actions.map(actionButton);
     element("card-actions").replaceChildren(...buttons);
     const primary = buttons[actions.findIndex((one) => one.isPrimary)];
@@ -91,6 +96,18 @@ export class View {
     const parts = (command?.text ?? "").split(/(?<=\/)/);
     const breakable = parts.flatMap((part) => [part, document.createElement("wbr")]);
     element("card-command-text").replaceChildren(...breakable);
+  }
+
+  #showContact(contact) {
+    element("card-contact").hidden = contact === null;
+    if (contact === null) return;
+    const link = document.createElement("a");
+    link.href = contact.url;
+    link.textContent = contact.text;
+    link.dir = "auto";
+    link.target = "_blank";
+    link.rel = "noopener noreferrer";
+    element("card-contact").replaceChildren(LABELS.contact, " ", link);
   }
 
   live() {

@@ -6,7 +6,7 @@ import { safeReturnPath } from "./return_path.js";
 import { BrowserSession } from "./session.js";
 
 const config = JSON.parse(element("config").textContent);
-const view = new View(LOGIN_STATES, "Console Gateway");
+const view = new View(LOGIN_STATES, "Console Gateway", config.contact);
 const session = new BrowserSession(config.base, fetch.bind(window));
 const query = new URLSearchParams(location.search);
 const returnPath = safeReturnPath(query.get("return"), config.base);
@@ -65,14 +65,15 @@ async function check() {
   else {
     const message = data.error_msg ? plainText(data.error_msg, 500) : LOGIN.noAnswer;
     const actions = [{ label: LOGIN.retry, act: check, isPrimary: true }];
-    view.card("failed", { title: LOGIN.unavailable, lead: message, actions });
+    view.card("failed", { title: LOGIN.unavailable, lead: message, actions, isRefusal: true });
   }
 }
 
 function start() {
   if (config.state === "failed") {
     const facts = [[FACTS.request, plainText(config.request_id)]];
-    view.card("failed", { title: config.title, lead: config.advice, facts, actions: [startAgain] });
+    const { title, advice: lead } = config;
+    view.card("failed", { title, lead, facts, actions: [startAgain], isRefusal: true });
   } else if (config.state === "continue") {
     // The document goes on by itself; this is for browsers that do not.
     const actions = [{ label: LOGIN.goOn, act: () => go(config.path), isPrimary: true }];

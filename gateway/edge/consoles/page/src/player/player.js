@@ -35,7 +35,7 @@ class StoredView {
 
 export class Player {
   #config;
-  #view = new View(STATES);
+  #view;
   #stored = new StoredView();
   #connection = null;
   #source = null;
@@ -43,9 +43,10 @@ export class Player {
   #recording = null;
   #at = null;
 
-  /** `config`: {ends}. */
+  /** `config`: {ends, contact}. */
   constructor(config) {
     this.#config = config;
+    this.#view = new View(STATES, "Console", config.contact);
   }
 
   start() {
@@ -129,7 +130,8 @@ export class Player {
     if (end.error_msg) facts.push(["Message", plainText(end.error_msg, 500)]);
     if (end.error_code) facts.push(["Code", plainText(end.error_code)]);
     if (end.request_id) facts.push(["Request ID", plainText(end.request_id)]);
-    this.#view.card("ended", { title, lead: advice, facts, ...this.#again() });
+    const isRefusal = Boolean(end.error_msg);
+    this.#view.card("ended", { title, lead: advice, facts, ...this.#again(), isRefusal });
   }
 
   /** Return the command that requests a new address, and the button that copies it. */
