@@ -1,4 +1,4 @@
-"""Config section `contact`: whom people turn to after a refusal."""
+"""Config section `contact`: the contact for people whose request is rejected."""
 
 import re
 from typing import Annotated, Final
@@ -28,7 +28,7 @@ def _contact_url(url: str) -> str:
 
 
 class ContactSettings(Section):
-    """Whom people turn to. It is public: pages and `/.well-known/console-gateway` show it."""
+    """The contact for people. It is public: pages and `/.well-known/console-gateway` show it."""
 
     text: Annotated[str, AfterValidator(_one_line), Field(min_length=1, max_length=200)]
     """Text of the link, such as `Platform on-call, channel #console`."""

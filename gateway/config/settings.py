@@ -64,7 +64,7 @@ class Settings(Section):
     login: LoginSettings = LoginSettings()
     """Sessions of people who log in with a browser (`issuers[].login`)."""
     contact: ContactSettings | None = None
-    """Whom people turn to after a refusal: pages and commands show it."""
+    """Contact for people whose request is rejected. Pages and commands show it."""
     admin: AdminListen = AdminListen()
     """The admin listener: metrics, health checks and the admin API."""
     policy_file: ConfigPath

@@ -30,7 +30,7 @@ _HEADERS: Final[dict[str, str]] = {
     "Retry-After": "Seconds to wait before a retry.",
     "WWW-Authenticate": "The reason why the credential was rejected (RFC 6750).",
     "Allow": "The methods of this path.",
-    "Link": 'Whom to turn to: `rel="help"`, if the gateway has a `contact`.',
+    "Link": 'The contact for people (`rel="help"`), if the config has one.',
     "X-Console-Expires-In": "Remaining lifetime of the link, in seconds.",
     "ETag": "For If-None-Match; computed from the response as this caller receives it.",
     "X-Subject-Token": "The subject token.",

@@ -39,7 +39,7 @@ export class View {
 
   /**
    * `states`: the word of each state. `name`: of the page, in the tab's title. `contact`: {text,
-   * url} of whom a person turns to after a refusal, or null.
+   * url} for people whose request is rejected, or null.
    */
   constructor(states = STATES, name = "Console", contact = null) {
     this.#states = states;
