@@ -183,6 +183,53 @@ def security() -> Dashboard:
                 unit="short",
             )
         )
+        .with_row(Row("People"))
+        .with_panel(
+            graph(
+                "Do people log in with a browser?",
+                f"Logins in 10 minutes by issuer and outcome. Some `lost` and `refused` are normal: {to_runbook('ConsoleGatewayBrowserLoginsFailing')} in the runbook.",
+                (
+                    "sum by (issuer, outcome) (increase(gateway_browser_logins_total{INSTANCE}[10m])) > 0",
+                    "{{issuer}} {{outcome}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Why do browser sessions end?",
+                "Sessions that ended in 10 minutes, by cause. Sessions that reach their time limit are not counted.",
+                (
+                    "sum by (by) (increase(gateway_browser_sessions_ended_total{INSTANCE}[10m]))",
+                    "{{by}}",
+                ),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Do notices about access requests arrive?",
+                f"Attempts of webhooks in 10 minutes, and notices that wait: {to_runbook('ConsoleGatewayWebhooksLate')} in the runbook. Given up: {to_runbook('ConsoleGatewayNoticesGivenUp')}.",
+                (
+                    "sum by (webhook, outcome) (increase(gateway_webhook_attempts_total{INSTANCE}[10m]))",
+                    "{{webhook}} {{outcome}}",
+                ),
+                ("max(gateway_webhook_notices_waiting{INSTANCE})", "waiting"),
+                unit="short",
+            )
+        )
+        .with_panel(
+            graph(
+                "Which steps do access requests take?",
+                f"Steps in 10 minutes. Break-glass is access without an approval: {to_runbook('ConsoleGatewayBreakGlassUsed')} in the runbook.",
+                (
+                    "sum by (step) (increase(gateway_access_request_steps_total{INSTANCE}[10m]))",
+                    "{{step}}",
+                ),
+                ("max by (state) (gateway_access_requests_open{INSTANCE})", "open: {{state}}"),
+                unit="short",
+            )
+        )
         .with_row(Row("Audit log"))
         .with_panel(
             graph(
@@ -232,30 +279,6 @@ def security() -> Dashboard:
                     "sum(increase(gateway_audit_records_missing_total{INSTANCE}[10m]))",
                     "missing records",
                 ),
-                unit="short",
-            )
-        )
-        .with_panel(
-            graph(
-                "Do notices about access requests arrive?",
-                f"Attempts of webhooks in 10 minutes, and notices that wait: {to_runbook('ConsoleGatewayWebhooksLate')} in the runbook.",
-                (
-                    "sum by (webhook, outcome) (increase(gateway_webhook_attempts_total{INSTANCE}[10m]))",
-                    "{{webhook}} {{outcome}}",
-                ),
-                ("max(gateway_webhook_notices_waiting{INSTANCE})", "waiting"),
-                unit="short",
-            )
-        )
-        .with_panel(
-            graph(
-                "Which steps do access requests take?",
-                f"Steps in 10 minutes. Break-glass is access without an approval: {to_runbook('ConsoleGatewayBreakGlassUsed')} in the runbook.",
-                (
-                    "sum by (step) (increase(gateway_access_request_steps_total{INSTANCE}[10m]))",
-                    "{{step}}",
-                ),
-                ("max by (state) (gateway_access_requests_open{INSTANCE})", "open: {{state}}"),
                 unit="short",
             )
         )
