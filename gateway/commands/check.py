@@ -15,6 +15,7 @@ from gateway.config.errors import ConfigError, ConfigWarning, InvalidConfig
 from gateway.config.located_yaml import Document, load
 from gateway.config.policy_loader import load_parsed_policy
 from gateway.config.policy_warnings import policy_warnings
+from gateway.config.request_warnings import request_warnings
 from gateway.config.settings import Settings, client_certificates, validate_settings
 from gateway.config.warnings import WARNINGS, config_warnings
 from gateway.domain.timestamps import iso
@@ -31,7 +32,8 @@ def register(parser: CommandParser) -> None:
     parser.add_argument(
         "--online",
         action="store_true",
-        help="also connect to Redis, load the issuers' keys, log in and list servers per project",
+        help="also connect to Redis, load the issuers' keys, try their logins, log in to the cloud"
+        " and list servers per project",
     )
     parser.add_argument(
         "--console",
@@ -98,6 +100,7 @@ def check(
     found = chain(
         config_warnings(config, document),
         _recording_warnings(config, document),
+        request_warnings(config, document, parsed),
         policy_warnings(
             parsed,
             config.catalogue,

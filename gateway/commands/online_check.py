@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from gateway.commands.console_check import ConsoleCheck
+from gateway.commands.login_check import check_login
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings
 from gateway.config.store import RedisEmbedded
@@ -50,6 +51,7 @@ class OnlineCheck:
             runtime = Runtime(self._config, stack, self._clock, self._metrics)
             valkey = await self._check_redis(stack)
             await self._check_keys(runtime)
+            await self._check_logins()
             await self._check_accounts(replace(runtime, tasks={}), valkey)
         return 1 if self._problems else 0
 
@@ -77,6 +79,20 @@ class OnlineCheck:
         identity = await open_identity(runtime, Handover())
         for keys in identity.keys:
             await self._try(f"keys of {keys.issuer}", partial(_load_keys, keys))
+
+    async def _check_logins(self) -> None:
+        for issuer in self._config.issuers:
+            if issuer.login is None:
+                continue
+            result = await check_login(self._config, issuer, self._clock)
+            self._problems += len(result.problems)
+            subject = f"browser login of {issuer.name}"
+            for problem in result.problems:
+                print_error(f"{subject}: {problem}")
+            if not result.problems:
+                print_line(f"{subject}: ok")
+            for note in result.notes:
+                print_line(f"  {note}")
 
     async def _check_accounts(self, runtime: Runtime, valkey: Valkey) -> None:
         """Log in to each project and list a server of it, as serving does."""

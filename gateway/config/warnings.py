@@ -37,6 +37,10 @@ WARNINGS: Final = {
     "everyone_of_any_issuer": "A grant to `everyone` applies to several issuers.",
     "rule_ended": "A rule ended more than 30 days ago.",
     "rule_without_effect": "A rule can never apply.",
+    "requests_unusable": "A rule of the policy's `requests` cannot be used: overrides are off, or"
+    " its approvers are of another issuer and `requests.person_claim` is not set.",
+    "requests_not_saved": "The policy has `requests`, but `requests.file` or `overrides.file` is"
+    " not set: approved access, or its early end, is lost with the data of Redis.",
     "role_not_used": "No rule uses a role.",
     "alias_not_used": "No rule uses an alias of `groups`.",
     "group_without_alias": "A rule names a group that is not an alias, while other groups are.",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support import programs
+from tests.support.browser_login import ENVIRON, enable_login
 from tests.support.stack import RunningGateway, Stack, make_policy
 
 
@@ -31,6 +32,20 @@ def test_check_accepts_a_valid_config_offline_and_online(stack: Stack) -> None:
     for part in ("redis", "keys of corp", f"login of {project}", f"servers of {project}"):
         assert f"{part}: ok" in output
     assert f"token found in Redis; {stack.cloud.iam} not called" in output
+
+
+def test_check_online_tries_the_browser_login(own_stack: Stack) -> None:
+    gateway = own_stack.replica(start=False)
+    enable_login(gateway)
+    config = str(gateway.config_file)
+    code, output = run("check", "--config", config, "--online", environ=ENVIRON)
+    assert code == 0, output
+    assert "browser login of corp: ok\n" in output
+    assert f"  redirect URI {gateway.url}/login/callback/corp\n" in output
+    enable_login(gateway, client_id="unknown")
+    code, output = run("check", "--config", config, "--online", environ=ENVIRON)
+    assert code == 1
+    assert "browser login of corp: refuses the login with HTTP 400: is `login.client_id`" in output
 
 
 def test_check_online_names_each_failed_connection(own_stack: Stack) -> None:

@@ -7,7 +7,7 @@ names every address.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -44,6 +44,8 @@ class ProviderMetadata:
     announces_iss: bool
     posts_secret: bool
     """The client's secret goes into the body: the provider does not take HTTP Basic."""
+    document: Mapping[str, Any] = field(repr=False)
+    """The whole discovery document."""
 
 
 class HttpOpenIdProvider:
@@ -72,7 +74,7 @@ class HttpOpenIdProvider:
         self._fetched_at = 0.0
 
     async def authorization_url(self, request: AuthorizationRequest) -> str:
-        metadata = await self._current_metadata()
+        metadata = await self.metadata()
         client = self._client()
         more: dict[str, str] = {"nonce": request.nonce}
         if request.max_age_s is not None:
@@ -94,7 +96,7 @@ class HttpOpenIdProvider:
 
     async def check_issuer(self, answered: str | None) -> None:
         if answered is None:
-            if not (await self._current_metadata()).announces_iss:
+            if not (await self.metadata()).announces_iss:
                 return
             raise LoginFailed(model.MIXED_UP, "the response has no iss, which is announced")
         if answered != self._issuer.issuer:
@@ -118,7 +120,7 @@ class HttpOpenIdProvider:
         return await self._request_tokens(body)
 
     async def userinfo(self, access_token: str) -> Mapping[str, Any]:
-        metadata = await self._current_metadata()
+        metadata = await self.metadata()
         if metadata.userinfo_endpoint is None:
             raise LoginFailed(model.PROVIDER_UNAVAILABLE, "no userinfo_endpoint is published")
         headers = {"Authorization": f"Bearer {access_token}"}
@@ -126,7 +128,7 @@ class HttpOpenIdProvider:
         return _json_object(text, "userinfo")
 
     async def logout_url(self, id_token: str) -> str | None:
-        endpoint = (await self._current_metadata()).end_session_endpoint
+        endpoint = (await self.metadata()).end_session_endpoint
         if endpoint is None:
             return None
         query = {
@@ -140,7 +142,7 @@ class HttpOpenIdProvider:
         return WebApplicationClient(self._login.client_id)
 
     async def _request_tokens(self, body: str) -> ProviderTokens:
-        metadata = await self._current_metadata()
+        metadata = await self.metadata()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         secret = self._login.client_secret
         if secret is not None and metadata.posts_secret:
@@ -170,7 +172,7 @@ class HttpOpenIdProvider:
             ) from None
         return _tokens(answer)
 
-    async def _current_metadata(self) -> ProviderMetadata:
+    async def metadata(self) -> ProviderMetadata:
         """Return the metadata; an old one goes on while the provider does not answer."""
         now = self._clock.monotonic()
         if self._metadata is not None and now - self._fetched_at < _METADATA_AGE_S:
@@ -200,6 +202,7 @@ class HttpOpenIdProvider:
             isinstance(methods, list)
             and "client_secret_basic" not in methods
             and "client_secret_post" in methods,
+            document,
         )
 
     def _endpoint(
@@ -220,6 +223,21 @@ class HttpOpenIdProvider:
                 model.PROVIDER_UNAVAILABLE, f"the discovery document has no usable {name}"
             )
         return str(address)
+
+    async def probe(self, url: str) -> tuple[int, str]:
+        """Return status and Location of a GET; raise LoginFailed."""
+        try:
+            async with self._http.get(
+                URL(url, encoded=True),
+                allow_redirects=False,
+                timeout=_TIMEOUT,
+                **self._route.options(url),
+            ) as response:
+                return response.status, response.headers.get("Location", "")
+        except (aiohttp.ClientError, OSError, UnicodeError, ValueError) as error:
+            raise LoginFailed(
+                model.PROVIDER_UNAVAILABLE, f"{url.partition('?')[0]}: {describe_failure(error)}"
+            ) from None
 
     async def _read(
         self, method: str, address: str, *, headers: Mapping[str, str] | None = None

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from gateway.config.issuers import Issuer
+from gateway.config.settings import Settings
 from gateway.domain.login.tokens import LoginRules
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.issuers.openid_provider import HttpOpenIdProvider
@@ -22,6 +23,7 @@ from gateway.edge.people.browser_gate import BrowserGate
 from gateway.edge.people.login_cookies import LoginCookies
 from gateway.edge.people.login_handler import LoginHandler
 from gateway.edge.people.login_pages import IssuerLink, LoginPages
+from gateway.flow.clock import Clock
 from gateway.flow.login.browser_sessions import BrowserSessions
 from gateway.flow.login.id_tokens import IdTokens, LoginIssuer
 from gateway.flow.login.login_audit import LoginAudit
@@ -101,9 +103,23 @@ async def _open_issuers(runtime: Runtime) -> Mapping[str, LoginIssuer]:
 
 
 def _open_issuer(runtime: Runtime, issuer: Issuer, http: aiohttp.ClientSession) -> LoginIssuer:
-    config, login = runtime.config, issuer.login
+    login = issuer.login
     assert login is not None
-    provider = HttpOpenIdProvider(
+    provider = open_provider(runtime.config, issuer, http, runtime.clock)
+    rules = LoginRules(
+        login.client_id,
+        token_rules(issuer, runtime.config.requests.person_claim),
+        login.acr_values,
+    )
+    return LoginIssuer(issuer.name, provider, rules, login.groups_from)
+
+
+def open_provider(
+    config: Settings, issuer: Issuer, http: aiohttp.ClientSession, clock: Clock
+) -> HttpOpenIdProvider:
+    login = issuer.login
+    assert login is not None
+    return HttpOpenIdProvider(
         issuer,
         login,
         http=http,
@@ -113,14 +129,20 @@ def _open_issuer(runtime: Runtime, issuer: Issuer, http: aiohttp.ClientSession) 
             ca_file=issuer.ca_file,
             certificate=issuer.certificate,
         ),
-        redirect_uri=f"{config.listen.public_url}/login/callback/{issuer.name}",
-        logged_out_uri=f"{config.listen.public_url}/logout",
-        clock=runtime.clock,
+        redirect_uri=redirect_uri(config, issuer),
+        logged_out_uri=logged_out_uri(config),
+        clock=clock,
     )
-    rules = LoginRules(
-        login.client_id, token_rules(issuer, config.requests.person_claim), login.acr_values
-    )
-    return LoginIssuer(issuer.name, provider, rules, login.groups_from)
+
+
+def redirect_uri(config: Settings, issuer: Issuer) -> str:
+    """Return the redirect URI to register at an issuer."""
+    return f"{config.listen.public_url}/login/callback/{issuer.name}"
+
+
+def logged_out_uri(config: Settings) -> str:
+    """Return the post-logout redirect URI to register at the issuers."""
+    return f"{config.listen.public_url}/logout"
 
 
 def _open_gate(runtime: Runtime, stages: Stages, sessions: BrowserSessions) -> BrowserGate:
