@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
+from gateway.commands import admin_requests
 from gateway.commands.arguments import CommandParser, nonempty, number
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
-from gateway.commands.terminal import print_json, print_line, print_table
+from gateway.commands.terminal import print_json, print_line, print_rows
 from gateway.commands.times import DURATION_HELP, TIME_HELP, duration, time_or_age
 from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
@@ -63,7 +64,10 @@ def register(parser: CommandParser) -> None:
             "list the live consoles of all processes, or end some; the person can open a new one",
         )
     )
-    _requests_options(command("requests", "list access requests, or end one"))
+    admin_requests.requests_options(command("requests", "list access requests, or end one"))
+    admin_requests.webhooks_options(
+        command("webhooks", "list notices that their webhooks did not get, or try them again")
+    )
     command("queue", "show budgets and the calls that wait for them")
     _rate_ceiling_options(
         command("rate-ceiling", "change the rate ceiling of an account's budget for a time")
@@ -139,14 +143,6 @@ def _consoles_options(parser: CommandParser) -> None:
     parser.add_argument("--server", type=nonempty, metavar="ID", help="those on this server")
 
 
-def _requests_options(parser: CommandParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("end",), help="end a request")
-    parser.add_argument("id", nargs="?", type=nonempty, metavar="ID", help="the one to end")
-    parser.add_argument("--issuer", type=nonempty, help="the person's issuer")
-    parser.add_argument("--subject", type=nonempty, help="those of this person")
-    parser.add_argument("--state", type=nonempty, help="in this state (default: pending, active)")
-
-
 def _rate_ceiling_options(parser: CommandParser) -> None:
     parser.add_argument("account", type=nonempty, metavar="ACCOUNT", help="name in the config")
     parser.add_argument(
@@ -197,8 +193,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _perform(options: argparse.Namespace, gateway: GatewayClient) -> int:
-    is_end = getattr(options, "action", None) == "end"
-    path, body_of, show = _COMMANDS[f"{options.command} end" if is_end else options.command]
+    action = getattr(options, "action", None) or ""
+    path, body_of, show = _COMMANDS[f"{options.command} {action}".rstrip()]
     body, is_reload = None, options.command == "policy" and options.reload
     if body_of is not None:
         fields = {name: value for name, value in body_of(options).items() if value is not None}
@@ -272,12 +268,6 @@ def _end_consoles(options: argparse.Namespace) -> Json:
     return {**targets, "issuer": options.issuer}
 
 
-def _end_request(options: argparse.Namespace) -> Json:
-    if options.id is None:
-        raise usage_error("Specify the ID of the request.")
-    return _named(options, "id")
-
-
 def _named(options: argparse.Namespace, *names: str) -> Json:
     return {name: getattr(options, name) for name in names}
 
@@ -285,7 +275,7 @@ def _named(options: argparse.Namespace, *names: str) -> Json:
 def _show_overrides(response: Json) -> None:
     if not require_member(response, "loaded", bool):
         print_line("This replica has loaded the overrides neither from Redis nor from its file.")
-    _print_rows(
+    print_rows(
         ("ID", "EXPIRES", "BY", "EFFECT", "REASON"),
         [
             (one["id"], _expiry(one), one["created_by"], _effect(one["effect"]), one["reason"])
@@ -315,13 +305,13 @@ def _show_override(response: Json) -> None:
 
 
 def _show_sessions(response: Json) -> None:
-    _print_rows(
+    print_rows(
         ("PROCESS", "ISSUER", "SUBJECT", "TOKEN", "ISSUED", "EXPIRES"),
         _by_process(response, "tokens", _TOKEN),
         none="No cached tokens.",
     )
     print_line()
-    _print_rows(
+    print_rows(
         ("PROCESS", "ACCOUNT", "PROJECT", "SERVER", "PERSON", "SECONDS LEFT", "FINGERPRINT"),
         _by_process(response, "links", _LINK),
         none="No cached links.",
@@ -336,30 +326,13 @@ def _show_sessions(response: Json) -> None:
 
 def _show_consoles(response: Json) -> None:
     name = "ended" if "ended" in response else "consoles"
-    _print_rows(
+    print_rows(
         ("ID", "ISSUER", "SUBJECT", "SERVER", "MODE", "STARTED", "FROM", "PROCESS"),
         [tuple(one[column] for column in _CONSOLE) for one in require_member(response, name, list)],
         none="No live consoles.",
     )
     if name == "consoles" and not require_member(response, "complete", bool):
         print_line("Redis is unavailable: live consoles of other processes are missing. Try again.")
-
-
-def _show_requests(response: Json) -> None:
-    _print_rows(
-        ("ID", "STATE", "ISSUER", "SUBJECT", "ROLE", "SERVERS", "ENDS", "APPROVED BY", "REASON"),
-        [
-            (
-                *(one[column] for column in ("id", "state", "issuer", "subject", "role")),
-                ", ".join(one["servers"]),
-                one["ends_at"],
-                "break-glass" if one["break_glass"] else ", ".join(one["approved_by"]),
-                one["reason"],
-            )
-            for one in require_member(response, "requests", list)
-        ],
-        none="No access requests.",
-    )
 
 
 def _show_ended_request(response: Json) -> None:
@@ -369,7 +342,7 @@ def _show_ended_request(response: Json) -> None:
 
 
 def _show_queue(response: Json) -> None:
-    _print_rows(
+    print_rows(
         ("PROCESS", "ACCOUNT", "BUDGET", "CEILING/S", "RATE/S", "PAUSE S", "WAITING", "CALLERS"),
         [
             (
@@ -391,7 +364,7 @@ def _show_queue(response: Json) -> None:
 
 
 def _show_policy(response: Json) -> None:
-    _print_rows(
+    print_rows(
         ("PROCESS", "VERSION", "RULES", "LOADED", "FILE"),
         [
             (one["process"], one["version"], one["rules"], one["loaded_at"], _file_state(one))
@@ -424,6 +397,7 @@ _FILTERS: Final = {
     "consoles": ("issuer", "subject", "server"),
     "sessions": ("issuer", "subject", "server"),
     "requests": ("issuer", "subject", "state"),
+    "webhooks": ("webhook",),
 }
 _CONSOLE: Final = (
     *("id", "issuer", "subject", "server", "mode", "started_at", "client_address", "process"),
@@ -438,13 +412,6 @@ def _by_process(response: Json, name: str, columns: Sequence[str]) -> list[tuple
         for one in require_member(response, "processes", list)
         for row in require_member(one, name, list)
     ]
-
-
-def _print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:
-    if rows:
-        print_table(head, rows)
-    else:
-        print_line(none)
 
 
 def _effect(effect: Json) -> str:
@@ -475,8 +442,10 @@ _COMMANDS: Final[
     "sessions": ("/sessions", None, _show_sessions),
     "consoles": ("/consoles", None, _show_consoles),
     "consoles end": ("/consoles/end", _end_consoles, _show_consoles),
-    "requests": ("/requests", None, _show_requests),
-    "requests end": ("/requests/end", _end_request, _show_ended_request),
+    "requests": ("/requests", None, admin_requests.show_requests),
+    "requests end": ("/requests/end", admin_requests.end_request, _show_ended_request),
+    "webhooks": ("/webhooks/dead", None, admin_requests.show_dead_notices),
+    "webhooks replay": ("/webhooks/replay", admin_requests.replay, admin_requests.show_replayed),
     "queue": ("/queue", None, _show_queue),
     "rate-ceiling": (
         "/rate-ceilings",

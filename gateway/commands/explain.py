@@ -1,10 +1,12 @@
 """`gateway explain`: which rule of the policy, or which lock, decides; offline by default."""
 
 import argparse
+from collections.abc import Sequence
 from math import inf
 
 from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.client_options import add_connection_options, open_client, print_failure
+from gateway.commands.described_rules import describe_request_rule
 from gateway.commands.exit_codes import USAGE, CommandFailed
 from gateway.commands.explain_locks import (
     KnownLocks,
@@ -12,7 +14,7 @@ from gateway.commands.explain_locks import (
     locks_from_file,
     locks_from_gateway,
 )
-from gateway.commands.explain_requests import with_requests
+from gateway.commands.explain_requests import with_requests, with_requests_of_gateway
 from gateway.commands.policy_question import (
     OfflinePolicy,
     add_attribute_options,
@@ -23,6 +25,8 @@ from gateway.commands.times import TIME_HELP, time_or_age
 from gateway.config.policy_schema import POLICY_PERMISSIONS
 from gateway.domain.model import Principal, ServerId
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
+from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rules import Explanation, Rule
 from gateway.domain.timestamps import iso
 from gateway.drivers.host.clock import SystemClock
@@ -46,9 +50,10 @@ def register(parser: CommandParser) -> None:
     add_attribute_options(parser)
     add_connection_options(
         parser,
-        "options that query a running gateway for the locks",
+        "options that query a running gateway for locks and access requests",
         prefix="CONSOLE_GATEWAY_ADMIN",
-        url="ask this admin listener for the locks (default: read them from `overrides.file`)",
+        url="ask this admin listener for locks and access requests (default: read them from"
+        " `overrides.file` and `requests.file`)",
     )
     parser.add_argument("target", metavar="PROJECT/SERVER", help="server by ID, or a project")
     parser.exit_codes = {
@@ -71,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         principal = _principal(options, offline, now)
         project, server = offline.target(options.target, given)
         known = _known_locks(options, offline, now)
+        policy, requests = _requested_policy(options, offline, known)
     except ValueError as error:
         print_error(error)
         return USAGE
@@ -78,14 +84,13 @@ def run(options: argparse.Namespace) -> int:
         print_failure(failure)
         return USAGE if failure.code == USAGE else 1
     inventory = offline.inventory(project, server, given, now)
-    policy, requests = offline.policy, "access requests were not considered: --gateway is set"
-    if options.gateway is None:
-        policy, requests = with_requests(offline.config, policy, known.overrides)
     explanation = policy.explain(principal, options.permission, project, server, now, inventory)
     locks = [describe_lock(one) for one in known.overrides.locks_on(principal, project, server)]
     for lock in locks:
         print_line(f"DENIED by {lock}")
     _print_explanation(explanation, now, head="  without locks: " if locks else "")
+    rules = policy.requests_on(options.permission, project, server, now, inventory)
+    _print_requestable(explanation, [one for one in rules if one.may_request(principal, now)])
     for source in (known.source, requests if policy.request_rules else ""):
         _print_source(source)
     if given.any or any(rule.selector is not None for rule in explanation.matching):
@@ -120,6 +125,15 @@ def _known_locks(options: argparse.Namespace, offline: OfflinePolicy, at: float)
     if options.gateway is not None:
         return locks_from_gateway(open_client(options), options.gateway, at)
     return locks_from_file(offline.config.overrides.file, SystemClock().now(), at)
+
+
+def _requested_policy(
+    options: argparse.Namespace, offline: OfflinePolicy, known: KnownLocks
+) -> tuple[Policy, str]:
+    """Return the policy with the access requests in force, and where those are from."""
+    if options.gateway is not None:
+        return with_requests_of_gateway(open_client(options), options.gateway, offline.policy)
+    return with_requests(offline.config, offline.policy, known.overrides)
 
 
 def _print_attributes(inventory: Inventory, server: ServerId | None, now: float) -> None:
@@ -159,6 +173,12 @@ def _print_explanation(explanation: Explanation, now: float, *, head: str) -> No
     for other in explanation.matching:
         if other.ref != decision.rule:
             print_line(f"  also {other.ref.location}: {other.ref.label}{_when(other, now)}")
+
+
+def _print_requestable(explanation: Explanation, rules: Sequence[RequestRule]) -> None:
+    """Print the rules by which the person may request what is denied."""
+    for rule in () if explanation.decision.allowed else rules:
+        print_line(f"  may request it: {describe_request_rule(rule)}")
 
 
 def _when(rule: Rule, now: float) -> str:

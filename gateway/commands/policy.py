@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.commands.arguments import CommandParser, add_config_option
+from gateway.commands.described_rules import describe_request_rule, describe_rule
 from gateway.commands.policy_question import (
     ANY_SERVER,
     GivenAttributes,
@@ -22,9 +23,7 @@ from gateway.config.policy_form import PolicyForm
 from gateway.config.policy_schema import POLICY_PERMISSIONS
 from gateway.domain.model import SERVER_ID, Principal, ProjectId, RuleKind, ServerId
 from gateway.domain.policy.inventory import Inventory
-from gateway.domain.policy.request_rules import RequestRule
-from gateway.domain.policy.rules import Decision, Rule
-from gateway.domain.timestamps import iso
+from gateway.domain.policy.rules import Decision
 from gateway.drivers.host.clock import SystemClock
 
 _EXPECTED: Final = {"allowed": True, "denied": False}
@@ -81,13 +80,13 @@ def _run_who(options: argparse.Namespace) -> int:
     grants = [rule for rule in found if rule.ref.kind is RuleKind.GRANT]
     denials = [rule for rule in found if rule.ref.kind is RuleKind.DENIAL]
     for rule in grants:
-        print_line(_described(rule))
+        print_line(describe_rule(rule))
     if not grants:
         print_line("no grant applies")
     requests = list(offline.policy.requests_on(options.permission, project, server, now, inventory))
-    _print_list("may request it:", map(_described_request, requests))
+    _print_list("may request it:", map(describe_request_rule, requests))
     if (grants or requests) and denials:
-        _print_list("except the people of:", map(_described, denials))
+        _print_list("except the people of:", map(describe_rule, denials))
     return 0 if grants else 3
 
 
@@ -95,24 +94,6 @@ def _print_list(head: str, described: Iterable[str]) -> None:
     lines = [f"  {one}" for one in described]
     for line in [head, *lines] if lines else ():
         print_line(line)
-
-
-def _described(rule: Rule) -> str:
-    issuer = "" if rule.issuer is None else f", issuer {rule.issuer}"
-    until = "" if rule.valid_until == float("inf") else f", until {iso(rule.valid_until)}"
-    return f"{rule.ref.location}: {rule.ref.label}{issuer}{until}"
-
-
-def _described_request(request: RequestRule) -> str:
-    approvers = request.approvers
-    names = [*sorted(approvers.users), *(f"group {one}" for one in sorted(approvers.groups))]
-    if approvers.issuer is not None:
-        names.append(f"of issuer {approvers.issuer}")
-    return (
-        f"{_described(request.scope)}, for at most {request.for_max_s / 3600:g} h; approvals:"
-        f" {request.approvals} by {', '.join(names)}"
-        f"{'; or break-glass' if request.break_glass else ''}"
-    )
 
 
 @dataclass(frozen=True, slots=True)

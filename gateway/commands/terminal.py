@@ -25,6 +25,14 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         print_line("  ".join(padded).rstrip())
 
 
+def print_rows(head: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:
+    """Print a table, or the line `none` if there are no rows."""
+    if rows:
+        print_table(head, rows)
+    else:
+        print_line(none)
+
+
 def print_line(line: object = "", *, file: TextIO | None = None) -> None:
     """Print one line to stdout or `file`; a line break in it is escaped as well."""
     print(escape_controls(str(line)), file=file)

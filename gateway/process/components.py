@@ -126,7 +126,7 @@ async def open_components(
         cluster = open_cluster_query(runtime, valkey, view)
         administration = open_administration(
             *(runtime, identity.admins, policies, overrides, cluster),
-            *(audit_log.for_requests, live, requests.steps),
+            *(audit_log.for_requests, live, requests.steps, requests.outbox),
         )
         _begin_metrics(runtime, administration)
         yield Components(

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.domain.model import Secret
 from gateway.domain.requests.notices import Notice
 from gateway.drivers.crypto.sealed_requests import SealedRequests
 from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.valkey import notice_outbox
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.notice_outbox import ValkeyNoticeOutbox
 from gateway.drivers.valkey.request_store import ValkeyRequestStore
@@ -27,8 +29,11 @@ REQUEST = an_access_request()
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
 
-def a_notice(name: str, at: float = 1_000.0) -> Notice:
-    return Notice(id=f"msg_{name}", webhook="w", event="requested", request=REQUEST, at=at)
+def a_notice(name: str, at: float = 1_000.0, *, webhook: str = "") -> Notice:
+    """Return a notice in a lane of its own, or in that of a webhook."""
+    return Notice(
+        id=f"msg_{name}", webhook=webhook or name, event="requested", request=REQUEST, at=at
+    )
 
 
 @dataclass
@@ -80,12 +85,83 @@ async def test_settled_notice_is_removed_or_comes_later(subject: Subject) -> Non
     assert later.waiting == 1
 
 
+async def test_notice_waits_for_the_earlier_ones_of_its_lane(subject: Subject) -> None:
+    first, second = a_notice("z", webhook="w"), a_notice("a", 1_001.0, webhook="w")
+    await subject.add([first, a_notice("other")])
+    await subject.add([second])
+    claim = partial(subject.outbox.claim, lease_s=60.0, limit=10)
+    claimed = await claim(1_002.0)
+    assert {one.id for one in claimed.notices} == {"msg_z", "msg_other"}
+    await subject.outbox.retry(changed(first, attempts=1), 2_000.0)
+    assert {one.id for one in (await claim(1_999.0)).notices} == {"msg_other"}
+    (again,) = (await claim(2_000.0)).notices
+    assert again.id == "msg_z"
+    assert not (await claim(2_001.0)).notices  # the lease holds its lane, too
+    await subject.outbox.remove(again)
+    assert [one.id for one in (await claim(2_002.0)).notices] == ["msg_a"]
+
+
+async def test_settled_notice_does_not_come_back(subject: Subject) -> None:
+    """The lease of a slow attempt ended, and another replica delivered the notice."""
+    notice = a_notice("a")
+    await subject.add([notice])
+    await subject.outbox.remove(notice)
+    await subject.outbox.retry(changed(notice, attempts=1), 1_005.0)
+    assert not (await subject.outbox.claim(2_000.0, lease_s=60.0, limit=10)).notices
+
+
+async def test_scheduled_notice_waits_for_its_time_and_holds_no_lane(subject: Subject) -> None:
+    now, later = a_notice("now", webhook="w"), a_notice("later", 5_000.0, webhook="w")
+    await subject.add([now, later])
+    claim = partial(subject.outbox.claim, lease_s=60.0, limit=10)
+    claimed = await claim(1_000.0)
+    assert ([one.id for one in claimed.notices], claimed.waiting) == (["msg_now"], 1)
+    await subject.outbox.remove(now)
+    assert not (await claim(4_999.0)).notices
+    due = await claim(5_000.0)
+    assert ([one.id for one in due.notices], due.waiting) == (["msg_later"], 1)
+    assert not (await claim(5_001.0)).notices
+
+
+async def test_dead_notice_is_listed_and_replayed_once(subject: Subject) -> None:
+    notice, after = a_notice("a", webhook="w"), a_notice("b", 1_001.0, webhook="w")
+    await subject.add([notice])
+    await subject.add([after])
+    claim = partial(subject.outbox.claim, lease_s=60.0, limit=10)
+    await claim(1_002.0)
+    await subject.outbox.give_up(changed(notice, attempts=11, error="HTTP 500"), 2_000.0)
+    ((dead, given_up_at),) = await subject.outbox.dead()
+    assert (dead.id, dead.attempts, dead.error, given_up_at) == ("msg_a", 11, "HTTP 500", 2_000.0)
+    (next_one,) = (await claim(2_001.0)).notices
+    assert next_one.id == "msg_b"
+    await subject.outbox.remove(next_one)
+    assert await subject.outbox.replay(dead)
+    assert not await subject.outbox.replay(dead)
+    assert list(await subject.outbox.dead()) == []
+    (again,) = (await claim(3_000.0)).notices
+    assert (again.id, again.attempts) == ("msg_a", 0)
+
+
+async def test_oldest_dead_notices_are_removed(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notice_outbox, "_DEAD_MAX", 2)
+    sealer = Sealer([a_seal_key()])
+    outbox = ValkeyNoticeOutbox(valkey, sealer)
+    store = ValkeyRequestStore(valkey, SealedRequests(sealer), outbox)
+    notices = [a_notice(name) for name in "abc"]
+    await store.put(REQUEST, replaces="", at_version="", stored_max=9, notices=notices)
+    for at, one in enumerate(notices):
+        await outbox.give_up(one, float(at))
+    assert [one.notice.id for one in await outbox.dead()] == ["msg_b", "msg_c"]
+
+
 async def test_forged_notice_is_removed(valkey: Valkey, shared_valkey: RealValkey) -> None:
     outbox = ValkeyNoticeOutbox(valkey, Sealer([a_seal_key()]))
-    notices, due = outbox.keys
+    notices, due, *_ = outbox.keys
     async with Redis.from_url(shared_valkey.url) as redis:
-        await redis.hset(notices, "msg_x", b"forged")
-        await redis.zadd(due, {"msg_x": 1.0})
+        await redis.hset(notices, "lane:1.000:msg_x", b"forged")
+        await redis.zadd(due, {"lane:1.000:msg_x": 1.0})
     claimed = await outbox.claim(2.0, lease_s=60.0, limit=10)
     assert (list(claimed.notices), claimed.waiting) == ([], 1)
     assert (await outbox.claim(100.0, lease_s=60.0, limit=10)).waiting == 0

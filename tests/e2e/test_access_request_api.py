@@ -20,6 +20,7 @@ from tests.support.live_delivery import (
     PROJECT,
     admin_headers,
     admin_post,
+    admin_token,
     deliver_live,
     ticket,
 )
@@ -160,11 +161,15 @@ def command(gateway: RunningGateway, person: str, *words: str) -> dict[str, Any]
     return found
 
 
-def explained(gateway: RunningGateway, server: str) -> str:
+def explained(gateway: RunningGateway, server: str, *, by_gateway: bool = False) -> str:
     person = ("--user", "ann", "--group", "staff")
     config = ("--config", str(gateway.config_file))
     target = f"{gateway.cloud.project}/{server}"
-    return programs.run("gateway", "explain", *config, *person, target).stdout
+    environ = {"CONSOLE_GATEWAY_ADMIN_TOKEN": admin_token(gateway.cloud)}
+    options = ("--gateway", gateway.admin) if by_gateway else ()
+    return programs.run(
+        "gateway", "explain", *config, *person, *options, target, environ=environ
+    ).stdout
 
 
 def wanted(stack: Stack, **more: Any) -> dict[str, Any]:
@@ -216,14 +221,22 @@ def test_commands_request_approve_and_end_access(
     assert json.loads(record["detail"])["hash"] == made["hash"]
 
     eventually(lambda: explained(there, server).startswith("ALLOWED by request:"))
-    assert f"access request {made['id']} approved by corp:lea" in explained(there, server)
+    said = explained(there, server)
+    assert f"access request {made['id']} approved by corp:lea" in said
+    assert "may request it" not in said
+    said = explained(there, server, by_gateway=True)
+    assert said.startswith(f"ALLOWED by request:{made['id']}")
+    assert f"1 access request in force at {there.admin}" in said
     ended = command(here, ann, "end", made["id"], "--reason", "done")
     ended_at = time.monotonic()
     assert ended["state"] == "revoked"
     eventually(lambda: there.console(ann, server).status == 403)
     assert time.monotonic() - ended_at < WITHIN_S
     assert here.console(ann, server).status == 403
-    assert explained(there, server).startswith("DENIED")
+    said = explained(there, server)
+    assert said.startswith("DENIED")
+    assert "  may request it: " in said
+    assert "for at most 4 h; approvals: 1 by group leads; or break-glass" in said
     eventually(lambda: made["id"] in (here.directory / "requests.json").read_text())
     assert REASON not in (here.directory / "requests.json").read_text()
     eventually(lambda: sorted(receiver.events(made["id"])) == ["approved", "ended", "requested"])
@@ -319,6 +332,18 @@ def test_unknown_server_is_requested_like_any_other(stack: Stack) -> None:
     assert call(stack.gateway, lea, "/" + "0" * 32).status == 404
     refused = stack.gateway.audit("access_request_refused")[-1]
     assert (refused["subject"], refused["decision"]) == ("dan", "denied")
+
+
+def test_reading_role_sees_dead_notices_and_cannot_replay(stack: Stack) -> None:
+    reader = admin_headers(stack.cloud, "rita", "readers")
+    listed = fetch(stack.gateway.admin, "GET", "/admin/webhooks/dead", reader)
+    assert (listed.status, listed.json) == (200, {"notices": []})
+    body = json.dumps({"webhook": "security"})
+    refused = fetch(stack.gateway.admin, "POST", "/admin/webhooks/replay", reader, body)
+    assert refused.status == 403
+    ada = admin_headers(stack.cloud)
+    nothing = fetch(stack.gateway.admin, "POST", "/admin/webhooks/replay", ada, body)
+    assert (nothing.status, nothing.error_code) == (400, "CGW.4000")
 
 
 def test_list_needs_a_token_and_valid_filters(stack: Stack) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 from tests.support.stack import CloudProcess, RunningGateway, fetch
 
 PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
-ADMIN_API = {"audience": "gateway-admin", "groups": {"admins": "all"}}
+ADMIN_API: dict[str, Any] = {
+    "audience": "gateway-admin",
+    "groups": {"admins": "all", "readers": ["read"]},
+}
 
 
 def deliver_live(gateway: RunningGateway, *, public_url: str = "", **console: Any) -> None:
@@ -24,11 +27,16 @@ def deliver_live(gateway: RunningGateway, *, public_url: str = "", **console: An
     gateway.write_config()
 
 
-def admin_headers(cloud: CloudProcess) -> dict[str, str]:
+def admin_headers(
+    cloud: CloudProcess, subject: str = "ada", group: str = "admins"
+) -> dict[str, str]:
     """Return the headers of an operator of `ADMIN_API`."""
-    claims = {"aud": ADMIN_API["audience"]}
-    token = cloud.token("ada", groups=["admins"], claims=claims)
+    token = admin_token(cloud, subject, group)
     return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+
+def admin_token(cloud: CloudProcess, subject: str = "ada", group: str = "admins") -> str:
+    return cloud.token(subject, groups=[group], claims={"aud": ADMIN_API["audience"]})
 
 
 def admin_post(

@@ -18,6 +18,7 @@ from gateway.domain.errors import (
     NotAuthenticated,
 )
 from gateway.domain.model import RuleKind
+from gateway.domain.policy.request_rules import Approvers
 from gateway.flow.requests.request_telemetry import RequestStep
 from tests.support.access_requests import (
     ANN,
@@ -171,6 +172,34 @@ async def test_approver_without_the_group_cannot_approve(here: RequestReplica) -
     with pytest.raises(AccessRequestNotFound):
         await here.approve(made, person("lea"))
     assert here.world.audit_log.events == ["requested"]
+
+
+@pytest.mark.parametrize(
+    ("requester_claim", "approver_claim", "is_allowed"),
+    [
+        ("ann@example.com", "lea@example.com", True),
+        ("ann@example.com", "ANN@example.com", False),
+        ("", "lea@example.com", False),
+        ("ann@example.com", "", False),
+    ],
+)
+async def test_approver_of_a_second_issuer_must_be_another_person(
+    world: RequestWorld, requester_claim: str, approver_claim: str, *, is_allowed: bool
+) -> None:
+    rule = a_request_rule(approvers=Approvers("partner", frozenset(), frozenset({"leads"})))
+    world.policy = a_request_policy(rule)
+    here, there = world.replica(), world.replica()
+    made = await here.make(person("ann", "staff", claim=requester_claim))
+    approver = person("lea", "leads", issuer="partner", claim=approver_claim)
+    if is_allowed:
+        assert (await there.approve(made, approver)).state(world.clock.now()) == "active"
+    else:
+        with pytest.raises((AccessRequestForbidden, AccessRequestNotFound)):
+            await there.approve(made, approver)
+    with pytest.raises((AccessRequestForbidden, AccessRequestNotFound)):
+        await here.approve(made, person("leo", "leads", claim="leo@example.com"))
+    await here.active.sync()
+    assert here.is_allowed(person("ann", "staff")) is is_allowed
 
 
 async def test_rule_removed_after_the_approval_ends_the_access(here: RequestReplica) -> None:

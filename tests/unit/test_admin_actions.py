@@ -16,6 +16,7 @@ from gateway.flow.admin.administration import ActionPlan, Administrator
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.console_actions import ConsoleActions
 from gateway.flow.admin.request_actions import RequestActions
+from gateway.flow.admin.webhook_actions import WebhookActions
 from tests.support.clock import FakeClock
 from tests.support.override_store import FakeOverrideStore
 from tests.support.replicas import Alone
@@ -55,6 +56,7 @@ class Operating:
             cluster=ClusterQuery(cast(Any, None), Alone()),
             consoles=ConsoleActions(None),
             requests=RequestActions(cast(Any, None), clock),
+            webhooks=WebhookActions(cast(Any, None)),
             clock=clock,
         )
 

@@ -6,12 +6,13 @@ import hmac
 import json
 from contextlib import suppress
 from typing import Any
+from unicodedata import category
 
 import pytest
 
 from gateway.domain.model import Headers, Secret
 from gateway.domain.requests import steps
-from gateway.domain.requests.model import AccessRequest
+from gateway.domain.requests.model import AccessRequest, RequestPerson
 from gateway.domain.requests.notices import (
     RETRY_DELAYS_S,
     Notice,
@@ -78,6 +79,8 @@ class Setup:
         self.outbox = FakeNoticeOutbox()
         self.receiver = Receiver(self.clock)
         self.outcomes: list[str] = []
+        self.known: dict[str, AccessRequest] = {}
+        """The requests that are known and were not ended, by ID."""
         self.webhooks = self.replica(form)
 
     def replica(self, form: NoticeFormat = "json") -> Webhooks:
@@ -85,6 +88,7 @@ class Setup:
             [Webhook("security", Secret("https://hooks.example/x"), SECRETS, form)],
             outbox=self.outbox,
             sender=self.receiver,
+            find_open=self.known.get,
             clock=self.clock,
             telemetry=self,
         )
@@ -100,7 +104,24 @@ class Setup:
             await running
 
     def notify(self, event: str = "requested", request: AccessRequest | None = None) -> None:
-        self.outbox.add(self.webhooks.notices_of(event, request or an_access_request()))
+        step, *_ = self.webhooks.notices_of(event, request or an_access_request())
+        self.outbox.add([step])
+
+    def approve(self, **more: Any) -> AccessRequest:
+        """Approve a request now, and store what the step stores."""
+        request = an_access_request(**more)
+        active = steps.approve(
+            request, a_request_rule(), LEA, content_hash=request.content_hash, now=self.clock.now()
+        )
+        self.known[active.id] = active
+        self.outbox.add(self.webhooks.notices_of("approved", active))
+        return active
+
+    @property
+    def accepted(self) -> list[str]:
+        """The events that the receiver has, in its order."""
+        found = [one["type"] for one in self.receiver.accepted]
+        return [one.removeprefix("access_request.") for one in found]
 
 
 async def test_notice_is_signed_and_delivered_once() -> None:
@@ -136,6 +157,13 @@ async def test_notice_is_dropped_after_a_day() -> None:
         await setup.clock.advance(max(RETRY_DELAYS_S))
     assert setup.outcomes == ["retry"] * len(RETRY_DELAYS_S) + ["dropped"]
     assert setup.outbox.notices == {}
+    ((dead, _),) = await setup.outbox.dead()
+    assert (dead.attempts, dead.error) == (len(RETRY_DELAYS_S) + 1, "HTTP 500")
+    setup.receiver.status = 200
+    assert await setup.outbox.replay(dead)
+    assert not await setup.outbox.replay(dead)
+    await setup.run_for(5.0)
+    assert setup.accepted == ["requested"]
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(410, "gone"), (302, "retry"), (429, "retry")])
@@ -151,7 +179,7 @@ async def test_other_answers_are_no_delivery(status: int, outcome: str) -> None:
 async def test_replayed_delivery_is_recognized() -> None:
     """The same ID again is taken once; an old timestamp or another body does not verify."""
     setup = Setup()
-    (notice,) = setup.webhooks.notices_of("requested", an_access_request())
+    notice, *_ = setup.webhooks.notices_of("requested", an_access_request())
     body = notice_body(notice, "json")
     headers = dict(sign(SECRETS, notice.id, int(NOW), body))
     setup.receiver.receive(headers, body)
@@ -193,10 +221,83 @@ async def test_unavailable_redis_delays_only() -> None:
 
 async def test_removed_webhook_loses_its_notices() -> None:
     setup = Setup()
-    (notice,) = setup.webhooks.notices_of("requested", an_access_request())
+    notice, *_ = setup.webhooks.notices_of("requested", an_access_request())
     setup.outbox.add([changed(notice, webhook="removed")])
     await setup.webhooks.deliver_due()
     assert (setup.outbox.notices, setup.receiver.attempts) == ({}, [])
+
+
+@pytest.mark.parametrize(("duration_s", "soon_s"), [(4 * HOUR_S, 600.0), (60.0, 30.0)])
+async def test_requester_is_warned_before_the_end_and_notified_of_it(
+    duration_s: float, soon_s: float
+) -> None:
+    """Once each, over two replicas and a restart."""
+    setup = Setup()
+    setup.approve(duration_s=duration_s)
+    other = setup.replica()
+    await setup.run_for(duration_s - soon_s - 2.0)
+    assert setup.accepted == ["approved"]
+    await asyncio.gather(setup.webhooks.deliver_due(), other.deliver_due())
+    setup.webhooks = setup.replica()
+    await setup.run_for(4.0)
+    assert setup.accepted == ["approved", "expires_soon"]
+    assert setup.receiver.accepted[-1]["data"]["state"] == "active"
+    await setup.run_for(soon_s + 2.0)
+    assert setup.accepted == ["approved", "expires_soon", "ended"]
+    assert setup.receiver.accepted[-1]["data"]["state"] == "ended"
+    assert setup.outbox.notices == {}
+
+
+async def test_early_end_takes_the_scheduled_notices_back() -> None:
+    setup = Setup()
+    active = setup.approve()
+    await setup.run_for(2.0)
+    ended = steps.end(active, a_request_rule(), ANN, setup.clock.now(), "done")
+    setup.known.pop(active.id)  # the override ends it, whatever copies say
+    setup.outbox.add(setup.webhooks.notices_of("ended", ended))
+    await setup.run_for(2 * HOUR_S)
+    assert setup.accepted == ["approved", "ended"]
+    assert setup.receiver.accepted[-1]["data"]["state"] == "revoked"
+    assert setup.outcomes == ["ok", "ok", "outdated", "outdated"]
+    assert setup.outbox.notices == {}
+
+
+@pytest.mark.parametrize(
+    ("started_at", "accepted"), [(None, ["requested", "expired"]), (NOW, ["requested"])]
+)
+async def test_request_without_a_decision_is_reported_once(
+    started_at: float | None, accepted: list[str]
+) -> None:
+    setup = Setup()
+    request = an_access_request()
+    setup.known[request.id] = changed(request, started_at=started_at)
+    setup.outbox.add(setup.webhooks.notices_of("requested", request))
+    await setup.run_for(25 * HOUR_S)
+    assert setup.accepted == accepted
+
+
+async def test_warning_that_comes_too_late_is_not_sent() -> None:
+    setup = Setup()
+    setup.approve()
+    await setup.run_for(2.0)
+    setup.receiver.down_until = NOW + 2 * HOUR_S
+    await setup.run_for(4 * HOUR_S)
+    assert setup.accepted == ["approved", "ended"]
+
+
+async def test_notices_of_one_request_arrive_in_order() -> None:
+    """The approval waits for the request's notice, which failed; another request does not."""
+    setup = Setup()
+    setup.receiver.down_until = NOW + 1.0
+    setup.notify()
+    await setup.run_for(2.0)
+    setup.approve()
+    setup.notify("requested", an_access_request(id="1" * 32))
+    await setup.run_for(10.0)
+    found = [(one["data"]["id"][0], one["type"]) for one in setup.receiver.accepted]
+    first = [event for request, event in found if request == "0"]
+    assert first == ["access_request.requested", "access_request.approved"]
+    assert found[0][0] == "1"
 
 
 def a_notice(event: str, request: AccessRequest) -> Notice:
@@ -219,6 +320,34 @@ def test_chat_text_is_escaped_and_mentions_none() -> None:
     assert any(HOSTILE in run["text"] for run in runs)
     data = json.loads(notice_body(notice, "json"))["data"]
     assert data["reason"] == HOSTILE
+
+
+NAMES = [
+    "Zoë Žižek 王小明 🙂",
+    "<script>alert(1)</script>",
+    "x" * 255,
+    "\u202egro.live\u202c \u2066x\u2069 \u200f\u05d0\u05d1",
+    "ann\nApproved by corp:boss\r\nUntil 2099",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["unicode", "html", "long", "direction", "lines"])
+@pytest.mark.parametrize("form", ["slack", "teams"])
+def test_name_and_reason_cannot_pass_for_other_lines(name: str, form: NoticeFormat) -> None:
+    request = an_access_request(requester=RequestPerson("corp", name), reason=name)
+    body = json.loads(notice_body(a_notice("requested", request), form))
+    if form == "slack":
+        lines = body["text"].split("\n")
+    else:
+        (card,) = body["attachments"]
+        lines = [block["inlines"][0]["text"] for block in card["content"]["body"]]
+    assert len(lines) == 3
+    assert lines[0].endswith(f" requests op on {request.servers[0]} for 1 h")
+    assert lines[1].startswith("Reason: ")
+    assert lines[2] == f"gateway requests show {request.id}"
+    assert not any(category(one).startswith("C") for line in lines for one in line)
+    data = json.loads(notice_body(a_notice("requested", request), "json"))["data"]
+    assert (data["requester"]["subject"], data["reason"]) == (name, name)
 
 
 def test_text_names_the_approver_and_the_end() -> None:
@@ -249,11 +378,12 @@ async def test_each_step_stores_its_notices_with_the_request() -> None:
     await here.approve(made, LEA)
     world.store.is_unavailable = True
     await here.requests.end(made.id, LEA, here.context(), "")
-    assert [one.event for one in world.store.notices] == ["requested", "approved"]
+    stored = ["requested", "expired", "approved", "expires_soon", "ended"]
+    assert [one.event for one in world.store.notices] == stored
     world.store.is_unavailable = False
     await here.active.sync()
     await here.active.sync()
-    assert [one.event for one in world.store.notices] == ["requested", "approved", "ended"]
+    assert [one.event for one in world.store.notices] == [*stored, "ended"]
     world.store.lose_data()
     await here.active.sync()
-    assert len(world.store.notices) == 3  # a restored request is no step
+    assert len(world.store.notices) == 6  # a restored request is no step

@@ -18,7 +18,7 @@ def grants_of(
     A stored request proves nothing by itself. Its rule must exist, and allow all of it.
     """
     found = (
-        _grant(one, rule)
+        grant_of(one, rule, describe_grant(one))
         for one in requests
         if one.id not in ended
         and (rule := rules.get(one.rule)) is not None
@@ -74,14 +74,15 @@ def request_location(request_id: str) -> str:
     return f"request:{request_id}"
 
 
-def _grant(request: AccessRequest, rule: RequestRule) -> RequestGrant:
+def grant_of(request: AccessRequest, rule: RequestRule, label: str) -> RequestGrant:
+    """Return the grant that an active request is; `label` says so to people."""
     assert request.started_at is not None
     scope = rule.scope
     ref = RuleRef(
         RuleKind.GRANT,
         request_location(request.id),
         0,
-        describe_grant(request),
+        label,
         by_break_glass=request.broken_glass,
     )
     grant = msgspec.structs.replace(

@@ -4,7 +4,8 @@ import base64
 import hmac
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
+from unicodedata import category
 
 import msgspec
 
@@ -18,12 +19,16 @@ RETRY_DELAYS_S: Final = (
 )  # fmt: skip
 """A day in all."""
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the form of secrets
+_SOON_S: Final = 600.0
+"""How long before the end of access its requester is warned; half of the time of short access."""
 _TEXTS: Final[dict[str, str]] = {
     "requested": "requests",
     "approved": "has an approval for",
     "denied": "was denied",
     "withdrawn": "has withdrawn the request for",
     "ended": "no longer has",
+    "expired": "got no decision on the request for",
+    "expires_soon": "soon loses",
     "break_glass": "HAS BROKEN THE GLASS for",
 }
 
@@ -37,14 +42,62 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     event: str
     request: AccessRequest
     at: float
-    """When the step was taken: seconds since the epoch."""
+    """When the step was taken, or when a scheduled notice is due: seconds since the epoch."""
     attempts: int = 0
+    error: str = ""
+    """Why the last attempt failed. It never has the address of the webhook."""
+
+    @property
+    def lane(self) -> str:
+        """Notices of one lane are delivered in order: those of one request to one webhook."""
+        return sha256(f"{self.webhook}\0{self.request.id}".encode()).hexdigest()[:16]
+
+
+class DeadNotice(NamedTuple):
+    """A notice that is not tried again, unless an administrator replays it."""
+
+    notice: Notice
+    given_up_at: float
 
 
 def notice_id(webhook: str, event: str, request: AccessRequest) -> str:
     """Return the ID of a delivery: the same for the same step and webhook."""
     text = f"{webhook}\0{event}\0{request.id}\0{request.version}"
     return "msg_" + sha256(text.encode()).hexdigest()[:32]
+
+
+def scheduled_events(event: str, request: AccessRequest) -> list[tuple[str, float]]:
+    """Return the events that time alone brings after a step, each with its time.
+
+    They are stored with the step, so exactly one replica delivers them, and a restart loses none.
+    """
+    if request.closing is not None:
+        return []
+    if event == "requested":
+        return [("expired", request.pending_until)]
+    if request.ends_at is None or event not in ("approved", "break_glass"):
+        return []
+    soon_s = min(_SOON_S, request.duration_s / 2)
+    return [("expires_soon", request.ends_at - soon_s), ("ended", request.ends_at)]
+
+
+def is_outdated(notice: Notice, known: AccessRequest | None, now: float) -> bool:
+    """Return whether a scheduled notice is not true any more; `known`: the request as it is now.
+
+    `known` is None if the request was ended. The notice of a step is never outdated.
+    """
+    if notice.request.closing is not None:
+        return False
+    state = None if known is None else known.state(now)
+    match notice.event:
+        case "expires_soon":
+            return state != "active"
+        case "expired":
+            return state != "expired"
+        case "ended":
+            return state != "ended"
+        case _:
+            return False
 
 
 def retry_delay_s(attempts: int, retry_after_s: float) -> float | None:
@@ -123,19 +176,29 @@ def _text(notice: Notice) -> str:
     servers = ", ".join(request.servers)
     what = f"{_TEXTS.get(notice.event, notice.event)} {request.role} on {servers}"
     lines = [
-        f"{request.requester.subject} {what} for {request.duration_s / 3600:g} h",
-        f"Reason: {request.reason}",
+        f"{one_line(request.requester.subject)} {what} for {request.duration_s / 3600:g} h",
+        f"Reason: {one_line(request.reason)}",
     ]
     if request.ticket:
         lines.append(f"Ticket: {request.ticket}")
     if request.counted_approvals():
-        lines.append(f"Approved by {', '.join(one.by.name for one in request.counted_approvals())}")
+        names = ", ".join(one.by.name for one in request.counted_approvals())
+        lines.append(f"Approved by {one_line(names)}")
     if request.closing is not None:
-        lines.append(f"By {request.closing.by.name} {request.closing.reason}".rstrip())
+        closing = request.closing
+        lines.append(one_line(f"By {closing.by.name} {closing.reason}"))
     elif request.ends_at is not None:
         lines.append(f"Until {rfc3339(request.ends_at)}")
     lines.append(f"gateway requests show {request.id}")
     return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """Return the text without line breaks, control and direction characters.
+
+    A reason must not look like another line of the notice, such as "Approved by".
+    """
+    return " ".join("".join(" " if category(one)[0] in "CZ" else one for one in text).split())
 
 
 def _escape_slack(text: str) -> str:

@@ -19,7 +19,11 @@ ACCESS_REQUEST_FAMILIES: Final = (
         "gateway_webhook_attempts_total",
         "Attempts to deliver notices about access requests.",
         webhook="names of `requests.webhooks`",
-        outcome="ok, retry, gone (410: not tried again), dropped (after a day)",
+        outcome="ok, retry, gone (410: not tried again), dropped (after a day), outdated (not sent:"
+        " the request has changed since)",
     ),
-    gauge("gateway_webhook_notices_waiting", "Notices in the outbox of all replicas."),
+    gauge(
+        "gateway_webhook_notices_waiting",
+        "Notices in the outbox of all replicas whose time has come.",
+    ),
 )

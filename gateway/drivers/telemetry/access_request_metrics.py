@@ -25,7 +25,7 @@ class WebhookMetrics:
     def __init__(self, metrics: Metrics, names: Sequence[str]) -> None:
         """Export every series with the value 0; `names` of `requests.webhooks`."""
         self._metrics = metrics
-        outcomes = ("ok", "retry", "gone", "dropped")
+        outcomes = ("ok", "retry", "gone", "dropped", "outdated")
         metrics.begin_counter("gateway_webhook_attempts_total", product(names, outcomes))
 
     def webhook_sent(self, webhook: str, outcome: str, error: str) -> None:
@@ -33,5 +33,5 @@ class WebhookMetrics:
         fields = {"webhook": webhook, "error": error}
         if outcome == "retry":
             log.warning("webhook_failed", extra=fields)
-        elif outcome != "ok":
+        elif outcome in ("gone", "dropped"):
             log.error("webhook_given_up", extra=fields)

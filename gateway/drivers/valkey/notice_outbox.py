@@ -3,15 +3,25 @@
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.domain.requests.notices import Notice, decode_notice, encode_notice
+import msgspec
+
+from gateway.domain.requests.notices import DeadNotice, Notice, decode_notice, encode_notice
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.requests.webhooks import ClaimedNotices
 
-_CLAIM, _SETTLE = LuaScript("claim_notices"), LuaScript("settle_notice")
+_CLAIM, _SETTLE, _GIVE_UP, _LIST_DEAD, _REPLAY = (
+    LuaScript("claim_notices"),
+    LuaScript("settle_notice"),
+    LuaScript("give_up_notice"),
+    LuaScript("list_dead_notices"),
+    LuaScript("replay_notice"),
+)
 NOTICES_MAX: Final = 10_000
-"""Beyond it, new notices are dropped."""
+"""Beyond it, new notices are dropped; as many may be scheduled for later."""
+_DEAD_MAX: Final = 1_000
+"""Beyond it, the oldest dead notices are removed."""
 
 
 class ValkeyNoticeOutbox:
@@ -19,7 +29,9 @@ class ValkeyNoticeOutbox:
         self._valkey = valkey
         self._sealer = sealer
         tag = "requests"  # as the requests, so that one script stores both
-        self.keys = [valkey.key("notices", tag=tag), valkey.key("due", tag=tag)]
+        names = ("notices", "due", "lanes", "scheduled")
+        self.keys = [valkey.key(name, tag=tag) for name in names]
+        self._dead = [*self.keys, valkey.key("dead", tag=tag)]
 
     async def claim(self, now: float, *, lease_s: float, limit: int) -> ClaimedNotices:
         reply = await self._valkey.run_script(
@@ -27,35 +39,60 @@ class ValkeyNoticeOutbox:
         )
         waiting, *pairs = reply
         notices = []
-        for notice_id, sealed in zip(pairs[::2], pairs[1::2], strict=True):
-            notice = self._open(notice_id.decode(errors="replace"), sealed)
+        for member, sealed in zip(pairs[::2], pairs[1::2], strict=True):
+            notice = self._open(member, sealed)
             if notice is None:  # forged, or sealed with a key that is no longer configured
-                await self._valkey.run_script(_SETTLE, self.keys, [notice_id, "", 0])
+                await self._valkey.run_script(_SETTLE, self.keys, [member, "", 0])
             else:
                 notices.append(notice)
         return ClaimedNotices(notices, int(waiting))
 
     async def remove(self, notice: Notice) -> None:
-        await self._valkey.run_script(_SETTLE, self.keys, [notice.id, "", 0])
+        await self._valkey.run_script(_SETTLE, self.keys, [_member(notice), "", 0])
 
     async def retry(self, notice: Notice, due_at: float) -> None:
         await self._valkey.run_script(
-            _SETTLE, self.keys, [notice.id, self._seal(notice), str(due_at)]
+            _SETTLE, self.keys, [_member(notice), self._seal(notice), str(due_at)]
+        )
+
+    async def give_up(self, notice: Notice, now: float) -> None:
+        await self._valkey.run_script(
+            _GIVE_UP, self._dead, [_member(notice), self._seal(notice), str(now), _DEAD_MAX]
+        )
+
+    async def dead(self) -> Sequence[DeadNotice]:
+        found = await self._valkey.run_script(_LIST_DEAD, self._dead, [])
+        opened = (
+            (self._open(member, sealed), float(at))
+            for member, at, sealed in zip(found[::3], found[1::3], found[2::3], strict=True)
+        )
+        return [DeadNotice(notice, at) for notice, at in opened if notice is not None]
+
+    async def replay(self, notice: Notice) -> bool:
+        again = msgspec.structs.replace(notice, attempts=0)
+        return bool(
+            await self._valkey.run_script(_REPLAY, self._dead, [_member(notice), self._seal(again)])
         )
 
     def entries(self, notices: Sequence[Notice]) -> list[str | bytes]:
-        """Return ID and sealed form of each notice, for the script that stores a request."""
-        return [part for one in notices for part in (one.id, self._seal(one))]
+        """Return member, time and sealed form of each, for the script that stores a request."""
+        return [part for one in notices for part in (_member(one), str(one.at), self._seal(one))]
 
     def _seal(self, notice: Notice) -> bytes:
         return self._sealer.seal(encode_notice(notice), bound_to=_binding(notice.id))
 
-    def _open(self, notice_id: str, sealed: bytes) -> Notice | None:
+    def _open(self, member: bytes, sealed: bytes) -> Notice | None:
+        notice_id = member.decode(errors="replace").rpartition(":")[2]
         text = self._sealer.open(sealed, bound_to=_binding(notice_id))
         try:
             return decode_notice(text or b"")
         except ValueError:
             return None
+
+
+def _member(notice: Notice) -> str:
+    """Return the member of the sorted sets: members of one lane sort by time."""
+    return f"{notice.lane}:{notice.at:017.3f}:{notice.id}"
 
 
 def _binding(notice_id: str) -> bytes:

@@ -61,6 +61,7 @@ from gateway.flow.admin.messages import (
     timestamp,
 )
 from gateway.flow.admin.request_actions import RequestActions
+from gateway.flow.admin.webhook_actions import WebhookActions
 from gateway.flow.clock import Clock
 
 _CLOCK_SKEW_S: Final = 2.0
@@ -84,6 +85,7 @@ class AdminActions:
         cluster: ClusterQuery,
         consoles: ConsoleActions,
         requests: RequestActions,
+        webhooks: WebhookActions,
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached.
@@ -115,6 +117,8 @@ class AdminActions:
             "EndConsoles": self._on_consoles(consoles.end),
             "ListAccessRequests": self._on_requests(requests.list),
             "EndAccessRequest": requests.end,
+            "ListDeadNotices": webhooks.list,
+            "ReplayNotices": webhooks.replay,
             "ShowQueue": _unconditional(cluster.queue),
             "ShowPolicy": _unconditional(partial(cluster.policy, reload=False)),
             "ReloadPolicy": _unconditional(partial(cluster.policy, reload=True)),

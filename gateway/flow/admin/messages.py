@@ -174,6 +174,23 @@ class EndAccessRequestRequest(AdminRequest, frozen=True):
     id: Annotated[Text, Meta(description="ID of the request.")]
 
 
+class DeadNoticesRequest(AdminRequest, frozen=True):
+    """List notices that were given up: after a day of attempts, or because the receiver is gone."""
+
+    webhook: Annotated[Text | None, Meta(description="Name of the webhook in the config.")] = None
+
+
+class ReplayNoticesRequest(AdminRequest, frozen=True):
+    """Try one notice again, or all of a webhook."""
+
+    id: Annotated[Text | None, Meta(description="ID of the notice.")] = None
+    webhook: Annotated[Text | None, Meta(description="Name of the webhook in the config.")] = None
+
+    def __post_init__(self) -> None:
+        if (self.id is None) == (self.webhook is None):
+            raise ValueError("specify exactly one of id and webhook")
+
+
 class SetRateCeilingRequest(AdminRequest, frozen=True):
     account: Annotated[Text, Meta(description="Name of the account in the config.")]
     rate_per_s: Annotated[
@@ -334,6 +351,9 @@ class AccessRequestEntry(AdminResponse, frozen=True):
     created_at: Timestamp
     ends_at: Annotated[Timestamp | None, Meta(description="None before the approval.")]
     approved_by: Annotated[list[str], Meta(description="As issuer:subject.")]
+    in_force: Annotated[
+        bool, Meta(description="It is a grant now: a rule in force allows it. Locks are not seen.")
+    ]
 
 
 class AccessRequestsResponse(AdminResponse, frozen=True):
@@ -346,6 +366,27 @@ class EndedAccessRequestResponse(AdminResponse, frozen=True):
         bool,
         Meta(description="False if Redis is unavailable; the others end it when it recovers."),
     ]
+
+
+class DeadNoticeEntry(AdminResponse, frozen=True):
+    id: Annotated[str, Meta(description="The ID, as in the header `webhook-id`.")]
+    webhook: str
+    event: Annotated[str, Meta(description="As in the notice, without `access_request.`.")]
+    request: Annotated[str, Meta(description="ID of the access request.")]
+    at: Annotated[Timestamp, Meta(description="When the event was.")]
+    given_up_at: Timestamp
+    attempts: int
+    error: Annotated[str, Meta(description="Why the last attempt failed.")]
+
+
+class DeadNoticesResponse(AdminResponse, frozen=True):
+    notices: Annotated[
+        list[DeadNoticeEntry], Meta(description="The oldest first; the latest 1,000 are stored.")
+    ]
+
+
+class ReplayedNoticesResponse(AdminResponse, frozen=True):
+    replayed: Annotated[list[str], Meta(description="IDs of the notices.")]
 
 
 class BudgetEntry(AdminResponse, frozen=True):

@@ -24,6 +24,9 @@ class RequestDirectory(Protocol):
 
     def all(self) -> Iterable[AccessRequest]: ...
 
+    def is_in_force(self, request: AccessRequest) -> bool:
+        """Return whether a request is a grant now, if no denial or lock overrides it."""
+
     async def end_as_administrator(self, request_id: str, by: RequestPerson, reason: str) -> bool:
         """End an open request; return whether all replicas are notified. Raises BadRequest."""
 
@@ -84,6 +87,7 @@ class RequestActions:
             timestamp(request.created_at),
             None if request.ends_at is None else timestamp(request.ends_at),
             [one.by.name for one in request.counted_approvals()],
+            self._directory.is_in_force(request),
         )
 
 

@@ -1,25 +1,32 @@
-"""Webhooks that notify people about access requests: at least once, with back-off.
+"""Webhooks that notify people about access requests: at least once, in order, with back-off.
 
 Notices wait in an outbox that all replicas share. Each step stores its notices in one call with the
-request, so neither exists without the other, and no request waits for a receiver.
+request, so neither exists without the other, and no request waits for a receiver. Notices about the
+end of access are stored with the approval and become due by time. A notice that was given up is
+listed until an administrator replays it.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
 
+import msgspec
+
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Headers, Secret, is_ok
 from gateway.domain.requests.model import AccessRequest
 from gateway.domain.requests.notices import (
+    DeadNotice,
     Notice,
     NoticeFormat,
+    is_outdated,
     notice_body,
     notice_id,
     retry_delay_s,
+    scheduled_events,
     sign,
 )
 from gateway.flow.clock import Clock
@@ -52,18 +59,30 @@ class Delivery:
 class ClaimedNotices:
     notices: Sequence[Notice]
     waiting: int
-    """The number of all notices in the outbox."""
+    """The number of notices in the outbox that were due already."""
 
 
 class NoticeOutbox(Protocol):
     """Notices that wait for their delivery. Each method raises StoreUnavailable."""
 
     async def claim(self, now: float, *, lease_s: float, limit: int) -> ClaimedNotices:
-        """Return notices that are due; no other process gets them until the lease ends."""
+        """Return notices that are due; no other process gets them until the lease ends.
+
+        A notice is not returned before the earlier ones of its lane are removed or given up.
+        """
 
     async def remove(self, notice: Notice) -> None: ...
 
     async def retry(self, notice: Notice, due_at: float) -> None: ...
+
+    async def give_up(self, notice: Notice, now: float) -> None:
+        """Move a notice to the dead ones, of which the latest are stored."""
+
+    async def dead(self) -> Sequence[DeadNotice]:
+        """Return the dead notices, oldest first."""
+
+    async def replay(self, notice: Notice) -> bool:
+        """Make a dead notice due again; False: it is not dead any more."""
 
 
 class WebhookSender(Protocol):
@@ -73,7 +92,7 @@ class WebhookSender(Protocol):
 
 class WebhookTelemetry(Protocol):
     def webhook_sent(self, webhook: str, outcome: str, error: str) -> None:
-        """Count an attempt: `ok`, `retry`, `gone` or `dropped`."""
+        """Count an attempt: `ok`, `retry`, `gone` or `dropped`; `outdated` without an attempt."""
 
 
 class Webhooks:
@@ -83,28 +102,32 @@ class Webhooks:
         *,
         outbox: NoticeOutbox,
         sender: WebhookSender,
+        find_open: Callable[[str], AccessRequest | None],
         clock: Clock,
         telemetry: WebhookTelemetry,
     ) -> None:
+        """`find_open` returns a request by ID; None if it is unknown or was ended."""
         self._webhooks: Mapping[str, Webhook] = {one.name: one for one in webhooks}
         self._outbox = outbox
         self._sender = sender
+        self._find_open = find_open
         self._clock = clock
         self._telemetry = telemetry
         self.waiting = 0
 
     def notices_of(self, event: str, request: AccessRequest) -> list[Notice]:
-        """Return the notices of a step, one for each webhook."""
-        now = self._clock.now()
+        """Return the notices of a step, and those that follow by time, for each webhook."""
+        events = [(event, self._clock.now()), *scheduled_events(event, request)]
         return [
             Notice(
-                id=notice_id(name, event, request),
+                id=notice_id(name, one, request),
                 webhook=name,
-                event=event,
+                event=one,
                 request=request,
-                at=now,
+                at=at,
             )
             for name in self._webhooks
+            for one, at in events
         ]
 
     async def run(self) -> None:
@@ -132,35 +155,27 @@ class Webhooks:
             await self._outbox.remove(notice)
             return
         now = self._clock.now()
+        if is_outdated(notice, self._find_open(notice.request.id), now):
+            await self._settle(notice, "outdated")
+            return
         body = notice_body(notice, webhook.format)
         headers = sign(webhook.secrets, notice.id, int(now), body)
         delivery = await self._sender.send(webhook.url, headers, body)
         if is_ok(delivery.status) or HTTPStatus.OK <= delivery.status < HTTPStatus.MULTIPLE_CHOICES:
-            await self._settle(notice, "ok", "")
+            await self._settle(notice, "ok")
             return
         error = delivery.error or f"HTTP {delivery.status}"
-        if delivery.status == HTTPStatus.GONE:
-            await self._settle(notice, "gone", error)
-            return
-        attempts = notice.attempts + 1
-        delay_s = retry_delay_s(attempts, delivery.retry_after_s)
-        if delay_s is None:
-            await self._settle(notice, "dropped", error)
+        failed = msgspec.structs.replace(notice, attempts=notice.attempts + 1, error=error)
+        delay_s = retry_delay_s(failed.attempts, delivery.retry_after_s)
+        is_gone = delivery.status == HTTPStatus.GONE
+        if is_gone or delay_s is None:
+            outcome = "gone" if is_gone else "dropped"
+            self._telemetry.webhook_sent(notice.webhook, outcome, error)
+            await self._outbox.give_up(failed, self._clock.now())
             return
         self._telemetry.webhook_sent(notice.webhook, "retry", error)
-        await self._outbox.retry(_attempted(notice, attempts), now + delay_s)
+        await self._outbox.retry(failed, now + delay_s)
 
-    async def _settle(self, notice: Notice, outcome: str, error: str) -> None:
-        self._telemetry.webhook_sent(notice.webhook, outcome, error)
+    async def _settle(self, notice: Notice, outcome: str) -> None:
+        self._telemetry.webhook_sent(notice.webhook, outcome, "")
         await self._outbox.remove(notice)
-
-
-def _attempted(notice: Notice, attempts: int) -> Notice:
-    return Notice(
-        id=notice.id,
-        webhook=notice.webhook,
-        event=notice.event,
-        request=notice.request,
-        at=notice.at,
-        attempts=attempts,
-    )

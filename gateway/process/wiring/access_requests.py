@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
+from gateway.domain.requests.model import AccessRequest
 from gateway.drivers.crypto.sealed_requests import SealedRequests
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.files.snapshot_file import AtomicSnapshotFile
@@ -75,6 +76,7 @@ class OpenAccessRequests:
     """The steps of access requests, and where they are served."""
 
     steps: AccessRequests
+    outbox: ValkeyNoticeOutbox
     mount: ApiMount
     ui_paths: tuple[str, Paths]
     """Below `/ui`, for our own pages; without paths if no issuer has a login."""
@@ -98,7 +100,7 @@ async def open_access_requests(
         clock=clock,
         telemetry=AccessRequestMetrics(runtime.metrics),
         new_id=partial(secrets.token_hex, 16),
-        notices_of=await _open_webhooks(runtime, opened),
+        notices_of=await _open_webhooks(runtime, opened, overrides),
     )
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     handler = RequestsHandler(requests, bearer, clock)
@@ -107,13 +109,20 @@ async def open_access_requests(
     if login is not None:
         ui_paths = RequestsHandler(requests, identify_by_session, clock).paths
     return OpenAccessRequests(
-        requests, ApiMount([PATH, prefix + PATH], handler.paths), (PATH, ui_paths)
+        requests, opened.outbox, ApiMount([PATH, prefix + PATH], handler.paths), (PATH, ui_paths)
     )
 
 
-async def _open_webhooks(runtime: Runtime, opened: OpenRequests) -> NoticesOf:
+async def _open_webhooks(
+    runtime: Runtime, opened: OpenRequests, overrides: ActiveOverrides
+) -> NoticesOf:
     """Start the deliveries; return what makes the notices of a step."""
     config = runtime.config
+
+    def find_open(request_id: str) -> AccessRequest | None:
+        is_ended = request_id in (overrides.ended_requests or ())
+        return None if is_ended else opened.active.find(request_id)
+
     if not config.requests.webhooks:
         return lambda *_: ()
     sender = await runtime.stack.enter_async_context(
@@ -123,6 +132,7 @@ async def _open_webhooks(runtime: Runtime, opened: OpenRequests) -> NoticesOf:
         [Webhook(one.name, one.url, one.secrets, one.format) for one in config.requests.webhooks],
         outbox=opened.outbox,
         sender=sender,
+        find_open=find_open,
         clock=runtime.clock,
         telemetry=WebhookMetrics(runtime.metrics, [one.name for one in config.requests.webhooks]),
     )

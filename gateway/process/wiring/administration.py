@@ -15,6 +15,7 @@ from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.console_actions import ConsoleActions, ConsoleDirectory
 from gateway.flow.admin.request_actions import RequestActions, RequestDirectory
+from gateway.flow.admin.webhook_actions import DeadNotices, WebhookActions
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.decide import Policies
 from gateway.flow.identify import Identify
@@ -41,6 +42,7 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
     audit_log: AuditLog,
     consoles: ConsoleDirectory | None,
     requests: RequestDirectory,
+    notices: DeadNotices,
 ) -> AdminApi | None:
     """Return None where the config has no `admin.api`."""
     config, clock = runtime.config, runtime.clock
@@ -61,6 +63,7 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         cluster=cluster,
         consoles=ConsoleActions(consoles),
         requests=RequestActions(requests, clock),
+        webhooks=WebhookActions(notices),
         clock=clock,
     )
     administration = Administration(
