@@ -58,7 +58,9 @@ def register(parser: CommandParser) -> None:
     which = listed.add_mutually_exclusive_group()
     which.add_argument("--mine", action="store_true", help="your own only")
     which.add_argument("--to-approve", action="store_true", help="those that wait for you only")
-    listed.add_argument("--state", type=nonempty, help="in this state only, for example pending")
+    listed.add_argument(
+        "--state", type=nonempty, help="in these states only, for example pending,active"
+    )
     for name, description, perform in (
         ("show", "show one request", _show),
         ("approve", "approve a request of another person", _approve),

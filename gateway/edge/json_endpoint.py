@@ -7,6 +7,7 @@ serves them below a base path.
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from gateway.domain.errors import (
     UnsupportedMediaType,
 )
 from gateway.domain.model import Headers, Operation, Principal, ProjectId, ResolvedCall
+from gateway.edge.etag import etag_of, matches_etag
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.listener.request_body import read_body
 from gateway.flow.caller_credentials import CallerCredentials
@@ -51,6 +53,21 @@ class JsonReply:
 
 def json_reply(value: Mapping[str, Any], *, status: int = 200, headers: Headers = ()) -> JsonReply:
     return JsonReply(status, orjson.dumps(value), (("Content-Type", JSON_MEDIA_TYPE), *headers))
+
+
+def conditional_reply(request: ListenerRequest, value: Mapping[str, Any]) -> JsonReply:
+    """Return a JSON response with a validator; 304 if the caller has it already."""
+    body = orjson.dumps(value)
+    etag = etag_of(body)
+    headers = (
+        ("Cache-Control", "private, no-cache"),
+        ("Vary", "Authorization, X-Auth-Token, Cookie"),
+        ("ETag", f'"{etag}"'),
+    )
+    conditions = request.headers.getall("If-None-Match", ())
+    if conditions and matches_etag(etag, ",".join(conditions)):
+        return JsonReply(HTTPStatus.NOT_MODIFIED, b"", headers)
+    return JsonReply(HTTPStatus.OK, body, (("Content-Type", JSON_MEDIA_TYPE), *headers))
 
 
 Reply = Callable[[ListenerRequest, RequestContext, str], Awaitable[JsonReply]]

@@ -17,7 +17,6 @@ from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import ClientFactory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.edge.admin.api import AdminApi
-from gateway.edge.consoles.console_handler import ConsoleHandler
 from gateway.edge.error_table import SERVER_FAILURES
 from gateway.edge.mount import Mount
 from gateway.edge.people.ui_mount import UiMount
@@ -116,9 +115,9 @@ async def open_components(
             recordings=recordings,
             login=login,
         )
-        tickets, console_handler, live = _parts_of(consoles)
+        tickets, live = _parts_of(consoles)
         requests = await open_access_requests(runtime, opened, stages, overrides, login)
-        mounts = _mounts_of(console_handler, login, requests, open_servers(runtime, stages))
+        mounts = _mounts_of(consoles, login, requests, open_servers(runtime, stages))
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)
@@ -137,14 +136,14 @@ async def open_components(
 
 def _parts_of(
     consoles: OpenConsoles | None,
-) -> tuple[TicketPipeline | None, ConsoleHandler | None, LiveSessions | None]:
+) -> tuple[TicketPipeline | None, LiveSessions | None]:
     if consoles is None:
-        return None, None, None
-    return consoles.tickets, consoles.handler, consoles.sessions
+        return None, None
+    return consoles.tickets, consoles.sessions
 
 
 def _mounts_of(
-    consoles: ConsoleHandler | None,
+    consoles: OpenConsoles | None,
     login: OpenLogin | None,
     requests: OpenAccessRequests,
     servers: OpenServers | None,
@@ -153,9 +152,10 @@ def _mounts_of(
     if servers is not None:
         mounts.append(servers.mount)
     if consoles is not None:
-        mounts.append(consoles)
+        mounts.append(consoles.handler)
     if login is not None:
-        ui_paths = [requests.ui_paths, *([] if servers is None else [servers.ui_paths])]
+        ui_paths = [requests.ui_paths]
+        ui_paths += [one.ui_paths for one in (servers, consoles) if one is not None]
         mounts += [login.handler, UiMount(login.gate, ui_paths)]
     return mounts
 

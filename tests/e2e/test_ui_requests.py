@@ -77,3 +77,20 @@ def test_writes_need_the_token_of_the_page(stack: Stack) -> None:
     assert victor.ui("GET", "/ui/requests?state=pending").json["requests"] == []
     assert LoginBrowser(stack.gateway.url).ui("GET", "/ui/requests").status == 401
     assert victor.send("GET", "/requests", {"Sec-Fetch-Site": "same-origin"}).status == 401
+
+
+def test_unchanged_requests_are_not_sent_again(stack: Stack) -> None:
+    victor = logged_in(stack, "victor")
+    path = "/ui/requests?state=pending,active"
+    first = victor.ui("GET", path)
+    assert (first.status, first.json["requests"]) == (200, [])
+    known = {"If-None-Match": dict(first.headers)["ETag"]}
+    assert victor.ui("GET", path, None, known).status == 304
+    made = victor.ui("POST", "/ui/requests", wanted(stack))
+    assert made.status == 201
+    changed = victor.ui("GET", path, None, known)
+    assert [(one["id"], one["own"]) for one in changed.json["requests"]] == [
+        (made.json["id"], True)
+    ]
+    assert victor.ui("POST", f"/ui/requests/{made.json['id']}/withdraw", {}).status == 200
+    assert victor.ui("GET", "/ui/requests?state=pending,nothing").status == 400

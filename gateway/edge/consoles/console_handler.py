@@ -16,9 +16,8 @@ P is the path of `listen.public_url`.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -26,27 +25,25 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.domain.catalogue.json_body import parse_json_object
-from gateway.domain.consoles import ends
-from gateway.domain.consoles.model import BrowserLogin, InUse, PersonRef, SessionMode
+from gateway.domain.consoles.model import BrowserLogin, InUse, SessionMode
 from gateway.domain.consoles.page_messages import SUBPROTOCOL, person_fields
 from gateway.domain.errors import (
     BadRequest,
     CallerLimited,
     ConsoleBusy,
-    ConsoleStoreUnavailable,
     CrossSiteRequest,
     GatewayError,
     MethodNotAllowed,
     NotPermitted,
     OperationUnknown,
     SessionCookieMissing,
-    StoreUnavailable,
     TicketRejected,
     UnsupportedMediaType,
 )
 from gateway.domain.model import Headers, Operation
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.browser_sockets import BrowserSockets
+from gateway.edge.consoles.own_sessions import OwnSessionsHandler, require_store
 from gateway.edge.consoles.page_assets import PAGE_PATH, PageAsset, PageAssets
 from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
@@ -70,7 +67,6 @@ from gateway.edge.mount import require_read
 from gateway.edge.people.ticket_browser import TicketBrowser
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
-from gateway.flow.consoles.console_store import ListedSession
 from gateway.flow.consoles.live_sessions import LiveSessions
 from gateway.flow.consoles.redemption import Redemption
 from gateway.flow.consoles.rejected_cookies import CookieRejection
@@ -83,7 +79,6 @@ _BODY_BYTES_MAX: Final = 4_096
 _TICKET_CHARS_MAX: Final = 128
 _ORIGIN_CHARS_MAX: Final = 200
 _SESSION_ID: Final = r"([0-9a-f]{32})"
-_RETRY_AFTER_S: Final = 1.0
 _TICKET_REQUIRED: Final = 'The body must be {"ticket": "TICKET"}.'
 
 _T = TypeVar("_T")
@@ -123,17 +118,13 @@ class ConsoleHandler:
                 re.compile(f"/s/{_SESSION_ID}/socket"),
                 {"GET": Action("OpenConsoleSocket", serve=self._open_socket)},
             ),
-            (re.compile("/sessions"), {"GET": Action("ListConsoleSessions", self._list)}),
-            (
-                re.compile(f"/sessions/{_SESSION_ID}"),
-                {"DELETE": Action("EndConsoleSession", self._end)},
-            ),
             (
                 re.compile(f"/sessions/{_SESSION_ID}/renew"),
                 {"POST": Action("RenewConsoleSession", self._renew)},
             ),
+            *OwnSessionsHandler(sessions, cookies, self._person).paths,
             *(() if browser is None else self._parking),
-            *(() if recordings is None else recordings.paths),
+            *(() if recordings is None else (*recordings.paths, *recordings.socket_paths)),
         )
 
     @property
@@ -327,33 +318,11 @@ class ConsoleHandler:
             headers=(*self._cookies.set_headers(session_id, new.cookie), *cleared),
         )
 
-    async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
-        person = await self._person(request, context)
-        listing = await self._sessions.listed(person=person)
-        sessions = [_session(one) for one in listing.sessions]
-        return json_reply({"sessions": sessions, "complete": listing.is_complete})
-
-    async def _end(
-        self, request: ListenerRequest, context: RequestContext, session_id: str
-    ) -> JsonReply:
-        person = await self._person(request, context, session_id)
-        listing = await self._sessions.listed(person=person)
-        sessions = (one.session for one in listing.sessions)
-        session = next((one for one in sessions if one.id == session_id), None)
-        if session is None and not listing.is_complete:
-            raise ConsoleStoreUnavailable("Redis", retry_after_s=_RETRY_AFTER_S)
-        if session is None:
-            raise NotPermitted("no session of this person")
-        by = PersonRef.of(session.person)
-        await self._stored(self._sessions.end(session_id, ends.PERSON, by=by))
-        headers = self._cookies.clear_headers(session_id)
-        return JsonReply(HTTPStatus.NO_CONTENT, b"", headers)
-
     async def _renew(
         self, request: ListenerRequest, context: RequestContext, session_id: str
     ) -> JsonReply:
         person = await self._identify_bearer(request, context)
-        if not await self._stored(self._sessions.renew(session_id, person)):
+        if not await require_store(self._sessions.renew(session_id, person)):
             raise NotPermitted("no connected session of this person")
         return json_reply({"id": session_id})
 
@@ -376,7 +345,7 @@ class ConsoleHandler:
             cookie = self._cookies.find(request, one)
             if cookie is None:
                 continue
-            session = await self._stored(self._sessions.find_by_cookie(one, cookie))
+            session = await require_store(self._sessions.find_by_cookie(one, cookie))
             if session is not None:
                 context.principal = session.person
                 return context.principal.key
@@ -430,12 +399,6 @@ class ConsoleHandler:
         ticket = self._redemption.find_ticket(body.decode("latin-1"))
         await self._redemption.reject(ticket or "", context, reason, kind=kind)
 
-    async def _stored(self, reading: Awaitable[_T]) -> _T:
-        try:
-            return await reading
-        except StoreUnavailable as error:
-            raise ConsoleStoreUnavailable(str(error), retry_after_s=_RETRY_AFTER_S) from None
-
 
 def _ticket(body: Mapping[str, Any]) -> str:
     ticket = body.get("ticket")
@@ -472,16 +435,4 @@ def _in_use(in_use: InUse) -> dict[str, Any]:
         "may_take_over": in_use.may_take_over,
         "may_view": in_use.may_view,
         "own": in_use.is_own,
-    }
-
-
-def _session(listed: ListedSession) -> dict[str, Any]:
-    session = listed.session
-    return {
-        "id": session.id,
-        "project_id": session.target.project,
-        "server_id": session.target.server,
-        "mode": session.mode.value,
-        "started_at": rfc3339(session.started_at),
-        "connected": bool(listed.owner),
     }

@@ -6,7 +6,8 @@
     POST P/console/recordings/ID/export  one HTML file that plays offline
     GET  P/console/player/socket         the WebSocket of a view
 
-The first four need the JWT and also exist without P, for callers of the API.
+The first four need the JWT and also exist without P, for callers of the API. Below `/ui` they
+take the session of a browser.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.json_endpoint import (
     Action,
-    Bearer,
+    IdentifyCaller,
     JsonReply,
     Paths,
     PublicOrigin,
@@ -52,14 +53,14 @@ class RecordingsHandler:
         *,
         views: RecordingViews,
         file: RecordingFile,
-        bearer: Bearer,
+        identify: IdentifyCaller,
         sockets: BrowserSockets,
         clock: Clock,
     ) -> None:
         self._origin = origin
         self._views = views
         self._file = file
-        self._bearer = bearer
+        self._identify = identify
         self._sockets = sockets
         self._clock = clock
         self.paths: Paths = (
@@ -73,6 +74,8 @@ class RecordingsHandler:
                 re.compile(f"/recordings/{_ID}/export"),
                 {"POST": Action("ExportRecording", serve=self._export)},
             ),
+        )
+        self.socket_paths: Paths = (
             (
                 re.compile("/player/socket"),
                 {"GET": Action("OpenPlayerSocket", serve=self._open_socket)},
@@ -96,7 +99,7 @@ class RecordingsHandler:
         headers: CIMultiDict[str],
     ) -> web.StreamResponse:
         """Stream a recording as one file. It ends early, without its end, if the right ends."""
-        await self._bearer(request, context)
+        await self._identify(request, context)
         await self._body(request, context)
         export = await self._views.export(recording, context)
         try:
@@ -130,7 +133,7 @@ class RecordingsHandler:
         return response
 
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
-        await self._bearer(request, context)
+        await self._identify(request, context)
         query, limit = _query(request.raw_path.partition("?")[2])
         found, total = await self._views.list(query, limit, context)
         return json_reply(
@@ -144,13 +147,13 @@ class RecordingsHandler:
     async def _show(
         self, request: ListenerRequest, context: RequestContext, recording: str
     ) -> JsonReply:
-        await self._bearer(request, context)
+        await self._identify(request, context)
         return json_reply(recording_fields(await self._views.find(recording, context)))
 
     async def _issue(
         self, request: ListenerRequest, context: RequestContext, recording: str
     ) -> JsonReply:
-        await self._bearer(request, context)
+        await self._identify(request, context)
         with_keystrokes = (await self._body(request, context)).get("keys", False)
         if not isinstance(with_keystrokes, bool):
             raise BadRequest("`keys` must be true or false.")

@@ -19,6 +19,11 @@ _SESSION: Final[Json] = {
             "type": "boolean",
             "description": "False while the page reconnects.",
         },
+        "watchers": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "The people who watch it, each with `since`.",
+        },
     },
 }
 _SESSIONS: Final[Json] = {

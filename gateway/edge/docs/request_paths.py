@@ -25,6 +25,7 @@ _REQUEST: Final[Json] = {
         "in_force": {"type": "boolean", "description": "It is a grant now."},
         "hash": {"type": "string", "description": "SHA-256 of what an approver decides on."},
         "requester": _PERSON,
+        "own": {"type": "boolean", "description": "The caller made it."},
         "rule": _TEXT,
         "role": _TEXT,
         "project_id": _TEXT,
@@ -81,7 +82,14 @@ _ID: Final[Json] = {
     "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
 }
 _QUERY: Final[list[Json]] = [
-    {"name": "state", "in": "query", "schema": _REQUEST["properties"]["state"]},
+    {
+        "name": "state",
+        "in": "query",
+        "description": "States, with commas between.",
+        "style": "form",
+        "explode": False,
+        "schema": {"type": "array", "items": _REQUEST["properties"]["state"]},
+    },
     {
         "name": "filter",
         "in": "query",
@@ -103,13 +111,16 @@ _LISTED: Final[Json] = {
 }
 _RULES: Final[Json] = {
     "type": "object",
-    "required": ["rules"],
-    "properties": {"rules": {"type": "array", "items": {"type": "object"}}},
+    "required": ["rules", "approver"],
+    "properties": {
+        "rules": {"type": "array", "items": {"type": "object"}},
+        "approver": {"type": "boolean", "description": "The caller decides on requests."},
+    },
 }
 _OPERATIONS: Final = (
     (
         *("/requests", "get", "ListAccessRequests", "List access requests"),
-        "Returns those that the caller made or may decide on, the newest first.",
+        "Returns those that the caller made or may decide on, newest first; 304 if unchanged.",
         *(_LISTED, None),
     ),
     (

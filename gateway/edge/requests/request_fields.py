@@ -14,9 +14,13 @@ def request_fields(
     now: float,
     *,
     may: Sequence[str],
+    is_own: bool,
     in_force: bool,
 ) -> dict[str, Any]:
-    """Return a request; `may`: the steps that the caller may take, `in_force`: it is a grant."""
+    """Return a request; `may`: the steps that the caller may take, `in_force`: it is a grant.
+
+    `is_own`: the caller made it.
+    """
     closing = request.closing
     return {
         "id": request.id,
@@ -24,6 +28,7 @@ def request_fields(
         "in_force": in_force,
         "hash": request.content_hash,
         "requester": _person(request.requester),
+        "own": is_own,
         "rule": request.rule,
         "role": request.role,
         "project_id": request.project,

@@ -11,7 +11,7 @@ POST P/requests/ID/end       ends the access early
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -26,6 +26,7 @@ from gateway.edge.json_endpoint import (
     IdentifyCaller,
     JsonReply,
     Paths,
+    conditional_reply,
     json_reply,
     read_json,
 )
@@ -41,6 +42,7 @@ _BODY_BYTES_MAX: Final = 32_768
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1_000
 _STATES: Final = ("pending", "active", "ended", "denied", "withdrawn", "expired", "revoked")
+_OPEN: Final = frozenset({"pending", "active"})
 _FILTERS: Final = ("mine", "to_approve")
 _PROJECT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
@@ -84,32 +86,34 @@ class RequestsHandler:
 
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         person = await self._identify(request, context)
-        state, which, limit = _query(request.raw_path.partition("?")[2])
+        states, which, limit = _query(request.raw_path.partition("?")[2])
         now = self._clock.now()
+        stored = self._requests.open() if _OPEN.issuperset(states) else self._requests.all()
         found = [
             one
-            for one in self._requests.all()
-            if self._requests.is_visible(one, person)
-            and state in (None, one.state(now))
+            for one in stored
+            if one.state(now) in states
+            and self._requests.is_visible(one, person)
             and (which != "mine" or self._requests.is_own(one, person))
             and (which != "to_approve" or self._requests.awaits(one, person))
         ]
         listed = [self._fields(one, person) for one in found[:limit]]
-        return json_reply({"requests": listed, "truncated": max(0, len(found) - limit)})
+        value = {"requests": listed, "truncated": max(0, len(found) - limit)}
+        return conditional_reply(request, value)
 
     async def _list_rules(
         self, request: ListenerRequest, context: RequestContext, _: str
     ) -> JsonReply:
         person = await self._identify(request, context)
         rules = [rule_fields(one) for one in self._requests.rules_for(person)]
-        return json_reply({"rules": rules})
+        return json_reply({"rules": rules, "approver": self._requests.is_approver(person)})
 
     async def _show(
         self, request: ListenerRequest, context: RequestContext, request_id: str
     ) -> JsonReply:
         person = await self._identify(request, context)
         found = await self._requests.find(request_id, person)
-        return json_reply(self._fields(found, person))
+        return conditional_reply(request, self._fields(found, person))
 
     async def _create(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         person = await self._identify(request, context)
@@ -152,6 +156,7 @@ class RequestsHandler:
             self._requests.rules.get(known.rule),
             now,
             may=self._requests.steps_of(known, person),
+            is_own=self._requests.is_own(known, person),
             in_force=self._requests.is_in_force(known),
         )
 
@@ -195,19 +200,20 @@ def _text(body: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _query(text: str) -> tuple[str | None, str | None, int]:
-    """Return state, filter and the largest number of requests; raise BadRequest."""
+def _query(text: str) -> tuple[Collection[str], str | None, int]:
+    """Return states, filter and the largest number of requests; raise BadRequest."""
     pairs = parse_qsl(text, keep_blank_values=True)
     values = dict(pairs)
     if len(values) != len(pairs) or not values.keys() <= {"state", "filter", "limit"}:
         raise BadRequest("The query may have each of these once: state, filter, limit.")
-    state, which = values.get("state"), values.get("filter")
-    if state is not None and state not in _STATES:
-        raise BadRequest(f"`state` must be one of: {', '.join(_STATES)}.")
+    which = values.get("filter")
+    states = values["state"].split(",") if "state" in values else _STATES
+    if not set(states) <= set(_STATES):
+        raise BadRequest(f"`state` must be of these, with commas between: {', '.join(_STATES)}.")
     if which is not None and which not in _FILTERS:
         raise BadRequest(f"`filter` must be one of: {', '.join(_FILTERS)}.")
     raw = values.get("limit", str(_LIMIT_DEFAULT))
     limit = int(raw) if raw.isascii() and raw.isdigit() and len(raw) <= 6 else 0
     if not 1 <= limit <= _LIMIT_MAX:
         raise BadRequest(f"`limit` must be from 1 to {_LIMIT_MAX}.")
-    return state, which, limit
+    return states, which, limit

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +31,7 @@ from gateway.flow.consoles.console_store import (
     LEASE_S,
     Attached,
     CommandKind,
+    ListedSession,
     SessionCommand,
     SessionGone,
     SessionListing,
@@ -174,6 +175,10 @@ class LiveSessions:
     ) -> SessionListing:
         """Return the sessions of all processes; without Redis, those of this process."""
         return await self._store.listing(person=person, target=target)
+
+    async def watchers(self, target: ConsoleTarget) -> tuple[Watcher, ...]:
+        """Return who watches a server; without Redis, in this process."""
+        return _watchers((await self._store.listing(target=target)).sessions)
 
     async def find_by_cookie(self, session_id: str, cookie: str) -> ConsoleSession | None:
         """Return the session that a cookie belongs to; raise StoreUnavailable."""
@@ -421,16 +426,18 @@ class LiveSessions:
     async def _report_watchers(self, connection: LiveSession) -> None:
         with suppress(StoreUnavailable):
             listed = await self._store.sessions(target=connection.session.target)
-            connection.set_watchers(
-                tuple(
-                    Watcher(PersonRef.of(one.session.person), one.session.started_at)
-                    for one in listed
-                    if one.session.mode is SessionMode.VIEW and one.owner
-                )
-            )
+            connection.set_watchers(_watchers(listed))
 
     def _lock(self, session_id: str) -> asyncio.Lock:
         lock = self._locks.get(session_id)
         if lock is None:
             lock = self._locks[session_id] = asyncio.Lock()
         return lock
+
+
+def _watchers(listed: Iterable[ListedSession]) -> tuple[Watcher, ...]:
+    return tuple(
+        Watcher(PersonRef.of(one.session.person), one.session.started_at)
+        for one in listed
+        if one.session.mode is SessionMode.VIEW and one.owner
+    )

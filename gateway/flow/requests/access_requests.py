@@ -108,6 +108,10 @@ class AccessRequests:
         now = self._clock.now()
         return [rule for rule in self.rules.values() if rule.may_request(person, now)]
 
+    def is_approver(self, person: Principal) -> bool:
+        """Return whether a person decides on the requests of any rule."""
+        return any(rule.may_decide(person) for rule in self.rules.values())
+
     async def create(
         self, wanted: Wanted, person: Principal, context: RequestContext
     ) -> AccessRequest:
@@ -265,6 +269,11 @@ class AccessRequests:
     def all(self) -> Iterator[AccessRequest]:
         """Yield every request, newest first."""
         return map(self.as_known, self._requests.all)
+
+    def open(self) -> Iterator[AccessRequest]:
+        """Yield the pending and active requests, newest first. Pages read these all the time."""
+        found = sorted(self._requests.open, key=lambda one: (one.created_at, one.id), reverse=True)
+        return map(self.as_known, found)
 
     def as_known(self, request: AccessRequest) -> AccessRequest:
         """Return a request as closed if an override has ended it, whatever its copy says."""

@@ -112,6 +112,8 @@ class ActiveRequests:
         self._keep_s = keep_s
         self._stored_max = stored_max
         self._requests: dict[str, AccessRequest] = {}
+        self.open: tuple[AccessRequest, ...] = ()
+        """Those that are pending or active, as of the last sync or change."""
         self.started: tuple[AccessRequest, ...] = ()
         """Those whose access has begun and not ended: another object after each change."""
         self._version = ""
@@ -272,7 +274,10 @@ class ActiveRequests:
 
     def _update_started(self) -> None:
         now = self._clock.now()
-        started = tuple(one for one in self._requests.values() if one.state(now) == "active")
+        opened = tuple(one for one in self._requests.values() if one.is_open(now))
+        if opened != self.open:
+            self.open = opened
+        started = tuple(one for one in opened if one.state(now) == "active")
         if started != self.started:
             self.started = started
 

@@ -38,12 +38,15 @@ from gateway.drivers.valkey.console_store import ValkeyConsoleStore
 from gateway.drivers.valkey.replay_cache import ValkeyReplayCache
 from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.console_handler import ConsoleHandler
+from gateway.edge.consoles.own_sessions import OwnSessionsHandler
 from gateway.edge.consoles.page_assets import PageAssets
 from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.consoles.session_cookie import SessionCookies
 from gateway.edge.error_response import render_error
-from gateway.edge.json_endpoint import Bearer, PublicOrigin
+from gateway.edge.json_endpoint import Bearer, Paths, PublicOrigin
+from gateway.edge.listener.request import ListenerRequest
+from gateway.edge.people.browser_gate import identify_by_session
 from gateway.edge.people.ticket_browser import TicketBrowser
 from gateway.flow.active_overrides import ActiveOverrides
 from gateway.flow.budgets import FairBudget
@@ -66,6 +69,7 @@ from gateway.flow.decide import Decide
 from gateway.flow.recordings.recording_writer import RecordingWriter
 from gateway.flow.recordings.view_tickets import ViewTickets
 from gateway.flow.recordings.views import RecordingViews
+from gateway.flow.request import RequestContext
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.administration import process_name
 from gateway.process.wiring.audit_log import OpenAuditLog
@@ -85,6 +89,8 @@ class OpenConsoles:
 
     tickets: TicketPipeline
     handler: ConsoleHandler
+    ui_paths: tuple[str, Paths]
+    """Below `/ui`, for our own pages; without paths if no issuer has a login."""
     sessions: LiveSessions
     drain: SessionDrain
 
@@ -130,9 +136,11 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
     if login is not None:
         login.sessions.end_consoles = LoginConsoles(sessions).end
     kind = console_operation(config).budget
+    handler, ui_paths = _open_handler(runtime, stages, shared, sessions, views, login)
     return OpenConsoles(
         _open_tickets(runtime, stages, shared),
-        _open_handler(runtime, stages, shared, sessions, views, login),
+        handler,
+        ("/console", ui_paths),
         sessions,
         SessionDrain(sessions, lambda account: budget.spare_interval_s(account, kind), clock),
     )
@@ -341,7 +349,8 @@ def _open_handler(
     sessions: LiveSessions,
     views: RecordingViews | None,
     login: OpenLogin | None,
-) -> ConsoleHandler:
+) -> tuple[ConsoleHandler, Paths]:
+    """Return the handler, and what of it our own pages reach with the session of a browser."""
     url = urlsplit(runtime.config.listen.public_url or "")
     origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
     assets = PageAssets.load(
@@ -351,24 +360,28 @@ def _open_handler(
     sockets = BrowserSockets(
         accept_browser, stages.limits, lambda: shared.telemetry.request_rejected("limit")
     )
-    recordings = None
+    cookies = SessionCookies(
+        url.path,
+        is_secure=url.scheme == "https",
+        max_age_s=int(runtime.config.console.time_limit_s),
+    )
+    recordings = recordings_of_pages = None
     if views is not None:
-        recordings = RecordingsHandler(
-            origin,
-            views=views,
-            file=RecordingFile(assets.files),
-            bearer=bearer,
-            sockets=sockets,
-            clock=runtime.clock,
+        recordings, recordings_of_pages = (
+            RecordingsHandler(
+                origin,
+                views=views,
+                file=RecordingFile(assets.files),
+                identify=identify,
+                sockets=sockets,
+                clock=runtime.clock,
+            )
+            for identify in (bearer, identify_by_session)
         )
-    return ConsoleHandler(
+    handler = ConsoleHandler(
         origin,
         assets=assets,
-        cookies=SessionCookies(
-            url.path,
-            is_secure=url.scheme == "https",
-            max_age_s=int(runtime.config.console.time_limit_s),
-        ),
+        cookies=cookies,
         redemption=_open_redemption(runtime, shared),
         sessions=sessions,
         limits=stages.limits,
@@ -378,6 +391,14 @@ def _open_handler(
         clock=runtime.clock,
         browser=None if login is None else TicketBrowser(login.gate),
     )
+    if login is None:
+        return handler, ()
+    own = OwnSessionsHandler(sessions, cookies, _identify_owner)
+    return handler, (*own.paths, *(recordings_of_pages.paths if recordings_of_pages else ()))
+
+
+async def _identify_owner(request: ListenerRequest, context: RequestContext, _: str) -> str:
+    return (await identify_by_session(request, context)).key
 
 
 def console_route(config: Settings, account: Account) -> AbstractAsyncContextManager[ConsoleRoute]:
