@@ -11,12 +11,14 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any
 
 from gateway.domain.catalogue.catalogue import encode_query
 from gateway.domain.catalogue.listing import ListPageReader
 from gateway.domain.errors import (
     BudgetExhausted,
+    DeadlineExceeded,
     GatewayError,
     RetryLater,
     UpstreamBroken,
@@ -58,6 +60,18 @@ _POLL_TIMEOUT_S = 120.0
 _PAGE_TRIES_MAX = 3
 _NOT_LISTED = InventorySnapshot({}, taken_at=-math.inf, took_s=0.0)
 _TEMPORARY = (UpstreamBusy, UpstreamSlow, UpstreamSuspended, UpstreamUnreachable)
+_BUSY = (BudgetExhausted, UpstreamBusy)
+
+
+class ListingProblem(Enum):
+    """The kind of error of the last try to list the servers of a project."""
+
+    BUSY = "busy"
+    """No spare budget, or the cloud limits requests."""
+    UNAVAILABLE = "unavailable"
+    """The cloud did not answer, or not in time."""
+    REJECTED = "rejected"
+    """The cloud refused, or its answer is not a list of servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ class _ProjectInventory:
     save_due: asyncio.Event = field(default_factory=asyncio.Event)
     last_known: Inventory = NO_INVENTORY
     """`inventory` without its end."""
+    problem: ListingProblem | None = None
 
     def adopt(self, inventory: Inventory, *, taken_at: float) -> None:
         self.inventory, self.taken_at = inventory, taken_at
@@ -140,6 +155,11 @@ class CachedInventories:
         state = self._projects.get(project)
         if state is not None:
             state.changed_at, state.due_at = self._clock.monotonic(), 0.0
+
+    def problem(self, project: ProjectId) -> ListingProblem | None:
+        """Return why the last try to list the servers failed; None: it did not."""
+        state = self._projects.get(project)
+        return None if state is None else state.problem
 
     def age_s(self, account: str) -> float:
         """Return the age of the account's oldest inventory; infinite if one is missing."""
@@ -196,7 +216,9 @@ class CachedInventories:
         except GatewayError as error:
             self._telemetry.inventory_polled(account.name, type(error).__name__)
             state.due_at = self._clock.monotonic() + min(account.poll_s, 10 * _RETRY_AFTER_S)
+            state.problem = _problem_of(error)
             return
+        state.problem = None
         self._telemetry.inventory_polled(account.name, "ok")
         # The shared value expires for all replicas at once; the first one then lists for all.
         state.due_at = min(state.due_at, result.good_until + _RETRY_AFTER_S)
@@ -275,6 +297,14 @@ class CachedInventories:
             else:
                 return response.body
             await self._clock.sleep(wait_s)
+
+
+def _problem_of(error: GatewayError) -> ListingProblem:
+    if isinstance(error, _BUSY):
+        return ListingProblem.BUSY
+    if isinstance(error, (*_TEMPORARY, DeadlineExceeded)):
+        return ListingProblem.UNAVAILABLE
+    return ListingProblem.REJECTED
 
 
 def _packed(listed: InventorySnapshot) -> bytes:

@@ -26,6 +26,7 @@ from gateway.domain.errors import (
     UpstreamSuspended,
 )
 from gateway.domain.model import (
+    SERVER_POWER,
     SERVER_TAG,
     ConsoleLink,
     LinkSource,
@@ -53,6 +54,7 @@ from gateway.flow.locate import Locate
 from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.resolve import Resolve
+from gateway.flow.servers.power_readings import PowerChanged, no_power_readings
 from gateway.flow.telemetry import Telemetry
 from gateway.flow.writes import Writes
 
@@ -206,6 +208,7 @@ class ForwardPipeline:
         forwarding: Forwarding,
         writes: Writes,
         inventories: Inventories,
+        power_changed: PowerChanged,
     ) -> None:
         self._resolve = resolve
         self._decide = decide
@@ -214,6 +217,7 @@ class ForwardPipeline:
         self._forwarding = forwarding
         self._writes = writes
         self._inventories = inventories
+        self._power_changed = power_changed
 
     async def forward(
         self, principal: Principal, call: ResolvedCall, request: ApiRequest
@@ -268,6 +272,8 @@ class ForwardPipeline:
             # Whatever the result: a failed write of tags may have had an effect all the same.
             if operation.permission == SERVER_TAG:
                 self._inventories.refresh_soon(permit.call.project)
+            if operation.permission == SERVER_POWER:
+                self._power_changed(permit.call.project, permit.call.servers)
 
 
 class Gateway:
@@ -361,6 +367,7 @@ def build_gateway(  # noqa: PLR0913 - what the stages need
     telemetry: Telemetry,
     tickets: TicketPipeline | None = None,
     audit_log: BatchAuditLog | None = None,
+    power_changed: PowerChanged = no_power_readings,
 ) -> Gateway:
     """Build the stages and the pipelines of them; `tickets` issues live consoles, if any do.
 
@@ -400,6 +407,7 @@ def build_gateway(  # noqa: PLR0913 - what the stages need
             forwarding=forwarding,
             writes=writes,
             inventories=inventories,
+            power_changed=power_changed,
         ),
         request_audit=request_audit,
         clock=clock,

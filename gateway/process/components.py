@@ -53,7 +53,7 @@ from gateway.process.wiring.requests import (
     open_handler,
     open_stages,
 )
-from gateway.process.wiring.servers import OpenServers, open_servers
+from gateway.process.wiring.servers import OpenServers, open_power_readings, open_servers
 from gateway.process.wiring.store import open_single_flight, open_valkey
 from gateway.process.wiring.tracing import open_tracing
 
@@ -100,7 +100,8 @@ async def open_components(
         await policies.attach_audit_log(audit_log.durable)
         opened = open_requests(runtime, valkey, policies, overrides)
         stages = open_stages(
-            runtime, valkey, identity.callers, opened.policies, inventories, audit_log
+            *(runtime, valkey, identity.callers, opened.policies, inventories, audit_log),
+            open_power_readings(runtime, valkey, accounts),
         )
         recordings = open_recordings(runtime, valkey)
         login = await open_login(runtime, valkey, identity, stages, audit_log)
@@ -117,7 +118,8 @@ async def open_components(
         )
         tickets, live = _parts_of(consoles)
         requests = await open_access_requests(runtime, opened, stages, overrides, login)
-        mounts = _mounts_of(consoles, login, requests, open_servers(runtime, stages))
+        servers = open_servers(runtime, stages, live)
+        mounts = _mounts_of(consoles, login, requests, servers)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)

@@ -1,5 +1,6 @@
 """A person's servers over all projects: `GET /servers`, the same below `/ui`, and the command."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,14 @@ import pytest
 
 from tests.support import programs
 from tests.support.browser_login import ENVIRON, LoginBrowser, enable_login
-from tests.support.stack import CloudProcess, Response, Stack, eventually, fetch
+from tests.support.stack import (
+    CloudProcess,
+    Response,
+    Stack,
+    eventually,
+    fetch,
+    make_policy,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +26,23 @@ def stack() -> Iterator[Stack]:
     stack.gateway.config["accounts"][0]["region"] = "cn-east-3"
     stack.gateway.config["store"]["timeout_s"] = 1
     enable_login(stack.gateway)
+    policy = make_policy(stack.cloud)
+    policy["roles"]["switcher"] = ["server:power"]
+    switchers = {"role": "switcher", "to": {"groups": ["switchers"]}, "on": "everything"}
+    policy["grants"].append(switchers)
+    stack.gateway.write_policy(policy)
     stack.gateway.start()
     eventually(lambda: bool(servers_of(listing(stack, "victor", "viewers"))))
     yield stack
     stack.close()
 
 
-def listing(stack: Stack, subject: str, group: str, **headers: str) -> Response:
+def listing(
+    stack: Stack, subject: str, group: str, *, path: str = "/servers", **headers: str
+) -> Response:
     token = stack.cloud.token(subject, groups=[group])
     authorization = {"Authorization": f"Bearer {token}", **headers}
-    return fetch(stack.gateway.url, "GET", "/servers", authorization)
+    return fetch(stack.gateway.url, "GET", path, authorization)
 
 
 def servers_of(response: Response) -> dict[str, Any]:
@@ -66,6 +81,48 @@ def test_unchanged_list_is_not_sent_again(stack: Stack) -> None:
     assert again.headers["etag"] == first.headers["etag"]
     foreign = listing(stack, "victor", "viewers", **{"If-None-Match": first.headers["etag"]})
     assert foreign.status == 200
+
+
+def test_long_list_is_compressed(stack: Stack) -> None:
+    """The simulated cloud has enough servers for that."""
+    plain = listing(stack, "olga", "operators")
+    coded = listing(stack, "olga", "operators", **{"Accept-Encoding": "gzip"})
+    assert coded.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(coded.body) == plain.body
+    assert coded.headers["etag"] == plain.headers["etag"][:-1] + '-gzip"'
+
+
+def test_state_says_how_old_the_list_is(stack: Stack) -> None:
+    shown = json.loads(listing(stack, "victor", "viewers", path="/servers/state").body)
+    assert f'"{shown["list"]}"' == listing(stack, "victor", "viewers").headers["etag"]
+    (project,) = shown["projects"]
+    assert (project["region"], project["is_current"], project["problem"]) == (
+        *("cn-east-3", True, None),
+    )
+    assert project["listed_at"] is not None
+    assert shown["consoles"] is None, "no account delivers live consoles"
+
+
+def test_changed_power_is_shown_soon(stack: Stack) -> None:
+    """The next list would be read after a minute."""
+    cloud, server = stack.cloud, stack.cloud.servers[0]
+    body = {"action": "power off", "server_id_set": [server]}
+    headers = {
+        "Authorization": f"Bearer {cloud.token('paula', groups=['switchers'])}",
+        "Content-Type": "application/json",
+    }
+    path = f"/v1/{cloud.project}/physicalservers/power-state"
+    changed = fetch(stack.gateway.url, "PUT", path, headers, json.dumps(body))
+    assert changed.status == 200, changed.body
+
+    def power() -> list[dict[str, str]]:
+        state = listing(stack, "victor", "viewers", path="/servers/state")
+        shown: list[dict[str, str]] = json.loads(state.body)["power"]
+        return shown
+
+    eventually(power)
+    (one,) = power()
+    assert (one["server_id"], one["power_state"]) == (server, "off")
 
 
 def test_browser_session_reads_the_same_list(stack: Stack) -> None:

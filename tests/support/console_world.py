@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gateway.domain.audit.record import AuditRecord, ConsoleSessionFields
@@ -23,6 +23,7 @@ from gateway.domain.model import (
     ProjectId,
     RuleKind,
     RuleRef,
+    ServerId,
     UpstreamResponse,
 )
 from gateway.domain.policy.inventory import NO_INVENTORY, Inventory
@@ -221,6 +222,7 @@ class ConsoleWorld:
         self.rules = rules
         self.redis: ConsoleStore = LocalConsoleStore(self.clock)
         self.cloud = FakeCloud()
+        self.power_changes: list[tuple[ProjectId, Sequence[ServerId]]] = []
         self.tokens = FakeTokens(self.clock)
         self.inventories = FakeInventories()
         self.policy = Policy([a_rule()], version="v1")

@@ -136,6 +136,7 @@ class Replica:
             error_text=lambda error: ErrorText(type(error).__name__, str(error)),
             on_failure=world.failures.append,
             clock=clock,
+            power_changed=lambda *changed: world.power_changes.append(changed),
         )
         self.sessions = LiveSessions(
             owner=name,

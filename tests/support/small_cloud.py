@@ -16,6 +16,9 @@ class SmallServer:
     instance: str | None = None
     records: int = 1
     """Alarms and events."""
+    name: str = ""
+    """In the inventory, as `power`."""
+    power: str = ""
 
 
 class SmallCloud:

@@ -20,7 +20,7 @@ from gateway.domain.errors import (
 from gateway.domain.model import Priority, ProjectId, ServerId, UpstreamRequest
 from gateway.domain.policy import inventory as rules
 from gateway.domain.policy.inventory import NO_INVENTORY
-from gateway.flow.inventories import CachedInventories, InventoryAccount
+from gateway.flow.inventories import CachedInventories, InventoryAccount, ListingProblem
 from gateway.flow.single_flight import SingleFlight
 from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
@@ -163,6 +163,7 @@ async def test_failed_listing_keeps_the_inventory_until_expiry(
         assert (known is not None) == (replica.inventories.age_s("prod") < 600)
         await replica.look()
     assert ("prod", "UpstreamRefused") in replica.telemetry.polls
+    assert replica.inventories.problem(PROJECT) is ListingProblem.REJECTED
     await replica.single_flight.close()
 
 
@@ -442,11 +443,13 @@ async def test_temporary_page_error_is_retried(
     replica = Replica(clock, store, cloud)
     await walk(replica, clock)
     assert (replica.times(), len(replica.exchange.requested)) == ("1", 5)
+    assert replica.inventories.problem(PROJECT) is None
     cloud.fails = [error] * 3
     await clock.advance(61)
     await walk(replica, clock)
     assert replica.telemetry.polls[-1] == ("prod", type(error).__name__)
     assert len(replica.exchange.requested) == 8
+    assert replica.inventories.problem(PROJECT) is ListingProblem.UNAVAILABLE
     await replica.single_flight.close()
 
 

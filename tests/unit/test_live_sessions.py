@@ -19,7 +19,7 @@ from gateway.flow.consoles.live_session import LiveSession
 from tests.support import rfb
 from tests.support.audit import assert_documented, fields_of
 from tests.support.console_world import ConsoleWorld, a_rule
-from tests.support.consoles import OTHER_TARGET, SERVER
+from tests.support.consoles import OTHER_TARGET, PROJECT, SERVER
 from tests.support.frame_channel import MemoryChannel
 from tests.support.live_consoles import Page, Replica
 from tests.support.virtual_time import run_virtually
@@ -418,6 +418,7 @@ def test_power_ends_with_its_permission() -> None:
         assert (permitted.subject, permitted.servers) == ("ada", (SERVER,))
         assert (permitted.permission, permitted.detail) == (SERVER_POWER, "reboot")
         assert (permitted.decision, permitted.policy_version) == ("allowed", "v2")
+        assert world.power_changes == [(PROJECT, [SERVER])]
         world.policy = Policy([a_rule()], version="v3")
         await asyncio.sleep(1)
         page.channel.put(rfb.xvp(4), rfb.key(65))

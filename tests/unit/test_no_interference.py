@@ -8,12 +8,16 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
+from gateway.commands.exit_codes import CommandFailed
+from gateway.commands.server_lookup import find_server
 from gateway.config.operations import built_in_operations
 from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.errors import GatewayError
@@ -34,19 +38,26 @@ from gateway.domain.policy.selectors import Selector
 from gateway.domain.queue.pacing import Pace
 from gateway.domain.requests.grants import grants_of
 from gateway.edge.error_response import render_error
-from gateway.edge.servers.servers_handler import encode_projects
+from gateway.edge.json_endpoint import find_endpoint
+from gateway.edge.servers.servers_handler import PATH, ServersHandler
 from gateway.flow.caller_limits import CallerLimits
+from gateway.flow.consoles.console_store import SessionListing
 from gateway.flow.forwarding import Forwarding
 from gateway.flow.instances import Instances
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Gateway, build_gateway
 from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
-from gateway.flow.visible_servers import ListedProject, VisibleServers
+from gateway.flow.servers.console_presence import ConsolePresence
+from gateway.flow.servers.power_readings import PowerReading, PowerReadings
+from gateway.flow.servers.server_lists import ServerLists
+from gateway.flow.servers.server_states import ServerStates
+from gateway.flow.servers.visible_servers import ListedProject, VisibleServers
 from gateway.flow.writes import Writes
 from tests.support.access_requests import a_request_rule, an_access_request, changed
 from tests.support.clock import FakeClock
 from tests.support.exchange import FakeExchange, as_exchange
+from tests.support.server_world import FakeReadingStore, a_session
 from tests.support.small_cloud import SmallCloud, SmallServer
 from tests.support.telemetry import RecordingTelemetry
 
@@ -56,7 +67,11 @@ INSTANCES = [f"i-{i}" for i in range(len(SERVERS))]
 ANN = Principal("corp", "ann", frozenset({"staff"}), 0.0, 9e9, None)
 CATALOGUE = Catalogue(built_in_operations())
 VALUES = ("a", "b", "c")
-USED = ("server:read", "console:open", "server:power", "instance:read", "instance:delete")
+NAMES = ("web-01", "web-02")
+USED = (
+    *("server:read", "server:power", "console:open", "console:view"),
+    *("instance:read", "instance:delete"),
+)
 
 
 class Fixed:
@@ -158,6 +173,8 @@ _servers = st.builds(
     SmallServer,
     tags=st.fixed_dictionaries({"env": st.sampled_from(VALUES), "tier": st.sampled_from(VALUES)}),
     records=st.integers(0, 3),
+    name=st.sampled_from(NAMES),
+    power=st.sampled_from(["on", "off"]),
 )
 
 
@@ -255,7 +272,10 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 def inventory_of(world: Mapping[str, SmallServer], now: float) -> Inventory:
-    known = {ServerId(one): Attributes(frozenset(it.tags.items())) for one, it in world.items()}
+    known = {
+        ServerId(one): Attributes(frozenset(it.tags.items()), name=it.name, power=it.power)
+        for one, it in world.items()
+    }
     return Inventory(known, taken_at=now, good_until=now + 1e6)
 
 
@@ -288,17 +308,80 @@ def test_no_response_depends_on_hidden_servers(
     assert send_all(policy, world, requested) == send_all(policy, seen | other, requested)
 
 
-def visible_servers(policy: Policy, world: Mapping[str, SmallServer]) -> bytes:
-    """Return the body of `GET /servers`, from which its validator is computed, too."""
-    clock = FakeClock()
-    inventory: Any = Fixed(inventory_of(world, clock.now()))
-    inventory.last_known = lambda project: inventory.current(project).however_old()
-    policies: Any = Fixed(policy)
-    project = ListedProject(PROJECT, "web", "prod", None, "direct")
-    servers = VisibleServers(
-        [project], policies=policies, inventories=inventory, identify=policies, clock=clock
-    )
-    return encode_projects(asyncio.run(servers.of(ANN, deadline=clock.monotonic() + 10)))
+class ServersPage:
+    """What a person receives of `GET /servers`, `GET /servers/state` and `gateway console`."""
+
+    def __init__(self, policy: Policy, world: Mapping[str, SmallServer]) -> None:
+        self._world, self._clock = world, FakeClock()
+        inventory: Any = Fixed(inventory_of(world, self._clock.now()))
+        inventory.last_known = lambda project: inventory.current(project).however_old()
+        inventory.problem = lambda project: None
+        parts: Any = {
+            "policies": Fixed(policy),
+            "inventories": inventory,
+            "clock": self._clock,
+        }
+        project = ListedProject(PROJECT, "web", "prod", None, "proxied")
+        lists = ServerLists(VisibleServers([project], **parts), parts["policies"], self._clock)
+        presence = ConsolePresence(self._sessions, self._clock)
+        store = FakeReadingStore()
+        store.stored = {
+            one: PowerReading(PROJECT, one, "off", "OK", self._clock.now() + 1)
+            for one in map(ServerId, world)
+        }
+        states = ServerStates(
+            lists,
+            presence=presence,
+            readings=PowerReadings({}, store, self._clock),
+            **parts,
+        )
+        self._handler = ServersHandler(lists, states, self._identify)
+
+    async def _identify(self, *_: object) -> Principal:
+        return ANN
+
+    async def _sessions(self) -> SessionListing:
+        found = (a_session(ServerId(one), project=PROJECT) for one in self._world)
+        return SessionListing(tuple(found), is_complete=True)
+
+    async def get(self, path: str, **headers: str) -> tuple[object, ...]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request: Any = SimpleNamespace(raw_path=PATH + path, headers=CIMultiDict(named))
+        context: Any = SimpleNamespace(deadline=self._clock.monotonic() + 10)
+        endpoint = find_endpoint(self._handler.paths, path.partition("?")[0], "GET")
+        assert endpoint.action.reply is not None
+        try:
+            reply = await endpoint.action.reply(request, context, "")
+        except GatewayError as error:
+            return (render_error(error),)
+        return reply.status, reply.headers, reply.body
+
+    def resolve(self, text: str, body: bytes) -> object:
+        """Return the server that `gateway console TEXT` finds, or its error."""
+        gateway: Any = SimpleNamespace(request=lambda _: SimpleNamespace(data=json.loads(body)))
+        try:
+            return find_server(gateway, text)
+        except CommandFailed as error:
+            return str(error)
+
+    async def everything(self) -> tuple[dict[str, Any], list[object]]:
+        """Return the list, and all that is received with it."""
+        received: list[object] = []
+        for path in ("", "/state", "?name=web", "/state?server_id=x"):
+            first = await self.get(path)
+            received += [first, await self.get(path, Accept_Encoding="gzip")]
+            if len(first) > 1:
+                etag = dict(first[1])["ETag"]  # type: ignore[call-overload]
+                received.append(await self.get(path, If_None_Match=etag))
+        body: Any = received[0][2]  # type: ignore[index]
+        received += [self.resolve(name, body) for name in (*NAMES, "db-01", *SERVERS)]
+        return json.loads(body), received
+
+
+def servers_page(
+    policy: Policy, world: Mapping[str, SmallServer]
+) -> tuple[dict[str, Any], list[object]]:
+    return asyncio.run(ServersPage(policy, world).everything())
 
 
 def unseen_in(policy: Policy, world: Mapping[str, SmallServer]) -> set[str]:
@@ -317,7 +400,7 @@ def unseen_in(policy: Policy, world: Mapping[str, SmallServer]) -> set[str]:
 
 @settings(max_examples=120, deadline=None)
 @given(policies(), worlds(), worlds())
-def test_no_list_of_visible_servers_depends_on_hidden_ones(
+def test_nothing_of_the_servers_page_depends_on_hidden_ones(
     policy: Policy, world: dict[str, SmallServer], elsewhere: dict[str, SmallServer]
 ) -> None:
     unseen = unseen_in(policy, world)
@@ -328,10 +411,10 @@ def test_no_list_of_visible_servers_depends_on_hidden_ones(
     assume(seen != world or other)
     # The cloud lists in the order of IDs.
     first, second = dict(sorted(world.items())), dict(sorted((seen | other).items()))
-    body = visible_servers(policy, first)
-    assert body == visible_servers(policy, second)
-    listed = [one["id"] for it in json.loads(body)["projects"] for one in it["servers"]]
-    assert set(listed) == set(seen)
+    listed, received = servers_page(policy, first)
+    assert received == servers_page(policy, second)[1]
+    ids = [one["id"] for it in listed["projects"] for one in it["servers"]]
+    assert set(ids) == set(seen)
 
 
 def a_policy_on(servers: Sequence[ServerId], *, projects: Sequence[ProjectId] = ()) -> Policy:

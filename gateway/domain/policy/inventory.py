@@ -3,6 +3,7 @@
 An attribute that the cloud did not report is unknown.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,31 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`health_state` of the cloud."""
 
 
-_ENCODER: Final = msgspec.json.Encoder()
+# Sets in a fixed order: the same servers have the same JSON in every process.
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 _ATTRIBUTES: Final = msgspec.json.Decoder(Attributes)
+
+Facet = tuple[str, ...]
+"""A tag (key, value), or another attribute ("", name, value), that servers are indexed by."""
+
+
+_CANDIDATES_MAX: Final = 1_000
+
+
+def place_facet(name: str, value: str) -> Facet:
+    """Return the facet of `dc`, `rack` or `model`."""
+    return "", name, value
+
+
+def _facets_of(known: Attributes) -> list[Facet]:
+    found: list[Facet] = [*(known.tags or ())]
+    if known.dc:
+        found.append(place_facet("dc", known.dc))
+    if known.rack:
+        found.append(place_facet("rack", known.rack))
+    if known.model:
+        found.append(place_facet("model", known.model))
+    return found
 
 
 class StoredServers(Mapping[ServerId, Attributes]):
@@ -43,14 +67,27 @@ class StoredServers(Mapping[ServerId, Attributes]):
     """
 
     def __init__(
-        self, encoded: Mapping[ServerId, bytes], by_tag: "ServersByTag | None" = None
+        self,
+        encoded: Mapping[ServerId, bytes],
+        by_facet: "ServersByFacet | None" = None,
+        digest: bytes = b"",
     ) -> None:
-        """Take the JSON of each server, as in a snapshot, and the servers that have a tag."""
+        """Take the JSON of each server, as in a snapshot, and the servers that have a facet.
+
+        `digest` is that of all servers; b"" if it is not known.
+        """
         self.encoded = encoded
-        self.by_tag = by_tag
+        self.by_facet = by_facet
+        self.digest = digest
+        self._last: tuple[ServerId | None, Attributes] = None, Attributes()
+        """Several rules in turn read the same server."""
 
     def __getitem__(self, server: ServerId) -> Attributes:
-        return _ATTRIBUTES.decode(self.encoded[server])
+        last, known = self._last
+        if server is not last:
+            known = _ATTRIBUTES.decode(self.encoded[server])
+            self._last = server, known
+        return known
 
     def __iter__(self) -> Iterator[ServerId]:
         return iter(self.encoded)
@@ -59,16 +96,21 @@ class StoredServers(Mapping[ServerId, Attributes]):
         return len(self.encoded)
 
 
-ServersByTag = Mapping[tuple[str, str], Sequence[ServerId]]
+ServersByFacet = Mapping[Facet, Sequence[ServerId]]
 
 
 class Inventory:
     """Attributes of the servers of one project. Immutable."""
 
-    __slots__ = ("_servers", "generation", "good_until", "taken_at")
+    __slots__ = ("_servers", "content", "generation", "good_until", "taken_at")
 
     def __init__(
-        self, servers: Mapping[ServerId, Attributes], *, taken_at: float, good_until: float
+        self,
+        servers: Mapping[ServerId, Attributes],
+        *,
+        taken_at: float,
+        good_until: float,
+        content: object = None,
     ) -> None:
         """Instants are seconds since the epoch; from `good_until` on, every server is unknown."""
         self._servers = servers
@@ -76,6 +118,9 @@ class Inventory:
         self.good_until = good_until
         self.generation = object()
         """Identity of this inventory, for caches that must not keep the inventory itself alive."""
+        digest = servers.digest if isinstance(servers, StoredServers) else b""
+        self.content = content or digest or self.generation
+        """Equal for inventories of the same servers, however old each is."""
 
     def __len__(self) -> int:
         return len(self._servers)
@@ -90,23 +135,28 @@ class Inventory:
         """Return the same attributes without expiry, for sessions that run already."""
         if self.good_until == math.inf:
             return self
-        return Inventory(self._servers, taken_at=self.taken_at, good_until=math.inf)
+        return Inventory(
+            self._servers, taken_at=self.taken_at, good_until=math.inf, content=self.content
+        )
 
-    def with_tags(
-        self, tags: Sequence[tuple[str, frozenset[str]]], now: float
+    def with_facets(
+        self, choices: Sequence[Sequence[Facet]], now: float
     ) -> Sequence[ServerId] | None:
-        """Return at least the servers that have one value of each tag; None: search all servers."""
+        """Return at least the servers that have one facet of each choice; None: search them all."""
         if now >= self.good_until:
             return ()
         servers = self._servers
-        if not tags or not isinstance(servers, StoredServers) or servers.by_tag is None:
+        if not choices or not isinstance(servers, StoredServers) or servers.by_facet is None:
             return None
-        by_tag = servers.by_tag
-        choices = (
-            [found for value in values if (found := by_tag.get((key, value))) is not None]
-            for key, values in tags
+        by_facet = servers.by_facet
+        found = (
+            [some for facet in facets if (some := by_facet.get(facet)) is not None]
+            for facets in choices
         )
-        least = min(choices, key=lambda found: sum(map(len, found)))
+        least = min(found, key=lambda some: sum(map(len, some)))
+        count = sum(map(len, least))
+        if count > _CANDIDATES_MAX and 4 * count > len(servers):
+            return None  # to visit them all in turn is as quick, and needs no copy
         return [server for one in least for server in one]
 
     def attributes(self, server: ServerId | None, now: float) -> Attributes | None:
@@ -166,21 +216,23 @@ _LINE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def parse_snapshot(text: bytes) -> InventorySnapshot:
     """Parse the result of `to_json`; raise ValueError if it is invalid."""
     encoded: dict[ServerId, bytes] = {}
-    by_tag: dict[tuple[str, str], list[ServerId]] = {}
-    lines = BytesIO(text)
+    by_facet: dict[Facet, list[ServerId]] = {}
+    lines, digest = BytesIO(text), hashlib.blake2b(digest_size=16)
     try:
         head = _HEAD.decode(lines.readline())
         for line in lines:
+            digest.update(line)
             for name, raw in _LINE.decode(line).items():
                 server, stored = ServerId(name), bytes(raw)
                 encoded[server] = stored
-                for tag in _ATTRIBUTES.decode(stored).tags or ():
-                    by_tag.setdefault(tag, []).append(server)
+                for facet in _facets_of(_ATTRIBUTES.decode(stored)):
+                    by_facet.setdefault(facet, []).append(server)
     except msgspec.DecodeError as error:
         raise ValueError("is not an inventory") from error
     if len(encoded) != head.count:
         raise ValueError("is not an inventory")
-    return InventorySnapshot(StoredServers(encoded, by_tag), head.taken_at, head.took_s)
+    servers = StoredServers(encoded, by_facet, digest.digest())
+    return InventorySnapshot(servers, head.taken_at, head.took_s)
 
 
 def parse_inventory(text: bytes, *, now: float, age_max_s: float) -> Inventory:

@@ -295,7 +295,7 @@ class Policy:
             denied=denied_servers.union(map(ServerId, self._locks.servers)),
             denying=_partial_rules(denied, now),
             attributes=lambda server: inventory.attributes(server, now),
-            with_tags=lambda tags: inventory.with_tags(tags, now),
+            with_facets=lambda choices: inventory.with_facets(choices, now),
         )
 
     def decide(

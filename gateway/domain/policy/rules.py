@@ -1,17 +1,14 @@
 """Rules of the policy, what is decided by them, and the servers that a person may list. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import msgspec
 
 from gateway.domain.model import ProjectId, RuleKind, RuleRef, ServerId
-from gateway.domain.policy.inventory import Attributes
+from gateway.domain.policy.inventory import Attributes, Facet
 from gateway.domain.policy.selectors import Selector
-
-_Tags = tuple[tuple[str, frozenset[str]], ...]
-"""Keys, each with its accepted values."""
 
 
 class Rule(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -113,8 +110,20 @@ class Scope:
     denying: tuple[Rule, ...]
     """Denials on a part of the project, by attributes or with exclusions."""
     attributes: Callable[[ServerId], Attributes | None]
-    with_tags: Callable[[_Tags], Sequence[ServerId] | None] = lambda _: None
-    """Returns at least the servers that have one value of each tag; None: any may have."""
+    with_facets: Callable[[Sequence[Sequence[Facet]]], Sequence[ServerId] | None] = lambda _: None
+    """`Inventory.with_facets` of now."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for scopes that allow the same servers of the same inventory."""
+        return (
+            self.everywhere,
+            self.granted,
+            self.granting,
+            self.denied_everywhere,
+            self.denied,
+            self.denying,
+        )
 
     @property
     def candidates(self) -> AbstractSet[ServerId] | None:
@@ -123,7 +132,7 @@ class Scope:
             return None
         found = set(self.granted)
         for rule in self.granting:
-            servers = None if rule.selector is None else self.with_tags(rule.selector.tags)
+            servers = None if rule.selector is None else self.with_facets(rule.selector.choices)
             if servers is None:
                 return None
             found.update(servers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 from unicodedata import normalize
 
-from gateway.domain.policy.inventory import Attributes
+from gateway.domain.policy.inventory import Attributes, Facet, place_facet
 
 WILDCARD: Final = "*"
 
@@ -20,6 +20,13 @@ class Location:
     dc: str = ""
     rack: str = ""
     unit: str = ""
+
+    @property
+    def facet(self) -> Facet | None:
+        """Return a facet that every matching server has; None: there is none."""
+        if self.rack:
+            return place_facet("rack", self.rack)
+        return place_facet("dc", self.dc) if self.dc else None
 
     def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
         return (
@@ -73,6 +80,17 @@ class Selector:
         """Return the key of each tag that decides whether a server matches."""
         own = frozenset(key for key, _ in self.tags)
         return own if self.excluded is None else own | self.excluded.tag_keys
+
+    @property
+    def choices(self) -> list[list[Facet]]:
+        """Return facets: a server whose attributes are known and match has one of each list."""
+        found: list[list[Facet]] = [[(key, value) for value in values] for key, values in self.tags]
+        facets = [one.facet for one in self.locations]
+        if facets and None not in facets:
+            found.append([one for one in facets if one is not None])
+        if self.models:
+            found.append([place_facet("model", one) for one in self.models])
+        return found
 
     def matches(self, known: Attributes, *, if_unknown: bool) -> bool:
         """Return whether a server matches, or `if_unknown` if an unknown attribute decides."""

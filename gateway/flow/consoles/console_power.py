@@ -10,10 +10,18 @@ from gateway.flow.consoles.console_audit import ConsoleAudit
 from gateway.flow.consoles.console_rights import ConsoleRights
 from gateway.flow.consoles.fresh_links import FreshLinks
 from gateway.flow.consoles.recorded_once import RecordedOnce
+from gateway.flow.servers.power_readings import PowerChanged
 
 
 class ConsolePower:
-    def __init__(self, rights: ConsoleRights, links: FreshLinks, audit: ConsoleAudit) -> None:
+    def __init__(
+        self,
+        rights: ConsoleRights,
+        links: FreshLinks,
+        audit: ConsoleAudit,
+        power_changed: PowerChanged,
+    ) -> None:
+        self._power_changed = power_changed
         self._rights = rights
         self._links = links
         self._audit = audit
@@ -37,6 +45,7 @@ class ConsolePower:
         except asyncio.CancelledError:  # the session ends, and the record may be durable
             await self.note_not_sent(session, request)
             raise
+        self._power_changed(session.target.project, [session.target.server])
 
     async def note_not_sent(self, session: ConsoleSession, request: PowerRequest) -> None:
         """Record that an operation did not pass although its record says that it may."""

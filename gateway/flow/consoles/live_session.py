@@ -42,6 +42,7 @@ from gateway.flow.consoles.relay import Relay
 from gateway.flow.consoles.session_page import SessionPage
 from gateway.flow.recordings.recorded_channel import RecordedChannel
 from gateway.flow.recordings.recording_writer import RecordingFailed, RecordingWriter
+from gateway.flow.servers.power_readings import PowerChanged, no_power_readings
 
 _RESUME_WAIT_MAX_S: Final = 60.0
 _REPORT_EVERY_S: Final = 1.0
@@ -83,6 +84,7 @@ class SessionServices:
     clock: Clock
     recordings: RecordingWriter | None = None
     """None: no account is recorded."""
+    power_changed: PowerChanged = no_power_readings
 
 
 @dataclass(frozen=True, slots=True)

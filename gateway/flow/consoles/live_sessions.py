@@ -87,7 +87,7 @@ class LiveSessions:
         self._new_key = new_key
         self._connections: dict[str, LiveSession] = {}
         self.rejected = RejectedCookies(store, audit, telemetry)
-        self._power = ConsolePower(services.rights, services.links, audit)
+        self._power = ConsolePower(services.rights, services.links, audit, services.power_changed)
         self._stale = RecordedByOne(store)
         """IDs of the sessions whose rejected resume is recorded."""
         self._shielded = ShieldedTasks()

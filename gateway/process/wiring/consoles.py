@@ -188,6 +188,7 @@ async def _open_sessions(
             on_failure=_log_failure,
             clock=runtime.clock,
             recordings=shared.recordings,
+            power_changed=stages.power_changed,
         ),
         audit=shared.audit,
         telemetry=shared.telemetry,

@@ -36,6 +36,7 @@ from gateway.flow.inventories import CachedInventories
 from gateway.flow.listings import ListBounds, Listings
 from gateway.flow.pipeline import Gateway, build_gateway
 from gateway.flow.request_audit import RequestAudit
+from gateway.flow.servers.power_readings import PowerChanged, PowerReadings, no_power_readings
 from gateway.flow.single_flight import SingleFlight
 from gateway.flow.writes import Writes
 from gateway.process.runtime import Runtime
@@ -59,15 +60,22 @@ class Stages:
     audit_log: BatchAuditLog
     """The one of `request_audit`."""
     writes: Writes
+    readings: PowerReadings | None
+    """None if people do not list their servers."""
+
+    @property
+    def power_changed(self) -> PowerChanged:
+        return no_power_readings if self.readings is None else self.readings.power_changed
 
 
-def open_stages(
+def open_stages(  # noqa: PLR0913 - what the stages share
     runtime: Runtime,
     valkey: Valkey,
     identify: Identify,
     policies: Policies,
     inventories: CachedInventories,
     audit_log: OpenAuditLog,
+    readings: PowerReadings | None,
 ) -> Stages:
     config, clock = runtime.config, runtime.clock
     limits = _open_caller_limits(runtime, valkey)
@@ -94,6 +102,7 @@ def open_stages(
         request_audit,
         audit_log.for_requests,
         writes,
+        readings,
     )
 
 
@@ -155,6 +164,7 @@ def open_gateway(
         telemetry=runtime.metrics,
         tickets=tickets,
         audit_log=stages.audit_log,
+        power_changed=stages.power_changed,
     )
 
 
