@@ -13,6 +13,7 @@ from tests.benchmarks import (
     recording_cost,
     relay_path,
     scrape_lag,
+    server_lists,
     side_by_side,
     storm,
 )
@@ -21,6 +22,7 @@ if __name__ == "__main__":
     policy_decision.main()
     policy_reload.main()
     inventory.main()
+    server_lists.main()
     memory.main()
     side_by_side.main()
     hit_path.main()

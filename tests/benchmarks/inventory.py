@@ -38,29 +38,34 @@ _PAGE = 1_000
 _DECISIONS = 20_000
 _REFRESHES = 5
 _LISTS = 20
-_PROJECT = ProjectId("p")
+PROJECT = ProjectId("p")
 _ANN = Principal("corp", "ann", frozenset(), 0.0, 9e9, None)
 
 
 def main() -> None:
-    # As in gateway/process/worker.py.
-    sys.setswitchinterval(0.001)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 50)
+    set_up_interpreter()
     uvloop.run(_print_refresh_and_decision())
     _print_list()
 
 
-def _server(number: int) -> str:
+def set_up_interpreter() -> None:
+    """Do as gateway/process/worker.py."""
+    sys.setswitchinterval(0.001)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 50)
+
+
+def server_id(number: int) -> str:
     return f"{number:08x}-2222-4333-8444-555555555555"
 
 
-class _Cloud:
+class ServerPages:
     """Pages of servers, of which each 50 have one value of the tag `team`."""
 
-    def __init__(self) -> None:
-        self._pages = [self._page(first) for first in range(0, _SERVERS, _PAGE)]
+    def __init__(self, count: int = _SERVERS) -> None:
+        self._count = count
+        self._pages = [self._page(first) for first in range(0, count, _PAGE)]
 
     def __call__(self, request: UpstreamRequest) -> bytes:
         query = parse_qs(urlsplit(request.path).query)
@@ -69,14 +74,14 @@ class _Cloud:
 
     def _page(self, first: int) -> bytes:
         last = first + _PAGE
-        marker = str(last // _PAGE) if last < _SERVERS else None
+        marker = str(last // _PAGE) if last < self._count else None
         servers = [self._entry(number) for number in range(first, last)]
         return json.dumps({"servers": servers, "page_info": {"next_marker": marker}}).encode()
 
     def _entry(self, number: int) -> Mapping[str, Any]:
         tags = {"team": f"team-{number // _SEEN}", "env": ("test", "prod")[number % 2]}
         return {
-            "id": _server(number),
+            "id": server_id(number),
             "name": f"bms-{number}",
             "location": {"dc": "dc-1", "rack": f"r-{number % 500}", "unit": str(number % 42)},
             "hardware_attributes": {"model": "B1", "sn": f"sn-{number}"},
@@ -84,21 +89,23 @@ class _Cloud:
         }
 
 
-async def _print_refresh_and_decision() -> None:
-    clock = SystemClock()
-    account = InventoryAccount(
-        "prod", as_exchange(FakeExchange(_Cloud())), (_PROJECT,), 600.0, 3_600.0, {}
-    )
-    inventories = CachedInventories(
-        [account],
+def make_inventories(pages: ServerPages, clock: SystemClock) -> CachedInventories:
+    """Return inventories of one project, PROJECT."""
+    exchange = as_exchange(FakeExchange(pages))
+    return CachedInventories(
+        [InventoryAccount("prod", exchange, (PROJECT,), 600.0, 3_600.0, {})],
         is_needed=lambda: True,
         shared=SingleFlight(FakeSharedStore(clock), clock),
         clock=clock,
         telemetry=RecordingTelemetry(),
     )
-    state = inventories._projects[_PROJECT]
+
+
+async def _print_refresh_and_decision() -> None:
+    inventories = make_inventories(ServerPages(), SystemClock())
+    state = inventories._projects[PROJECT]
     lags: list[float] = []
-    beating = asyncio.create_task(_beat(lags))
+    beating = asyncio.create_task(beat(lags))
     found: list[_Refresh] = []
     for _ in range(_REFRESHES):
         lags.clear()
@@ -106,7 +113,7 @@ async def _print_refresh_and_decision() -> None:
         idle = max(lags)
         lags.clear()
         cpu, began = time.process_time(), time.perf_counter()
-        await inventories._refresh(_PROJECT, state)
+        await inventories._refresh(PROJECT, state)
         spent, cpu = time.perf_counter() - began, time.process_time() - cpu
         await asyncio.sleep(0.05)  # the inventory before is freed
         found.append(_Refresh(max(lags), idle, spent, cpu))
@@ -128,7 +135,8 @@ class _Refresh(NamedTuple):
     cpu_s: float
 
 
-async def _beat(lags: list[float]) -> None:
+async def beat(lags: list[float]) -> None:
+    """Note how late the event loop is, again and again."""
     while True:
         due = time.perf_counter() + 0.001
         await asyncio.sleep(0.001)
@@ -148,16 +156,16 @@ def _print_decision(inventories: CachedInventories) -> None:
             Selector(tags=(("team", frozenset({"team-7"})), ("env", frozenset({"prod"})))),
         )
     ]
-    policy, inventory = Policy(rules, version="bench"), inventories.current(_PROJECT)
-    servers = [ServerId(_server(number)) for number in range(0, _SERVERS, _SERVERS // _DECISIONS)]
+    policy, inventory = Policy(rules, version="bench"), inventories.current(PROJECT)
+    servers = [ServerId(server_id(number)) for number in range(0, _SERVERS, _SERVERS // _DECISIONS)]
     now, best = time.time(), float("inf")
     for _ in range(3):
         began = time.perf_counter()
         for server in servers:
-            policy.decide(_ANN, CONSOLE_OPEN, _PROJECT, server, now, inventory)
+            policy.decide(_ANN, CONSOLE_OPEN, PROJECT, server, now, inventory)
         best = min(best, time.perf_counter() - began)
-    allowed = ServerId(_server(7 * _SEEN + 1))
-    assert policy.decide(_ANN, CONSOLE_OPEN, _PROJECT, allowed, now, inventory).allowed
+    allowed = ServerId(server_id(7 * _SEEN + 1))
+    assert policy.decide(_ANN, CONSOLE_OPEN, PROJECT, allowed, now, inventory).allowed
     print(f"a decision by tag: {best / len(servers) * 1e6:.1f} µs  (target: 10)")
 
 
