@@ -110,6 +110,12 @@ class DemoFiles:
                 "api": {"audience": _ADMIN_AUDIENCE, "groups": {"console-admins": "all"}},
             },
             "overrides": {"file": "overrides.json"},
+            "requests": {"file": "requests.json"},
+            "page": {"enabled": True},
+            "contact": {
+                "text": "the operators of this demo",
+                "url": "mailto:console-operators@example.com",
+            },
             "request": {"drain_s": DRAIN_S},
             "issuers": [
                 {

@@ -54,12 +54,15 @@ Explain a decision, check the config and every dependency, read a metric:
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
 
-Request access for 15 minutes as victor, and approve it as anna with the ID that is printed. Then
-`gateway console --token-env VIEWER {live}` opens the console for victor, until the time is over
-or `gateway requests end ID` ends it.
+Request access for an hour: victor may not open this console (403 says that he may ask). He asks,
+anna approves with the ID that is printed, and he opens it, until the time is over or he ends it.
 
-  gateway requests create --token-env VIEWER {live} --role operator --for 15m --reason "new disk"
+  gateway console --token-env VIEWER --print {live}
+  gateway requests create --token-env VIEWER {live} --role operator --for 1h --reason "new disk"
+  gateway requests list --token-env APPROVER --to-approve
   gateway requests approve --token-env APPROVER ID
+  gateway console --token-env VIEWER {live}
+  gateway requests end --token-env VIEWER ID
 
 Administer the gateway as ada: list active sessions; revoke otto's tokens (his next login is
 valid again); lock victor (a new token does not help); list both.

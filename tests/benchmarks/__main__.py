@@ -16,6 +16,7 @@ from tests.benchmarks import (
     server_lists,
     side_by_side,
     storm,
+    webhook_outage,
 )
 
 if __name__ == "__main__":
@@ -34,3 +35,4 @@ if __name__ == "__main__":
     budget_cost.main()
     scrape_lag.main()
     storm.main()
+    webhook_outage.main()

@@ -255,10 +255,11 @@ def test_printed_commands_work() -> None:
         source = re.search(r"^  (\. \S+/env)$", text, re.MULTILINE)
         assert source is not None, text + demo.errors()
         commands = re.findall(
-            r"^  ((?:curl|gateway (?:servers|console|explain|check|admin|audit)).*)$",
+            r"^  ((?:curl|gateway (?:servers|console(?! --token)|explain|check|admin|audit)).*)$",
             text,
             re.MULTILINE,
         )
+        try_a_request(text, source[1], demo.directory.parent)
         results = [run(f"{source[1]}; {command}", demo.directory.parent) for command in commands]
         statuses = [output.split(" ")[1] for _, output in results[:5]]
         assert statuses == ["200", "200", "403", "403", "403"]
@@ -301,6 +302,22 @@ def test_printed_commands_work() -> None:
         assert demo.leftovers() == []
     finally:
         demo.close()
+
+
+def try_a_request(text: str, source: str, directory: Path) -> None:
+    """Run the printed commands of an access request, each with the ID of the request."""
+    story = re.findall(r"^  (gateway (?:requests|console --token-env) .*)$", text, re.MULTILINE)
+    refused, create, waiting, approve, opened, end = (f"{source}; {one}" for one in story)
+    code, said = run(f"{refused} 2>&1", directory)
+    assert code == 3
+    assert "gateway requests rules" in said
+    made = json.loads(run(f"{create} --json", directory)[1])
+    assert made["id"] in run(waiting, directory)[1]
+    decision = approve.replace(" ID", f" {made['id']} --hash {made['hash']}")
+    assert run(decision, directory)[0] == 0
+    code, address = run(opened, directory)
+    assert (code, "/console#" in address) == (0, True)
+    assert run(end.replace(" ID", f" {made['id']}"), directory)[0] == 0
 
 
 def run(command: str, directory: Path) -> tuple[int, str]:
