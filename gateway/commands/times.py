@@ -6,11 +6,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from gateway.domain.timestamps import parse_instant
+
 DURATION_HELP: Final = "30s, 15m, 1h, 7d, or a number of seconds"
 TIME_HELP: Final = "ISO 8601 with time zone, or a time before now: 30m, 1h, 7d"
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_YEAR_9999: Final = 253_402_300_799
 
 
 def now() -> float:
@@ -51,14 +52,9 @@ def time_or_age(text: str) -> float:
 def instant(text: str) -> float:
     """Return the seconds since the epoch."""
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("must be an ISO 8601 time") from None
-    if found.tzinfo is None:
-        raise argparse.ArgumentTypeError("needs a time zone, e.g. 2026-11-23T12:00:00+00:00")
-    if not 0 <= found.timestamp() <= _YEAR_9999:
-        raise argparse.ArgumentTypeError("must be in the years 1970 to 9999")
-    return found.timestamp()
+        return parse_instant(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def rfc3339(at: float) -> str:

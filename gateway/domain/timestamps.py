@@ -2,6 +2,26 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
+
+_YEAR_9999: Final = 253_402_300_799
+
+
+def parse_instant(text: str) -> float:
+    """Return the seconds since the epoch of an ISO 8601 time with a zone, as RFC 3339 writes it.
+
+    Raises ValueError with what is wrong. A time without a zone would depend on the machine's.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be an ISO 8601 time") from None
+    if found.tzinfo is None:
+        raise ValueError("needs a time zone, e.g. 2026-11-23T12:00:00+00:00")
+    seconds = found.timestamp()
+    if not 0 <= seconds <= _YEAR_9999:
+        raise ValueError("must be in the years 1970 to 9999")
+    return seconds
 
 
 def iso(seconds: float) -> str:

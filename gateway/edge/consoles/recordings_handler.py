@@ -12,7 +12,6 @@ take the session of a browser.
 
 import asyncio
 import re
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -22,6 +21,7 @@ from multidict import CIMultiDict
 from gateway.domain.errors import BadRequest, GatewayError
 from gateway.domain.recordings.model import RecordingQuery
 from gateway.domain.recordings.view_messages import SUBPROTOCOL, opened_fields, recording_fields
+from gateway.domain.timestamps import parse_instant
 from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.json_endpoint import (
@@ -42,6 +42,7 @@ from gateway.flow.request import RequestContext
 
 _ID: Final = r"([0-9a-f]{32})"
 _BODY_BYTES_MAX: Final = 1_024
+_LIMIT: Final = re.compile(r"[0-9]{1,4}")
 _LIMIT_MAX: Final = 1_000
 _NAMES: Final = ("project", "server", "subject", "since", "until", "limit")
 
@@ -172,19 +173,16 @@ def _query(text: str) -> tuple[RecordingQuery, int]:
     values = dict(pairs)
     if len(values) != len(pairs) or not values.keys() <= set(_NAMES):
         raise BadRequest(f"The query may have each of these once: {', '.join(_NAMES)}.")
-    try:
-        limit = int(values.get("limit", "100"))
-        times = {
-            name: datetime.fromisoformat(values[name]).timestamp()
-            for name in ("since", "until")
-            if name in values
-        }
-    except (ValueError, OverflowError):
-        raise BadRequest(
-            "`since` and `until` must be times as in RFC 3339, `limit` a whole number."
-        ) from None
-    if not 1 <= limit <= _LIMIT_MAX:
+    limit = values.get("limit", "100")
+    if not _LIMIT.fullmatch(limit) or not 1 <= int(limit) <= _LIMIT_MAX:
         raise BadRequest(f"`limit` must be from 1 to {_LIMIT_MAX}.")
+    times = {}
+    for name in ("since", "until"):
+        if name in values:
+            try:
+                times[name] = parse_instant(values[name])
+            except ValueError as error:
+                raise BadRequest(f"`{name}` {error}. Write `+` as %2B.") from None
     return (
         RecordingQuery(
             project=values.get("project"),
@@ -192,5 +190,5 @@ def _query(text: str) -> tuple[RecordingQuery, int]:
             subject=values.get("subject"),
             **times,
         ),
-        limit,
+        int(limit),
     )

@@ -60,7 +60,16 @@ _RECORDED: Final = (
 _FILTERS: Final[list[Json]] = [
     *(
         {"name": name, "in": "query", "schema": {"type": "string"}}
-        for name in ("project", "server", "subject", "since", "until")
+        for name in ("project", "server", "subject")
+    ),
+    *(
+        {
+            "name": name,
+            "in": "query",
+            "description": "RFC 3339, with a time zone.",
+            "schema": {"type": "string", "format": "date-time"},
+        }
+        for name in ("since", "until")
     ),
     {"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100}},
 ]
