@@ -297,6 +297,38 @@ def test_type_claim_may_name_an_access_token(claims: dict[str, Any]) -> None:
     assert validate(a_token(**claims)).subject == "ann"
 
 
+@pytest.mark.parametrize("aud", ["cli", ["cli"]])
+@pytest.mark.parametrize(
+    "claims", [{"nonce": "n", "at_hash": "h"}, {"typ": "ID"}, {"token_use": "id"}, {}], ids=repr
+)
+def test_id_tokens_of_one_client_are_accepted(claims: dict[str, Any], aud: object) -> None:
+    """`issuers[].cli.token: id_token`, for issuers without access tokens that are JWTs."""
+    rules = {"audiences": frozenset({"cli", "console-gateway"}), "id_token_client": "cli"}
+    assert validate(a_token(aud=aud, **claims), **rules).subject == "ann"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "console-gateway", "nonce": "n"},
+        {"aud": "web", "nonce": "n"},
+        {"aud": ["cli", "web"], "nonce": "n"},
+        {"aud": ["cli", "console-gateway"], "typ": "ID"},
+        {"aud": "cli", "typ": "Refresh"},
+        {"aud": "cli", "events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
+        {"aud": ABSENT, "client_id": "cli", "nonce": "n"},
+    ],
+    ids=repr,
+)
+def test_other_id_and_logout_tokens_are_rejected(claims: dict[str, Any]) -> None:
+    rules = {
+        "audiences": frozenset({"cli", "console-gateway", "web"}),
+        "id_token_client": "cli",
+        "audience_claim": "client_id",
+    }
+    assert rejection(a_token(**claims), **rules) is Rejection.TOKEN_TYPE
+
+
 def test_nonce_is_accepted_with_a_required_type() -> None:
     token = a_token({"typ": "JWT"}, nonce="n")
 

@@ -24,9 +24,10 @@ _GROUPS_MAX: Final = 1_000
 _YEAR_9999: Final = 253_402_300_799
 _ACCESS_TYP: Final = "at+jwt"
 """RFC 9068, 2.1."""
-_FOREIGN_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash", "events"})
-"""Claims of ID tokens (OIDC Core 1.0, 2 and 3.3.2.11) and of security events (RFC 8417: `events`),
-such as back-channel logout tokens."""
+_ID_CLAIMS: Final = frozenset({"nonce", "at_hash", "c_hash"})
+"""Claims of ID tokens (OIDC Core 1.0, 2 and 3.3.2.11)."""
+_FOREIGN_CLAIMS: Final = _ID_CLAIMS | {"events"}
+"""`events` is in security events (RFC 8417), such as back-channel logout tokens."""
 _VERIFIED_BY: Final = {"email": "email_verified", "phone_number": "phone_number_verified"}
 """Claims that a person may set at some issuers, with the claim that says whether the issuer
 verified them (OIDC Core 1.0, 5.1)."""
@@ -82,6 +83,8 @@ class TokenRules:
     """A token of another kind is rejected."""
     person_claim: str | None = None
     """The claim that identifies a person over all issuers; None: no claim does."""
+    id_token_client: str | None = None
+    """ID tokens of this client count as access tokens; None: no ID tokens do."""
 
 
 def principal_of(verified: VerifiedToken, rules: TokenRules, now: float) -> Principal:
@@ -147,13 +150,20 @@ def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
         _check_id_kind(claims)
         return
     foreign = _FOREIGN_CLAIMS.intersection(claims)
+    types: tuple[str, ...] = _ACCESS_TYPES
+    if rules.id_token_client is not None and claims.get("aud") in (
+        rules.id_token_client,
+        [rules.id_token_client],
+    ):
+        foreign -= _ID_CLAIMS
+        types += _ID_TYPES
     if rules.token_type is not None:
         # Some issuers put `nonce` into access tokens; with token_type, `typ` decides instead.
         foreign -= {"nonce"}
     if foreign:
         raise NotAuthenticated(Rejection.TOKEN_TYPE, f"{min(foreign)}: not an access token")
     for claim in _TYPE_CLAIMS:
-        if claim in claims and _media_type(claims[claim]) not in _ACCESS_TYPES:
+        if claim in claims and _media_type(claims[claim]) not in types:
             detail = f"{claim} is {quoted(claims[claim])}: not an access token"
             raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
 

@@ -179,7 +179,7 @@ def _never_locked(_: Principal) -> None:
 
 
 def token_rules(issuer: Issuer, person_claim: str | None = None) -> TokenRules:
-    groups = _as_tuple(issuer.claims.groups)
+    groups, cli = _as_tuple(issuer.claims.groups), issuer.cli
     return TokenRules(
         issuer=issuer.name,
         iss=issuer.issuer,
@@ -197,6 +197,7 @@ def token_rules(issuer: Issuer, person_claim: str | None = None) -> TokenRules:
             for claim, values in issuer.required_claims.items()
         ),
         person_claim=person_claim,
+        id_token_client=cli.client_id if cli is not None and cli.sends_id_token else None,
     )
 
 
