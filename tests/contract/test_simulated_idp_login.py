@@ -127,3 +127,57 @@ async def test_people_page_lists_everyone(
     async with http.get(f"{idp.url}/authorize", params=query) as response:
         page = await response.text()
     assert all(f"person={name}" in page for name in idp.login.people)
+
+
+async def device(http: aiohttp.ClientSession, idp: IdentityProvider) -> dict[str, Any]:
+    form = {"client_id": CLI_CLIENT, "scope": "openid"}
+    async with http.post(f"{idp.url}/device_authorization", data=form) as response:
+        assert response.status == 200
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+async def poll(http: aiohttp.ClientSession, idp: IdentityProvider, code: str) -> dict[str, Any]:
+    form = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+        "device_code": code,
+        "client_id": CLI_CLIENT,
+    }
+    async with http.post(f"{idp.url}/token", data=form) as response:
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+async def test_device_code_is_for_the_person_who_entered_it(
+    idp: IdentityProvider, http: aiohttp.ClientSession
+) -> None:
+    idp.login.device_interval_s = 0.0
+    started = await device(http, idp)
+    code = started["device_code"]
+    assert (await poll(http, idp, code))["error"] == "authorization_pending"
+    idp.login.device_interval_s = 60.0
+    assert (await poll(http, idp, code))["error"] == "slow_down"
+    idp.login.device_interval_s = 0.0
+    async with http.get(started["verification_uri_complete"]) as page:
+        assert started["user_code"] in await page.text()
+    async with http.get(f"{started['verification_uri_complete']}&person=victor") as page:
+        assert "Done: victor" in await page.text()
+    tokens = await poll(http, idp, code)
+    claims = jwt.decode(tokens["id_token"], options={"verify_signature": False})
+    assert (claims["sub"], claims["aud"]) == ("victor", CLI_CLIENT)
+    assert (await poll(http, idp, code))["error"] == "invalid_grant"
+
+
+async def test_device_code_can_be_denied_and_expires(
+    idp: IdentityProvider, http: aiohttp.ClientSession
+) -> None:
+    denied = await device(http, idp)
+    async with http.get(f"{denied['verification_uri_complete']}&person=nobody"):
+        pass
+    assert (await poll(http, idp, denied["device_code"]))["error"] == "access_denied"
+    idp.login.device_code_life_s = 0.0
+    expired = await device(http, idp)
+    assert (await poll(http, idp, expired["device_code"]))["error"] == "expired_token"
+    assert (await poll(http, idp, "unknown"))["error"] == "invalid_grant"
+    async with http.get(f"{idp.url}/device?user_code={expired['user_code']}") as page:
+        assert "unknown or has expired" in await page.text()

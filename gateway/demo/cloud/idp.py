@@ -15,6 +15,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from gateway.demo.cloud.clock import now
 from gateway.demo.cloud.faults import Fault
+from gateway.demo.cloud.idp_device import DeviceEndpoints
 from gateway.demo.cloud.idp_login import LoginEndpoints
 from gateway.demo.cloud.listener import Listener
 
@@ -67,6 +68,7 @@ class IdentityProvider(Listener):
         self.app.router.add_get("/.well-known/openid-configuration", self._discovery)
         self.app.router.add_get("/jwks", self._jwks)
         self.login = LoginEndpoints(self.app, self)
+        self.devices = DeviceEndpoints(self.app, self.login)
         self.app.router.add_post("/_box/tokens", self._mint)
         self.app.router.add_post("/_box/rotate", self._rotate)
 
@@ -137,6 +139,7 @@ class IdentityProvider(Listener):
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": sorted({key.algorithm for key in self.keys}),
             **self.login.metadata(self.url),
+            **self.devices.metadata(self.url),
         }
 
     async def _jwks(self, _: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import html
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -101,6 +101,9 @@ class LoginEndpoints:
         """Claims that replace those of userinfo."""
         self.id_token_forged: str | None = None
         self.token_life_s = _ACCESS_LIFE_S
+        self.device_interval_s = 1.0
+        """Shortest time between two polls of a device code."""
+        self.device_code_life_s = 300.0
         self.backchannel_logout_uri: str | None = None
         self.logins: dict[str, ProviderLogin] = {}
         """Logins that have not ended, by `sid`."""
@@ -188,7 +191,7 @@ class LoginEndpoints:
             return self._redirect(redirect_uri, query, error=problem)
         person = self.people.get(query.get("person", ""))
         if person is None:
-            return _people_page(query, self.people.values())
+            return people_page(query, self.people.values(), "Log in as:")
         login = ProviderLogin(
             person.subject,
             query["client_id"],
@@ -222,7 +225,7 @@ class LoginEndpoints:
     async def _token(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
         try:
-            client = self._client_of(request, form)
+            client = self.client_of(request, form)
             grant = self.grants.get(form.get("grant_type", ""), _unsupported_grant)
             body = self._tokens_for(await grant(form, client))
             status = 200
@@ -230,7 +233,8 @@ class LoginEndpoints:
             body, status = {"error": problem.code}, problem.status
         return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
 
-    def _client_of(self, request: web.Request, form: Form) -> str:
+    def client_of(self, request: web.Request, form: Form) -> str:
+        """Return the client that a request authenticates; raise OAuthProblem."""
         client, secret = form.get("client_id", ""), form.get("client_secret")
         kind, _, basic = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() == "basic":
@@ -347,14 +351,19 @@ async def _unsupported_grant(form: Form, client: str) -> ProviderLogin:
     raise OAuthProblem("unsupported_grant_type")
 
 
-def _people_page(query: Form, people: Any) -> web.Response:
+def people_page(query: Form, people: Iterable[DemoPerson], title: str) -> web.Response:
+    """Return a page with a link for each person; `query` is that of the links."""
     links = "".join(
         f'<li><a href="?{html.escape(urlencode({**query, "person": one.subject}))}">'
         f"{html.escape(one.subject)}</a>: {html.escape(one.about)}</li>"
         for one in people
     )
+    return text_page(f"<p>{html.escape(title)}</p><ul>{links}</ul>")
+
+
+def text_page(content: str) -> web.Response:
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Simulated provider</title>'
-        f"<main><h1>Simulated identity provider</h1><p>Log in as:</p><ul>{links}</ul></main></html>"
+        f"<main><h1>Simulated identity provider</h1>{content}</main></html>"
     )
     return web.Response(text=text, content_type="text/html")
