@@ -132,6 +132,7 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra keyring -c requirements-dev.lock pyproject.toml -o requirements-keyring.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
 .PHONY: help page demo format lint unit fast-tests e2e test all-tests bench bench-hits bench-misses soak docs release lock

@@ -63,6 +63,33 @@ def add_config_option(parser: argparse.ArgumentParser, *, required: bool = True)
     )
 
 
+def add_output_options(parser: argparse.ArgumentParser, json_help: str) -> None:
+    """Add `--output` and its short form `--json`; both set `options.json`."""
+    parser.set_defaults(json=False)
+    parser.add_argument(
+        "--output",
+        action=_OutputFormat,
+        dest="json",
+        choices=("table", "json"),
+        help=f"table for people, or json: {json_help} (default: table)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="same as --output json"
+    )
+
+
+class _OutputFormat(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        del parser, option_string
+        setattr(namespace, self.dest, values == "json")
+
+
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be an integer, 1 or more")

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gateway.commands.arguments import CommandParser
+from gateway.commands.arguments import CommandParser, add_output_options
 from gateway.commands.audit import DIRECTORIES
 from gateway.commands.terminal import print_error, print_line, to_json
 from gateway.commands.times import TIME_HELP, time_or_age
@@ -41,7 +41,7 @@ def register(parser: CommandParser) -> None:
     parser.add_argument(
         "--until", type=time_or_age, metavar="TIME", help="before this time, in the same form"
     )
-    parser.add_argument("--json", action="store_true", help="print each record as JSON")
+    add_output_options(parser, "each record on a line")
     parser.exit_codes = {FOUND: "found", NO_MATCH: "no match", USAGE: "wrong usage"}
     parser.set_defaults(run=run)
 

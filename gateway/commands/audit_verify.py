@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.commands.arguments import CommandParser
+from gateway.commands.arguments import CommandParser, add_output_options
 from gateway.commands.audit import DIRECTORIES
 from gateway.commands.terminal import print_error, print_json, print_line
 from gateway.domain.audit.chain import Head
@@ -93,7 +93,7 @@ def add_proof_options(parser: CommandParser, *, head: str, default_key: str = ""
         metavar="CHAIN:SEQ:HASH",
         help=f"require {head}",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_output_options(parser, "one document")
 
 
 def saved_head(text: str) -> Head:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from gateway.commands.arguments import CommandParser, nonempty
+from gateway.commands.arguments import CommandParser, add_output_options, nonempty
 from gateway.commands.client_token import ClientToken, load_token
 from gateway.commands.exit_codes import CLIENT_EXIT_CODES, CommandFailed, usage_error
 from gateway.commands.gateway_address import GatewayAddress, parse_url
@@ -16,6 +16,7 @@ from gateway.commands.terminal import print_error, print_json
 from gateway.commands.times import DURATION_HELP, duration
 
 CONNECTION_OPTIONS: Final = "connection options"
+_PUBLIC_URL: Final = "CONSOLE_GATEWAY_URL"
 _PRINTED_FIELDS: Final = ("error_code", "request_id")
 
 ClientCommand = Callable[[argparse.Namespace, GatewayClient], int]
@@ -28,7 +29,7 @@ def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY"
     url = f"URL of the gateway, with the path if it has one (default: ${prefix}_URL)"
     add_connection_options(parser, CONNECTION_OPTIONS, prefix=prefix, url=url)
     parser.set_defaults(url_variable=f"{prefix}_URL")
-    parser.add_argument("--json", action="store_true", help="print JSON, also for errors")
+    add_output_options(parser, "also for errors")
 
 
 def add_connection_options(parser: CommandParser, title: str, *, prefix: str, url: str) -> None:
@@ -76,9 +77,15 @@ def _run(
     command: ClientCommand,
     open_it: Callable[[argparse.Namespace], GatewayClient],
 ) -> int:
+    gateway = None
     try:
-        return command(options, open_it(options))
+        gateway = open_it(options)
+        return command(options, gateway)
     except CommandFailed as failure:
+        if gateway is not None and failure.is_refusal and options.url_variable == _PUBLIC_URL:
+            from gateway.commands.refusal_help import add_help
+
+            add_help(failure, gateway)
         if options.json:
             print_json(failure.fields)
         else:
@@ -94,6 +101,8 @@ def print_failure(failure: CommandFailed) -> None:
     ]
     suffix = f" ({', '.join(fields)})" if fields else ""
     print_error(f"{failure}{suffix}")
+    for line in failure.help:
+        print_error(line)
 
 
 def open_client(options: argparse.Namespace) -> GatewayClient:

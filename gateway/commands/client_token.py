@@ -18,6 +18,7 @@ from gateway.domain.model import Secret
 
 LOGIN_VARIABLE: Final = "CONSOLE_GATEWAY_TOKEN"
 """Without a token in this variable, the login of `gateway login` counts."""
+LOGIN_SOURCE: Final = "`gateway login`"
 _COMMAND_TIMEOUT_S: Final = 30.0
 
 
@@ -50,10 +51,10 @@ def load_token(options: argparse.Namespace, address: GatewayAddress) -> ClientTo
         if not text and options.cert is not None:
             return ClientToken(None, "")
         if not text and options.token_env == LOGIN_VARIABLE:
-            from gateway.commands.client_login import current_login
+            from gateway.commands.client_login import ClientLogins
 
-            login = current_login(str(address), ca_file=options.ca_file)
-            text, source = login.token, "`gateway login`"
+            login = ClientLogins().current(str(address), ca_file=options.ca_file)
+            text, source = login.token, LOGIN_SOURCE
     token = text.strip()
     if not token or any(char.isspace() or not char.isascii() for char in token):
         raise usage_error(f"There is no token in {source}. It must contain one JWT only.")

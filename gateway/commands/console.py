@@ -3,7 +3,6 @@
 import argparse
 import re
 import sys
-import webbrowser
 from typing import Final
 from urllib.parse import quote
 
@@ -65,8 +64,9 @@ def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
     if options.json:
         print_json({"url": url, "expires_in_s": left_s, "server_id": server})
     elif options.open or (sys.stdout.isatty() and not options.print):
-        if not webbrowser.open(url):
-            raise CommandFailed(REJECTED, "The link cannot be opened in a browser; use --print.")
+        from gateway.commands.browser import open_secretly
+
+        open_secretly(url, expires_in_s=left_s)
         print_error(f"Opened; the link expires in {left_s} s.")
     else:
         print_line(url)

@@ -1,6 +1,7 @@
 """Exit codes of the client commands, and the exception that ends such a command."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 OK: Final = 0
@@ -29,6 +30,25 @@ class CommandFailed(Exception):
         self.code = code
         self.fields = {"error_code": "", "error_msg": message, **fields}
         """The JSON object that `--json` prints."""
+        self.help: list[str] = []
+        """Lines that follow the message for people."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Return whether the gateway refused the person, as opposed to an outage."""
+        is_missing = self.fields.get("status") == HTTPStatus.NOT_FOUND
+        return bool(self.fields["error_code"]) and (self.code == NOT_PERMITTED or is_missing)
+
+
+class NoSuchServer(CommandFailed):
+    """No server visible to the person has the name: it may exist."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(USAGE, message)
+
+    @property
+    def is_refusal(self) -> bool:
+        return True
 
 
 def usage_error(message: str) -> CommandFailed:

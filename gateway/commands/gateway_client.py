@@ -60,11 +60,16 @@ class GatewayClient:
         tls: ssl.SSLContext | None,
         wait_s: float,
     ) -> None:
-        """`tls` is None for an http address."""
+        """`tls` is None for an http address; the time `wait_s` begins now."""
+        self.address = address
         self._host, self._port, self._prefix = address.host, address.port, address.prefix
         self._tls = tls
         self.token = token
         self._deadline: float = time.monotonic() + wait_s  # noqa: TID251
+
+    def within(self, wait_s: float) -> "GatewayClient":
+        """Return a client of the same person with another time limit."""
+        return GatewayClient(self.address, self.token, tls=self._tls, wait_s=wait_s)
 
     def servers(self, project: str) -> Iterator[dict[str, Any]]:
         """Yield each visible server of a project."""

@@ -4,7 +4,7 @@ import base64
 import http.client
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,16 @@ _BYTES_MAX: Final = 262_144
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 
 
-class LoginEnded(Exception):
+class TokenError(CommandFailed):
+    """The provider issued no token."""
+
+    def __init__(self, code: int, message: str, error: str = "") -> None:
+        super().__init__(code, message)
+        self.error = error
+        """The code of RFC 6749, 5.2; empty: none."""
+
+
+class LoginEnded(TokenError):
     """The provider refused the code or the refresh token (`invalid_grant`)."""
 
 
@@ -58,17 +67,28 @@ class LoginProvider:
         return address
 
     def request_tokens(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """Raise LoginEnded, or CommandFailed without anything that was sent."""
+        """Raise LoginEnded, or TokenError without anything that was sent."""
+        return self._request("token_endpoint", form, "access_token")
+
+    def request_device_code(self, scopes: Sequence[str]) -> dict[str, Any]:
+        """Return the response of RFC 8628, 3.2; raise TokenError."""
+        form = {"scope": " ".join(scopes)}
+        return self._request("device_authorization_endpoint", form, "device_code")
+
+    def _request(self, endpoint: str, form: Mapping[str, str], member: str) -> dict[str, Any]:
+        """Return a response that has `member`."""
         sent = {**form, "client_id": self.client_id}
-        status, found = self._send(self.endpoint("token_endpoint"), sent)
-        if status == 200 and isinstance(found.get("access_token"), str):
+        status, found = self._send(self.endpoint(endpoint), sent)
+        if status == 200 and isinstance(found.get(member), str):
             return found
-        if found.get("error") == "invalid_grant":
-            raise LoginEnded
-        code = UNREACHABLE if status >= 500 else NOT_AUTHENTICATED
         error = found.get("error")
-        named = f", {error[:40]}" if isinstance(error, str) else ""
-        raise CommandFailed(code, f"{self.issuer} issued no token (HTTP {status}{named}).")
+        named = error[:40] if isinstance(error, str) else ""
+        suffix = f", {named}" if named else ""
+        message = f"{self.issuer} issued no {member} (HTTP {status}{suffix})."
+        if named == "invalid_grant":
+            raise LoginEnded(NOT_AUTHENTICATED, message, named)
+        code = UNREACHABLE if status >= 500 or status == 429 else NOT_AUTHENTICATED
+        raise TokenError(code, message, named)
 
     def _send(self, url: str, form: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
         """Send GET, or a form with POST. A redirect is not followed."""
@@ -87,7 +107,7 @@ class LoginProvider:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             message = f"The identity provider {self.issuer} is unreachable: {reason}."
-            raise CommandFailed(UNREACHABLE, message) from None
+            raise TokenError(UNREACHABLE, message) from None
         finally:
             connection.close()
         try:

@@ -8,7 +8,7 @@ from gateway.commands.client_options import (
     gateway_address,
     run_without_token,
 )
-from gateway.commands.exit_codes import OK, REJECTED, CommandFailed
+from gateway.commands.exit_codes import OK
 from gateway.commands.gateway_client import GatewayClient
 from gateway.commands.terminal import print_json, print_line
 
@@ -24,17 +24,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _logout(options: argparse.Namespace, _: GatewayClient) -> int:
     """Delete the stored tokens. The gateway needs not to run."""
-    from gateway.commands.stored_logins import LoginFolder
+    from gateway.commands.client_login import ClientLogins
+    from gateway.commands.completion_names import ServerNames
 
-    address, folder = str(gateway_address(options)[0]), LoginFolder.of_person()
-    logins = folder.find(address)
-    try:
-        for one in logins:
-            with folder.lock(one):  # a refresh in progress would write it again
-                folder.delete(one)
-    except OSError as error:
-        message = f"The login cannot be deleted from {folder.path}: {error.strerror}."
-        raise CommandFailed(REJECTED, message) from None
+    address, saved = str(gateway_address(options)[0]), ClientLogins()
+    logins = saved.folder.find(address)
+    ServerNames.forget(address)
+    for one in logins:
+        saved.delete(one)
     if options.json:
         print_json({"gateway": address, "ended": len(logins)})
     elif logins:

@@ -4,11 +4,11 @@ import hmac
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from gateway.commands.exit_codes import REJECTED, CommandFailed
+from gateway.commands.loopback_server import LoopbackServer, is_own_connection
 
 PATH: Final = "/callback"
 _TARGET_CHARS_MAX: Final = 16_384
@@ -31,8 +31,10 @@ class LoopbackRedirect:
 
             def do_GET(self) -> None:
                 answer = _answer(self.path, state)
-                # Anyone may send answers without the state, so those end nothing.
-                if answer is None or not first.acquire(blocking=False):
+                ours = is_own_connection(self.client_address, self.connection.getsockname())
+                # Anyone may send answers without the state, so those end nothing. Another user of
+                # the machine sees the state in the arguments of the browser.
+                if answer is None or not ours or not first.acquire(blocking=False):
                     self._show(400, _FOREIGN)
                     return
                 try:
@@ -50,12 +52,11 @@ class LoopbackRedirect:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Print nothing: the address contains the code."""
+                """Stay silent: the address contains the code."""
 
-        # Threads: a browser may open a connection in advance and send nothing on it.
-        self._server = _listen(Handler, ports)
-        self.uri = f"http://{host}:{self._server.server_port}{PATH}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._server = LoopbackServer(Handler, ports)
+        self.port = self._server.port
+        self.uri = f"http://{host}:{self.port}{PATH}"
 
     def wait(self, timeout_s: float) -> Mapping[str, str] | None:
         """Return the parameters of the answer; None when the time has passed."""
@@ -65,27 +66,7 @@ class LoopbackRedirect:
             return None
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = False
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: the browser closed its connection."""
-
-
-def _listen(handler: type[BaseHTTPRequestHandler], ports: Sequence[int]) -> _Server:
-    for port in ports or (0,):
-        try:
-            return _Server(("127.0.0.1", port), handler)
-        except OSError:
-            continue
-    named = ", ".join(map(str, ports)) or "any port"
-    message = f"Cannot listen on 127.0.0.1 ({named}). Does another login run?"
-    raise CommandFailed(REJECTED, message)
+        self._server.close()
 
 
 def _answer(target: str, state: str) -> Mapping[str, str] | None:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "admin": "inspect and control a running gateway (admin API)",
     "audit": "search and verify the audit log",
     "recordings": "list, verify, rewrap and hold recordings of live consoles",
+    "completion": "print the completion script of bash, zsh or fish",
     "demo": "run the gateway with a simulated cloud on loopback",
 }
 """Each command and its description; its module in this package has the same name."""

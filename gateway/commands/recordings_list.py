@@ -1,16 +1,15 @@
 """`gateway recordings list`: the recordings that the caller may view."""
 
 import argparse
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from gateway.commands.arguments import CommandParser, number
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import OK
-from gateway.commands.gateway_client import GatewayClient, require_member
-from gateway.commands.terminal import print_error, print_json, print_line
+from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
+from gateway.commands.terminal import print_error, print_json, print_table
 from gateway.commands.times import TIME_HELP, rfc3339, time_or_age
 
 _FILTERS = ("project", "server", "subject")
@@ -55,9 +54,9 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
     if options.json:
         print_json(data)
         return OK
-    for one in recordings:
-        _print(one)
-    if not recordings:
+    if recordings:
+        print_table(_HEAD, map(_row, recordings))
+    else:
         print_error("No recording that you may view matches.")
     if not data.get("complete", True):
         print_error("The recordings of other hosts are not listed: Redis is unavailable.")
@@ -66,26 +65,30 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
     return OK
 
 
-def _print(recording: dict[str, Any]) -> None:
-    print_line("  ".join(_fields(recording)))
-    for problem in recording["problems"]:
-        print_line(f"  {'NOT INTACT' if recording['here'] else 'NOT HERE'}: {problem}")
+_HEAD: Final = (
+    "ID", "STARTED", "PERSON", "SERVER", "LENGTH", "END", "HOLD", "HOSTS", "PROBLEMS",
+)  # fmt: skip
 
 
-def _fields(recording: dict[str, Any]) -> Iterator[str]:
-    began, ended_at = datetime.fromisoformat(recording["started_at"]), recording["ended_at"]
-    server = recording["server"]
-    yield recording["id"]
-    yield began.astimezone().isoformat(" ", "seconds")
-    yield recording["person"]["subject"]
-    yield f"{server['project_id']}/{server['id']}"
-    if ended_at is None:
-        yield "in progress"
-    else:
-        yield str(
-            timedelta(seconds=round((datetime.fromisoformat(ended_at) - began).total_seconds()))
+def _row(recording: dict[str, Any]) -> tuple[object, ...]:
+    try:
+        began, ended_at = datetime.fromisoformat(recording["started_at"]), recording["ended_at"]
+        length = None
+        if ended_at is not None:
+            seconds = (datetime.fromisoformat(ended_at) - began).total_seconds()
+            length = timedelta(seconds=round(seconds))
+        server = recording["server"]
+        problem = "NOT INTACT" if recording["here"] else "NOT HERE"
+        return (
+            recording["id"],
+            began.astimezone().isoformat(" ", "seconds"),
+            recording["person"]["subject"],
+            f"{server['project_id']}/{server['id']}",
+            length,
+            recording["end"] if ended_at is not None else "in progress",
+            "on hold" if recording["held"] else "",
+            ", ".join(recording["hosts"]),
+            "; ".join(f"{problem}: {one}" for one in recording["problems"]),
         )
-        yield recording["end"] or "-"
-    if recording["held"]:
-        yield "on hold"
-    yield ", ".join(recording["hosts"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise unexpected_response() from error

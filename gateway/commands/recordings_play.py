@@ -3,7 +3,6 @@
 import argparse
 import re
 import sys
-import webbrowser
 from typing import Final
 
 from gateway.commands.arguments import CommandParser
@@ -51,12 +50,13 @@ def _play(options: argparse.Namespace, gateway: GatewayClient) -> int:
     if not _ADDRESS.fullmatch(url):
         # A server in the gateway's place must not start a program other than the browser.
         raise CommandFailed(REJECTED, "The response has no usable address. Check --gateway.")
-    left_s = data.get("expires_in")
+    left_s = require_member(data, "expires_in", int)
     if options.json:
         print_json({"url": url, "expires_in_s": left_s})
     elif options.open or (sys.stdout.isatty() and not options.print):
-        if not webbrowser.open(url):
-            raise CommandFailed(REJECTED, "It cannot be opened in a browser; use --print.")
+        from gateway.commands.browser import open_secretly
+
+        open_secretly(url, expires_in_s=left_s)
         print_error(f"Opened; the address expires in {left_s} s.")
     else:
         print_line(url)

@@ -9,6 +9,7 @@ from gateway.commands.client_options import (
     gateway_address,
     run_client_command,
 )
+from gateway.commands.client_token import LOGIN_SOURCE
 from gateway.commands.exit_codes import OK
 from gateway.commands.gateway_client import GatewayClient
 from gateway.commands.terminal import print_json, print_line
@@ -25,21 +26,23 @@ def run(options: argparse.Namespace) -> int:
 
 def _whoami(options: argparse.Namespace, gateway: GatewayClient) -> int:
     """Show what the token says; only the gateway can verify it."""
+    from gateway.commands.client_login import ClientLogins
     from gateway.commands.login_provider import unverified_claims
-    from gateway.commands.stored_logins import LoginFolder
 
-    token = gateway.token
+    token, address = gateway.token, str(gateway_address(options)[0])
     claims = {} if token.token is None else unverified_claims(token.token.reveal())
-    source = token.source or "the certificate of --cert"
-    if source == "`gateway login`":
-        source += f", stored in {LoginFolder.of_person().path}"
+    stored = None
+    if token.source == LOGIN_SOURCE:
+        logins = ClientLogins()
+        stored = next(map(logins.describe, logins.folder.find(address)), None)
     expires_at = claims.get("exp")
     fields = {
-        "gateway": str(gateway_address(options)[0]),
+        "gateway": address,
         "subject": claims.get("sub"),
         "issuer": claims.get("iss"),
         "expires_at": _text(expires_at) if isinstance(expires_at, int | float) else None,
-        "source": source,
+        "source": token.source or "the certificate of --cert",
+        "stored": stored,
     }
     if options.json:
         print_json(fields)

@@ -43,7 +43,7 @@ class IssuerLogin(Section):
 
 
 class IssuerCli(Section):
-    """`gateway login` at one issuer: a public client with loopback redirects (RFC 8252).
+    """`gateway login` at one issuer: a public client with loopback redirects (RFC 8252) or codes.
 
     `GET /.well-known/console-gateway` publishes these settings.
     """
@@ -58,11 +58,15 @@ class IssuerCli(Section):
     `offline_access` only."""
     token: Literal["access_token", "id_token"] = "access_token"  # noqa: S105 - a kind
     """Which token the command sends to the gateway. `id_token` requires that `audience` contains
-    `client_id`."""
+    `client_id`; the gateway then accepts ID tokens for this client alone."""
     redirect_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
     """Host of the redirect URI; its path is `/callback`. Entra ID takes `localhost`."""
     ports: Annotated[tuple[_Port, ...], Field(max_length=8)] = ()
     """Ports of the redirect URI, for issuers that compare it with its port (Okta). Empty: any."""
+    device: bool = True
+    """Whether people may log in with a code on another device (RFC 8628), if the issuer offers it.
+    The command does so on machines without a browser. An attacker may send people a code, so some
+    issuers forbid it: set `false` then."""
 
     @property
     def sends_id_token(self) -> bool:

@@ -111,6 +111,7 @@ def stack(receiver: Receiver) -> Iterator[Stack]:
         deliver_live(gateway)
         (gateway.directory / "webhook-url").write_text(receiver.url)
         (gateway.directory / "webhook-secret").write_text(SECRET)
+        gateway.config["contact"] = {"text": "Platform on-call", "url": "https://help.example"}
         gateway.config["requests"] = {
             "file": "requests.json",
             "webhooks": [
@@ -196,6 +197,14 @@ def test_commands_request_approve_and_end_access(
     assert (refused.status, refused.error_code) == (403, "CGW.4030")
     assert "gateway requests rules" in refused.json["error_msg"]
     assert "gateway requests" not in here.console(lea, server).json["error_msg"]
+    for person, can_request in ((ann, True), (lea, False)):
+        environ = {"CONSOLE_GATEWAY_URL": here.url, "CONSOLE_GATEWAY_TOKEN": person}
+        shown = programs.run(
+            "gateway", "console", f"{stack.cloud.project}/{server}", environ=environ
+        )
+        assert shown.returncode == 3
+        assert "Contact: Platform on-call https://help.example" in shown.stderr
+        assert ("requests create PROJECT/SERVER --role operator" in shown.stderr) is can_request
     (rule,) = command(here, ann, "rules")["rules"]
     assert (rule["rule"], rule["duration_max_s"]) == ("operator", 14_400.0)
     assert command(here, lea, "rules")["rules"] == []

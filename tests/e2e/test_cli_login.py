@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
@@ -38,7 +38,10 @@ def stack() -> Iterator[Stack]:
 def _heal(stack: Stack) -> Iterator[None]:
     yield
     stack.cloud.heal()
-    provide(stack, token_life_s=300, announces_iss=True)
+    provide(stack, **SETTINGS)
+
+
+SETTINGS = {"token_life_s": 300, "device_interval_s": 0.2, "device_code_life_s": 300}
 
 
 def provide(stack: Stack, **settings: Any) -> None:
@@ -86,7 +89,7 @@ class Person:
         for file in self.files:
             login = json.loads(file.read_text())
             for secret in (login["token"], login["refresh_token"]):
-                assert secret not in ran.stdout + ran.stderr
+                assert not secret or secret not in ran.stdout + ran.stderr
         return ran
 
     def address(self) -> str:
@@ -96,13 +99,16 @@ class Person:
         self.opened.unlink()
         return address
 
-    def log_in(self, *before: str, person: str = "olga", environ: Any = None) -> tuple[int, str]:
+    def log_in(
+        self, *before: str, person: str = "olga", changes: dict[str, str] | None = None
+    ) -> tuple[int, str]:
         """Run `gateway login` on a terminal without typing; return exit code and output.
 
-        `before` are queries that arrive at the loopback address before the true answer.
+        `before` are queries that arrive at the loopback address before the true answer, `changes`
+        are added to that.
         """
         ours, theirs = os.openpty()
-        everything = {**os.environ, **self.environ, **(environ or {})}
+        everything = {**os.environ, **self.environ}
         with Program[bytes](
             "gateway", "login", env=everything, stdin=theirs, stdout=theirs, stderr=theirs
         ) as running:
@@ -116,7 +122,7 @@ class Person:
                 back = urlsplit(redirect)
                 answer = fetch(f"http://{back.netloc}", "GET", f"{back.path}?{query}")
                 assert answer.status == 400, answer.body
-            come_back(redirect)
+            come_back("&".join([redirect, *([urlencode(changes)] if changes else [])]))
             code = running.wait(30)
             reader.join(10)
         os.close(ours)
@@ -156,6 +162,7 @@ def test_the_gateway_says_how_to_log_in_without_a_secret(stack: Stack) -> None:
         "token": "access_token",
         "redirect_host": "127.0.0.1",
         "ports": [],
+        "device": True,
     }
 
 
@@ -173,7 +180,7 @@ def test_from_a_login_to_a_console_link_with_one_approval(olga: Person) -> None:
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     who = json.loads(olga.run("whoami", "--json").stdout)
     assert (who["subject"], who["gateway"]) == ("olga", olga.stack.gateway.url)
-    assert str(file.parent) in who["source"]
+    assert who["stored"] == f"{file.parent} (mode 0600, not encrypted)"
     out = olga.run("logout")
     assert (out.returncode, olga.files) == (0, [])
     assert olga.run("whoami").returncode == 2
@@ -192,7 +199,8 @@ def test_the_browser_gets_the_address_of_the_provider_without_a_secret(olga: Per
     ) as running:
         assert running.stderr is not None
         # Without a terminal no browser is opened: a background job would open one again and again.
-        assert "Open this address in a browser" in running.stderr.readline()
+        hint = running.stderr.readline()
+        assert re.search(r"another one after `ssh -L (\d+):127.0.0.1:\1` to this one", hint)
         address = running.stderr.readline().strip()
         assert not olga.opened.exists()
         query = dict(parse_qsl(urlsplit(address).query))
@@ -219,13 +227,127 @@ def test_a_denied_login_says_so(olga: Person) -> None:
     assert olga.files == []
 
 
-def test_a_read_only_home_leaves_the_login_in_memory(olga: Person) -> None:
+def test_a_read_only_home_is_named_before_the_login(olga: Person) -> None:
     # A file in the folder's place: root may write to folders without permission.
     (olga.home / "config").write_text("")
+    ran = olga.run("login")
+    assert ran.returncode == 1
+    assert "A file is in its place: remove it, or set XDG_CONFIG_HOME" in ran.stderr
+    assert not olga.opened.exists()
+
+
+def test_an_unwritable_folder_loses_no_refresh_token(olga: Person) -> None:
+    assert olga.log_in()[0] == 0
+    folder = olga.files[0].parent
+    olga.store(expires_at=0)
+    before = olga.stored
+    if os.geteuid() == 0:
+        os.chown(folder, 4_321, -1)
+    else:
+        folder.chmod(0o500)
+    ran = olga.run("servers", olga.stack.cloud.project)
+    assert ran.returncode == 1
+    assert "Logins cannot be stored in" in ran.stderr
+    assert "Set XDG_CONFIG_HOME to a folder of your own." in ran.stderr
+    assert olga.stored == before
+    if os.geteuid() == 0:
+        os.chown(folder, 0, -1)
+    else:
+        folder.chmod(0o700)
+    assert olga.run("whoami").returncode == 0
+
+
+def test_the_answer_of_another_provider_is_refused(olga: Person) -> None:
+    provide(olga.stack, announces_iss=False)
+    code, shown = olga.log_in(changes={"iss": "https://evil.example"})
+    provide(olga.stack, announces_iss=True)
+    assert code == 4
+    assert "comes from another identity provider" in shown
+    assert olga.files == []
+
+
+@pytest.mark.parametrize(
+    ("person", "code", "text"),
+    [
+        ("olga", 0, "as olga (corp)"),
+        ("nobody", 4, "was denied at the identity provider"),
+        (None, 5, "The code has expired"),
+    ],
+)
+def test_login_with_a_code_where_there_is_no_browser(
+    olga: Person, person: str | None, code: int, text: str
+) -> None:
+    if person is None:
+        provide(olga.stack, device_code_life_s=0.5)
+    without = {"BROWSER": "", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    with Program[str](
+        "gateway",
+        "login",
+        env={**os.environ, **olga.environ, **without},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        address = running.stderr.readline().split()[-1]
+        entered = running.stderr.readline().split()[-1]
+        assert re.fullmatch("[B-Z]{4}-[B-Z]{4}", entered)
+        assert address == f"{olga.stack.cloud.issuer}/device"
+        if person is not None:
+            page = fetch(olga.stack.cloud.issuer, "GET", f"/device?user_code={entered}")
+            assert f"the device that shows {entered}" in page.body.decode()
+            query = f"user_code={entered}&person={person}"
+            assert fetch(olga.stack.cloud.issuer, "GET", f"/device?{query}").status == 200
+        output, errors = running.communicate(timeout=30)
+    assert running.returncode == code, errors
+    assert text in output + errors
+    if code:
+        assert olga.files == []
+    else:
+        assert olga.run("console", "--print", olga.target).returncode == 0
+
+
+KEYRING = """
+import json, os
+FILE = os.environ["KEYRING_FILE"]
+class Backend:
+    priority, name = 5, "File Keyring"
+    def _all(self):
+        if os.path.exists(FILE + ".locked"): raise RuntimeError("locked")
+        return json.load(open(FILE)) if os.path.exists(FILE) else {}
+    def get_password(self, service, name): return self._all().get(service + name)
+    def set_password(self, service, name, value): self._save({**self._all(), service + name: value})
+    def delete_password(self, service, name):
+        left = self._all(); del left[service + name]; self._save(left)
+    def _save(self, entries): json.dump(entries, open(FILE, "w"))
+def get_keyring(): return Backend()
+"""
+
+
+def test_the_refresh_token_is_in_the_system_keyring(olga: Person) -> None:
+    library, entries = olga.home / "library" / "keyring", olga.home / "entries"
+    library.mkdir(parents=True)
+    (library / "__init__.py").write_text(KEYRING)
+    olga.environ |= {"PYTHONPATH": str(library.parent), "KEYRING_FILE": str(entries)}
     code, shown = olga.log_in()
     assert code == 0, shown
-    assert "cannot be stored" in shown
-    assert "ends with this command" in shown
+    assert "the refresh token in the system keyring (File Keyring)" in shown
+    assert olga.stored["refresh_token"] == ""
+    (first,) = json.loads(entries.read_text()).values()
+    olga.store(expires_at=0)
+    (olga.home / "entries.locked").touch()
+    locked = olga.run("servers", olga.stack.cloud.project)
+    assert locked.returncode == 5
+    assert "Unlock it, or run `gateway login`" in locked.stderr
+    (olga.home / "entries.locked").unlink()
+    who = olga.run("whoami")
+    assert who.returncode == 0, who.stderr
+    assert "File Keyring" in who.stdout
+    (second,) = json.loads(entries.read_text()).values()
+    assert second != first
+    assert olga.run("logout").returncode == 0
+    assert json.loads(entries.read_text()) == {}
 
 
 def test_an_expiring_token_is_refreshed_once_for_commands_that_run_at_once(olga: Person) -> None:

@@ -8,10 +8,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.support import programs
+from tests.support.cli_browser import RecordingBrowser
 from tests.support.programs import Program
 from tests.support.stack import CloudProcess, Stack, eventually, fetch
 
@@ -90,14 +92,26 @@ def test_console_finds_a_server_by_name(olga: Person) -> None:
 
 
 def test_console_opens_the_browser_on_a_terminal(olga: Person, tmp_path: Path) -> None:
-    seen, browser = tmp_path / "seen", tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
-    browser.chmod(0o700)
-    code, shown = olga.run_on_terminal("console", target(olga), BROWSER=f"{browser} %s")
+    browser = RecordingBrowser(tmp_path)
+    code, shown = olga.run_on_terminal("console", target(olga), BROWSER=browser.command)
     assert code == 0, shown
     assert "the link expires in" in shown
-    eventually(seen.exists)
-    eventually(lambda: seen.read_text().startswith("https://"))
+    seen = browser.seen()
+    assert seen["status"] == 302
+    assert seen["location"].startswith("https://")
+    # `ps` shows arguments to every user of the machine.
+    address = seen["arguments"][-1]
+    assert address.startswith("http://127.0.0.1:")
+    token = parse_qs(urlsplit(seen["location"]).query)["token"][0]
+    assert token not in "".join(seen["all_arguments"])
+    with pytest.raises(OSError, match="refused"):
+        fetch(address, "GET", "/")  # the address has ended
+
+
+def test_browser_that_fetches_nothing_is_reported(olga: Person) -> None:
+    code, shown = olga.run_on_terminal("console", target(olga), BROWSER="false %s")
+    assert code == 1
+    assert "No browser has opened the link. Use --print." in shown
 
 
 def test_console_shows_progress_on_a_terminal(stack: Stack) -> None:

@@ -2,7 +2,12 @@
 
 import gzip
 import json
+import socket
+import stat
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +60,7 @@ def console(stack: Stack, server: str) -> tuple[int, str]:
     environ = {
         "CONSOLE_GATEWAY_URL": stack.gateway.url,
         "CONSOLE_GATEWAY_TOKEN": stack.cloud.token("olga", groups=["operators"]),
+        "XDG_CACHE_HOME": str(stack.gateway.directory),
     }
     ran = programs.run("gateway", "console", "--json", server, environ=environ)
     return ran.returncode, ran.stdout + ran.stderr
@@ -148,3 +154,76 @@ def test_console_does_not_find_hidden_servers(stack: Stack) -> None:
     missing = console(stack, "bms-00000000")
     assert hidden[0] == missing[0] == 2
     assert "No server visible to you is called" in hidden[1]
+
+
+def offered(
+    stack: Stack, home: Path, prefix: str = "", **environ: str
+) -> subprocess.CompletedProcess[str]:
+    everything = {
+        "CONSOLE_GATEWAY_URL": stack.gateway.url,
+        "CONSOLE_GATEWAY_TOKEN": stack.cloud.token("olga", groups=["operators"]),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        **environ,
+    }
+    ran = programs.run("gateway", "completion", "--servers", prefix, environ=everything)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran
+
+
+def test_completion_offers_own_servers_from_a_cache(stack: Stack, tmp_path: Path) -> None:
+    cloud = stack.cloud
+    names = offered(stack, tmp_path).stdout.split()
+    assert set(names) == {f"bms-{one[:8]}" for one in cloud.servers[:-1]}
+    (file,) = (tmp_path / "cache/console-gateway").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    by_id = offered(stack, tmp_path, cloud.servers[0][:20]).stdout
+    assert by_id == f"{cloud.servers[0]}\n"
+    with file.open("a") as text:
+        text.write("zzz-cached\nzzz $(touch harmed)\n")
+    assert offered(stack, tmp_path, "zzz").stdout == "zzz-cached\n"
+    other = {"CONSOLE_GATEWAY_TOKEN": stack.cloud.token("victor", groups=["viewers"])}
+    assert offered(stack, tmp_path, "zzz", **other).stdout == ""
+    logged_out = {
+        "CONSOLE_GATEWAY_URL": stack.gateway.url,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    assert programs.run("gateway", "logout", environ=logged_out).returncode == 0
+    assert [*file.parent.iterdir()] == []
+
+
+def test_completion_shows_no_error_and_does_not_hang(stack: Stack, tmp_path: Path) -> None:
+    for environ in (
+        {"CONSOLE_GATEWAY_URL": ""},
+        {"CONSOLE_GATEWAY_URL": "ftp://x"},
+        {"CONSOLE_GATEWAY_URL": "http://127.0.0.1:9"},
+        {"CONSOLE_GATEWAY_TOKEN": ""},
+        {"CONSOLE_GATEWAY_TOKEN": "not a token"},
+    ):
+        assert offered(stack, tmp_path, **environ).stdout == ""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert offered(stack, tmp_path, CONSOLE_GATEWAY_URL=url).stdout == ""
+        assert time.monotonic() - began < 20  # on a busy machine; the limit is 2 s
+
+
+def test_servers_are_searched_by_words(stack: Stack) -> None:
+    cloud, server = stack.cloud, stack.cloud.servers[1]
+    environ = {
+        "CONSOLE_GATEWAY_URL": stack.gateway.url,
+        "CONSOLE_GATEWAY_TOKEN": cloud.token("olga", groups=["operators"]),
+        "XDG_CACHE_HOME": str(stack.gateway.directory),
+    }
+    for words in ((server[:8].upper(),), ("BMS", "cn-east-3", server), (cloud.project, server[:8])):
+        ran = programs.run("gateway", "servers", "--output", "json", *words, environ=environ)
+        (found,) = json.loads(ran.stdout)["servers"]
+        assert (found["id"], found["project_id"]) == (server, cloud.project)
+    table = programs.run("gateway", "servers", "--output", "table", "bms", environ=environ).stdout
+    assert table.splitlines()[0].split()[3] == "REGION"
+    assert len(table.splitlines()) == len(cloud.servers)
+    missing = programs.run("gateway", "servers", "bms", "no-such-word", environ=environ)
+    assert (missing.returncode, missing.stdout) == (0, "")
+    assert "No such server is visible to you." in missing.stderr

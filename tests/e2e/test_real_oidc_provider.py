@@ -1,17 +1,24 @@
 """Logins at panva's oidc-provider, in a real browser."""
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from gateway.demo.cloud.idp import AUDIENCE
+from tests.support import programs
 from tests.support.browser import needs_chromium
 from tests.support.browser_login import enable_login
-from tests.support.real_oidc_provider import CLIENT, SECRET, oidc_provider
+from tests.support.programs import Program
+from tests.support.real_oidc_provider import CLI_CLIENT, CLIENT, SECRET, oidc_provider
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
 
 pytestmark = needs_chromium
+SCOPES = ["openid", "groups", "offline_access"]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +33,11 @@ def gateway() -> Iterator[RunningGateway]:
             "issuer": issuer,
             "keys": {"discovery": issuer},
             "claims": {"groups_required": True},
+            "audience": [AUDIENCE, CLI_CLIENT],
+            # Its access tokens are opaque.
+            "cli": {"client_id": CLI_CLIENT, "token": "id_token", "scopes": SCOPES},
         }
-        scopes = ["openid", "groups", "offline_access"]
-        enable_login(found, client_id=CLIENT, scopes=scopes)
+        enable_login(found, client_id=CLIENT, scopes=SCOPES)
         found.start()
         yield found
     stack.close()
@@ -41,13 +50,17 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def log_in(page: Page, gateway: RunningGateway, person: str) -> None:
-    page.goto(f"http://localhost:{gateway.port}/login")
-    page.get_by_role("button", name="Log in with corp").click()
+def approve(page: Page, person: str) -> None:
     page.locator('input[name="login"]').fill(person)
     page.locator('input[name="password"]').fill("any")
     page.locator('button[type="submit"]').click()
     page.get_by_role("button", name="Continue").click()
+
+
+def log_in(page: Page, gateway: RunningGateway, person: str) -> None:
+    page.goto(f"http://localhost:{gateway.port}/login")
+    page.get_by_role("button", name="Log in with corp").click()
+    approve(page, person)
     expect(page.locator("body")).to_have_attribute("data-state", "in")
 
 
@@ -70,3 +83,43 @@ def test_foreign_provider_ends_the_session(gateway: RunningGateway, page: Page) 
     eventually(lambda: "by provider" in gateway.audit("logout")[-1]["detail"])
     page.goto(f"http://localhost:{gateway.port}/login")
     expect(page.locator("body")).to_have_attribute("data-state", "choose")
+
+
+@pytest.mark.parametrize("flow", ["browser", "code"])
+def test_command_logs_in_at_a_foreign_provider(
+    gateway: RunningGateway, page: Page, tmp_path: Path, flow: str
+) -> None:
+    environ = {
+        "CONSOLE_GATEWAY_URL": gateway.url,
+        "CONSOLE_GATEWAY_TOKEN": "",
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "BROWSER": "unused",  # without a terminal, none is opened
+    }
+    with Program[str](
+        "gateway",
+        *("login", *(["--device"] if flow == "code" else [])),
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stderr is not None
+        if flow == "code":
+            page.goto(running.stderr.readline().split()[-1])
+            page.locator('input[name="user_code"]').fill(running.stderr.readline().split()[-1])
+            page.get_by_role("button", name="Continue").click()
+            page.get_by_role("button", name="Continue").click()
+        else:
+            running.stderr.readline()
+            page.goto(running.stderr.readline().strip())
+        approve(page, "olga")
+        output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert "as olga (corp)" in output
+    target = f"{gateway.cloud.project}/{gateway.cloud.servers[0]}"
+    ran = programs.run("gateway", "console", "--print", target, environ=environ)
+    assert ran.returncode == 0, ran.stderr
+    (file,) = (tmp_path / "console-gateway/logins").glob("*.json")
+    file.write_text(re.sub(r'"expires_at": [0-9.]+', '"expires_at": 0', file.read_text()))
+    assert programs.run("gateway", "whoami", environ=environ).returncode == 0  # refreshed

@@ -15,6 +15,7 @@ from tests.support.stack import TIMEOUT_S
 from tests.support.valkey import free_port
 
 CLIENT: Final = "gateway"
+CLI_CLIENT: Final = "gateway-cli"
 SECRET: Final = "a-secret-of-tests"
 _PACKAGE: Final = Path(__file__).parent / "oidc_provider"
 _INSTALL_TIMEOUT_S: Final = 120.0
@@ -55,7 +56,7 @@ def _installed() -> list[str]:
 
 @contextmanager
 def oidc_provider(gateway_url: str, issuer: str) -> Iterator[str]:
-    """Run a provider with one client, the gateway; yield its address.
+    """Run a provider with two clients, the gateway and its command; yield its address.
 
     `issuer` is the provider's name in the gateway's config.
     """

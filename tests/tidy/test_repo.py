@@ -20,7 +20,13 @@ def test_permit_is_constructed_in_policy_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "lock", ["requirements.lock", "requirements-dev.lock", "deploy/requirements.lock"]
+    "lock",
+    [
+        "requirements.lock",
+        "requirements-dev.lock",
+        "requirements-keyring.lock",
+        "deploy/requirements.lock",
+    ],
 )
 def test_lock_file_has_hashes_and_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text()
@@ -70,6 +76,7 @@ def test_top_level_matches_the_layout() -> None:
         "Makefile",
         "requirements.lock",
         "requirements-dev.lock",
+        "requirements-keyring.lock",
         "LICENSE",
         "CHANGELOG.md",
         "SECURITY.md",

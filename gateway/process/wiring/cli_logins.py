@@ -34,4 +34,5 @@ def _issuer(issuer: Issuer) -> dict[str, Any]:
         "token": cli.token,
         "redirect_host": cli.redirect_host,
         "ports": list(cli.ports),
+        "device": cli.device,
     }

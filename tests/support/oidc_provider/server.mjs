@@ -16,11 +16,21 @@ const provider = new Provider(issuer, {
     backchannel_logout_session_required: true,
     grant_types: ["authorization_code", "refresh_token"],
     response_types: ["code"],
+  }, {
+    client_id: "gateway-cli",
+    application_type: "native",
+    token_endpoint_auth_method: "none",
+    redirect_uris: ["http://127.0.0.1/callback"],
+    grant_types: [
+      "authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code",
+    ],
+    response_types: ["code"],
   }],
   claims: { openid: ["sub", "acr", "auth_time", "sid"], groups: ["groups"] },
   conformIdTokenClaims: false,
   features: {
     backchannelLogout: { enabled: true },
+    deviceFlow: { enabled: true },
     rpInitiatedLogout: { enabled: true },
     devInteractions: { enabled: true },
   },
