@@ -63,13 +63,15 @@ class Receiver:
 
     def __init__(self) -> None:
         self.found: list[tuple[Message, bytes]] = []
+        self.is_gone = False
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.found.append((self.headers, body))
-                self.send_response(204)
+                if not receiver.is_gone:
+                    receiver.found.append((self.headers, body))
+                self.send_response(410 if receiver.is_gone else 204)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -341,6 +343,43 @@ def test_unknown_server_is_requested_like_any_other(stack: Stack) -> None:
     assert call(stack.gateway, lea, "/" + "0" * 32).status == 404
     refused = stack.gateway.audit("access_request_refused")[-1]
     assert (refused["subject"], refused["decision"]) == ("dan", "denied")
+
+
+def dead_notices(gateway: RunningGateway, person: str) -> list[dict[str, Any]]:
+    """Return the dead notices about a person's requests, as the command prints them."""
+    found = admin_command(gateway, "webhooks", group="readers")["notices"]
+    made = call(gateway, person, "?filter=mine").json["requests"]
+    return [one for one in found if one["request"] in {it["id"] for it in made}]
+
+
+def admin_command(gateway: RunningGateway, *words: str, group: str = "admins") -> dict[str, Any]:
+    environ = {
+        "CONSOLE_GATEWAY_ADMIN_URL": gateway.admin,
+        "CONSOLE_GATEWAY_ADMIN_TOKEN": admin_token(gateway.cloud, "ada", group),
+    }
+    ran = programs.run("gateway", "admin", *words, "--json", environ=environ)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def test_notice_that_was_given_up_is_listed_and_replayed(
+    stack: Stack, gateways: tuple[RunningGateway, RunningGateway], receiver: Receiver
+) -> None:
+    here, there = gateways
+    gus = token(stack, "gus", "staff")
+    receiver.is_gone = True
+    made = call(here, gus, "", wanted(stack)).json
+    eventually(lambda: dead_notices(there, gus) != [])
+    receiver.is_gone = False
+    (dead,) = dead_notices(there, gus)
+    assert (dead["event"], dead["attempts"], dead["error"]) == ("requested", 1, "HTTP 410")
+    assert receiver.events(made["id"]) == []
+    assert admin_command(there, "webhooks", "replay", dead["id"]) == {"replayed": [dead["id"]]}
+    eventually(lambda: receiver.events(made["id"]) == ["requested"])
+    record = there.audit("admin_action")[-1]
+    assert (record["operation"], record["subject"]) == ("ReplayNotices", "ada")
+    assert dead_notices(here, gus) == []
 
 
 def test_reading_role_sees_dead_notices_and_cannot_replay(stack: Stack) -> None:
