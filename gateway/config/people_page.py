@@ -7,5 +7,6 @@ class PeoplePageSettings(Section):
     """The page and the list of a person's servers over all accounts."""
 
     enabled: bool = False
-    """Serve `GET /servers`, and let `gateway console` find servers by name over all projects. All
-    accounts are then listed every `accounts[].inventory.poll_s`, from spare budget."""
+    """Serve `GET /servers`, and let `gateway console` find servers by name over all projects. If an
+    issuer has `login`, serve the page of a person's servers at `listen.public_url`. All accounts
+    are then listed every `accounts[].inventory.poll_s`, from spare budget."""

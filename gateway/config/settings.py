@@ -94,7 +94,7 @@ class Settings(Section):
     requests: AccessRequestSettings = AccessRequestSettings()
     """Access requests: bounds, retention, and what shows that two people differ."""
     page: PeoplePageSettings = PeoplePageSettings()
-    """Whether people can list their servers over all accounts (`GET /servers`)."""
+    """Whether people see their servers over all accounts: the page, and `GET /servers`."""
     metrics: MetricsSettings = MetricsSettings()
     """Labels of metrics."""
     log: LogSettings = LogSettings()

@@ -303,6 +303,17 @@ class Gateway:
         """Take one request through all stages; raise the GatewayError of the one that rejects."""
         return await self._audit_rejections(self._handle(request), request)
 
+    async def handle_identified(
+        self, principal: Principal, request: ApiRequest
+    ) -> IssuedLink | ForwardedResponse:
+        """Take a request through all stages but identify, for a person who is identified already.
+
+        Raises as `handle` does.
+        """
+        request.principal = principal
+        request.identified_at = self._clock.monotonic()
+        return await self._audit_rejections(self._serve(principal, request), request)
+
     async def resume(
         self, pending: PendingLink, recorded: Recorded, request: ApiRequest
     ) -> IssuedLink:
@@ -318,6 +329,11 @@ class Gateway:
         principal = await self._authenticate(request)
         request.identified_at = self._clock.monotonic()
         request.identify_s = request.identified_at - began
+        return await self._serve(principal, request)
+
+    async def _serve(
+        self, principal: Principal, request: ApiRequest
+    ) -> IssuedLink | ForwardedResponse:
         request.enter("decide")
         call = self._resolve(request)
         if request.has_body and not call.operation.body_bytes_max:

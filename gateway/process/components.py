@@ -118,9 +118,9 @@ async def open_components(
         )
         tickets, live = _parts_of(consoles)
         requests = await open_access_requests(runtime, opened, stages, overrides, login)
-        servers = open_servers(runtime, stages, live)
-        mounts = _mounts_of(consoles, login, requests, servers)
         gateway = open_gateway(runtime, stages, accounts, console_links, tickets)
+        servers = open_servers(runtime, stages, live, gateway, login)
+        mounts = _mounts_of(consoles, login, requests, servers)
         handler = open_handler(runtime, stages, gateway, lines, tracing, mounts)
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
@@ -153,6 +153,8 @@ def _mounts_of(
     mounts: list[Mount] = [requests.mount]
     if servers is not None:
         mounts.append(servers.mount)
+        if servers.page is not None:
+            mounts.append(servers.page)
     if consoles is not None:
         mounts.append(consoles.handler)
     if login is not None:

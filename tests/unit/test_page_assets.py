@@ -28,11 +28,14 @@ BUILT = ROOT / "gateway" / "edge" / "consoles" / "page" / "dist"
 FILES = {
     "index.html": (BUILT / "index.html").read_bytes(),
     "login.html": (BUILT / "login.html").read_bytes(),
+    "people.html": (BUILT / "people.html").read_bytes(),
     "player.html": (BUILT / "player.html").read_bytes(),
     "icon.svg": b"<svg/>",
     "licenses.txt": b"MPL-2.0",
     "login.js": b"export {};",
     "page.js": b"export {};",
+    "people.css": b"body{}",
+    "people.js": b"export {};",
     "player.js": b"export {};</script>",
     "style.css": b"body{}",
 }

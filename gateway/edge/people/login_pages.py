@@ -38,11 +38,17 @@ class LoginPages:
         prefix: str,
         issuers: Sequence[IssuerLink],
         contact: Contact | None,
+        *,
+        home: str,
     ) -> None:
-        """`prefix` is the path of `listen.public_url`, without a final slash."""
+        """`prefix` is the path of `listen.public_url`, without a final slash.
+
+        `home` is where a person who is logged in goes on to.
+        """
         self._assets = f"{prefix}/console/assets/{assets.version}"
         self._template = assets.files[LOGIN_PAGE]
         self._base = prefix
+        self._home = home
         self._issuers = [{"name": one.name, "label": one.label} for one in issuers]
         self._contact = contact
         self.chooser = self._asset("login_page", {"state": "choose"})
@@ -73,7 +79,12 @@ class LoginPages:
         return PageAsset(name, _HTML, self._page(fields), "no-store")
 
     def _page(self, fields: Mapping[str, Any], meta: bytes = b"") -> bytes:
-        shared = {"base": self._base, "issuers": self._issuers, "contact": self._contact}
+        shared = {
+            "base": self._base,
+            "home": self._home,
+            "issuers": self._issuers,
+            "contact": self._contact,
+        }
         config = {**shared, **fields}
         return (
             self._template.replace(b"{{assets}}", self._assets.encode())

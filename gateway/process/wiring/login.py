@@ -42,6 +42,7 @@ class OpenLogin:
     """The parts of the browser login that other parts of a process use."""
 
     handler: LoginHandler
+    assets: PageAssets
     sessions: BrowserSessions
     gate: BrowserGate
 
@@ -84,7 +85,8 @@ async def open_login(
         clock=clock,
     )
     gate = _open_gate(runtime, stages, sessions)
-    return OpenLogin(_open_handler(runtime, logins, gate), sessions, gate)
+    assets = PageAssets.load(gate.origin.prefix)
+    return OpenLogin(_open_handler(runtime, logins, gate, assets), assets, sessions, gate)
 
 
 async def _open_issuers(runtime: Runtime) -> Mapping[str, LoginIssuer]:
@@ -160,13 +162,15 @@ def _open_gate(runtime: Runtime, stages: Stages, sessions: BrowserSessions) -> B
     )
 
 
-def _open_handler(runtime: Runtime, logins: BrowserLogins, gate: BrowserGate) -> LoginHandler:
+def _open_handler(
+    runtime: Runtime, logins: BrowserLogins, gate: BrowserGate, assets: PageAssets
+) -> LoginHandler:
     prefix = gate.origin.prefix
-    assets = PageAssets.load(prefix)
     links = [
         IssuerLink(issuer.name, issuer.login.label or issuer.name)
         for issuer in runtime.config.issuers
         if issuer.login is not None
     ]
-    pages = LoginPages(assets, prefix, links, runtime.config.public_contact)
-    return LoginHandler(logins, gate, pages, assets, home=f"{prefix}/login")
+    home = f"{prefix}/" if runtime.config.page.enabled else f"{prefix}/login"
+    pages = LoginPages(assets, prefix, links, runtime.config.public_contact, home=home)
+    return LoginHandler(logins, gate, pages, assets, home=home)

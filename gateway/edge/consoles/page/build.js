@@ -32,6 +32,7 @@ await build({
     page: "src/main.js",
     player: "src/player/main.js",
     login: "src/people/login.js",
+    people: "src/people/main.js",
     style: "src/style.css",
   },
   outdir: "dist",
@@ -47,7 +48,7 @@ await build({
 });
 await copyFile("src/icon.svg", "dist/icon.svg");
 await writePage("player.html");
-await copyFile("src/people/login.html", "dist/login.html");
+for (const name of ["login.html", "people.html"]) await copyFile(`src/people/${name}`, `dist/${name}`);
 await writeFile("dist/licenses.txt", await licenseTexts());
 // The last file: it exists only beside all others.
 await writePage("index.html");

@@ -37,8 +37,9 @@ function showIssuers() {
 function showPerson({ person, ends_at: endsAt }) {
   const ends = new Date(endsAt).toLocaleString([], { dateStyle: "short", timeStyle: "long" });
   const actions = [{ label: LOGIN.logOut, act: logOut }];
-  if (returnPath) {
-    actions.unshift({ label: LOGIN.goOn, act: () => go(returnPath), isPrimary: true });
+  const next = returnPath ?? config.home;
+  if (next !== `${config.base}/login`) {
+    actions.unshift({ label: LOGIN.goOn, act: () => go(next), isPrimary: true });
   }
   view.card("in", {
     ...LOGIN.in,
