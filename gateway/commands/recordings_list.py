@@ -48,21 +48,38 @@ def _list(options: argparse.Namespace, gateway: GatewayClient) -> int:
     for name in _TIMES:
         if (at := getattr(options, name)) is not None:
             query[name] = rfc3339(at)
-    query["limit"] = str(int(options.limit))
-    data = gateway.request(f"/console/recordings?{urlencode(query)}").data
-    recordings = require_member(data, "recordings", list)
+    data = _listed(gateway, query, int(options.limit))
     if options.json:
         print_json(data)
         return OK
-    if recordings:
-        print_table(_HEAD, map(_row, recordings))
+    if data["recordings"]:
+        print_table(_HEAD, map(_row, data["recordings"]))
     else:
         print_error("No recording that you may view matches.")
     if not data.get("complete", True):
         print_error("The recordings of other hosts are not listed: Redis is unavailable.")
-    if data.get("truncated"):
-        print_error(f"{data['truncated']} more; narrow the search, or raise --limit.")
+    if data.get("more"):
+        print_error(f"There are more: narrow the search, raise --limit, or --until {data['until']}")
     return OK
+
+
+def _listed(gateway: GatewayClient, query: dict[str, str], limit: int) -> dict[str, Any]:
+    """Return the newest recordings, of as many pages as that takes."""
+    found: dict[str, dict[str, Any]] = {}
+    is_complete = True
+    while True:
+        query["limit"] = str(limit - len(found))
+        data = gateway.request(f"/console/recordings?{urlencode(query)}").data
+        recordings = require_member(data, "recordings", list)
+        try:
+            found |= {one["id"]: one for one in recordings}
+        except (LookupError, TypeError) as error:
+            raise unexpected_response() from error
+        is_complete = is_complete and data.get("complete", True)
+        until = data.get("until") if data.get("more") else None
+        if until is None or until == query.get("until") or len(found) >= limit:
+            return {**data, "recordings": [*found.values()], "complete": is_complete}
+        query["until"] = until
 
 
 _HEAD: Final = (
@@ -85,10 +102,14 @@ def _row(recording: dict[str, Any]) -> tuple[object, ...]:
             recording["person"]["subject"],
             f"{server['project_id']}/{server['id']}",
             length,
-            recording["end"] if ended_at is not None else "in progress",
+            recording["end"] if ended_at is not None else _unfinished(recording),
             "on hold" if recording["held"] else "",
             ", ".join(recording["hosts"]),
             "; ".join(f"{problem}: {one}" for one in recording["problems"]),
         )
     except (LookupError, TypeError, ValueError) as error:
         raise unexpected_response() from error
+
+
+def _unfinished(recording: dict[str, Any]) -> str:
+    return "not closed yet" if recording.get("state") == "not_closed" else "in progress"

@@ -203,7 +203,7 @@ def _print_jumps(directory: Path) -> None:
 async def _export(directory: Path, file: Path) -> None:
     scene = RecordingScene(directory / "recordings", clock=SystemClock())
     store = StoredRecordings(scene.directory, scene.keys)
-    (recording,) = await store.list(RecordingQuery())
+    (recording,) = (await store.list(RecordingQuery(), 1)).recordings
     reader = await store.open(recording.details.id, with_keystrokes=False)
     html = RecordingFile(PageAssets.load("").files)
     with file.open("wb") as output:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.recordings.index_lines import RemovalReason, read_index
-from gateway.domain.recordings.model import PartState, RecordingQuery
+from gateway.domain.recordings.model import PartState, RecordingDetails, RecordingQuery
 from gateway.domain.recordings.part_format import CHUNK_BYTES
 from gateway.domain.recordings.records import (
     RecordKind,
@@ -33,6 +34,7 @@ from gateway.drivers.recordings import (
     part_closer,
     recording_directory,
     retention,
+    stored_recordings,
 )
 from gateway.drivers.recordings.file_recordings import (
     FileRecordings,
@@ -124,7 +126,7 @@ async def test_recording_is_read_back_by_chunk(scene: RecordingScene) -> None:
     async with scene.running() as recordings:
         await record(recordings, scene, *payloads)
     store = StoredRecordings(scene.directory, scene.keys)
-    (info,) = await store.list(RecordingQuery(subject="ann"))
+    (info,) = (await store.list(RecordingQuery(subject="ann"), 10)).recordings
     assert (info.end, info.is_open, info.parts[0].state) == ("person", False, PartState.CLOSED)
     assert info.details == a_recording()
     reader = await store.open(info.details.id, with_keystrokes=False)
@@ -162,7 +164,7 @@ async def test_list_selects_by_person_server_and_time(scene: RecordingScene) -> 
         (RecordingQuery(until=STARTED_AT), 0),
         (RecordingQuery(project="q"), 0),
     ):
-        assert len(await store.list(query)) == count
+        assert len((await store.list(query, 10)).recordings) == count
 
 
 async def test_list_reads_only_the_days_of_the_query(scene: RecordingScene) -> None:
@@ -172,8 +174,9 @@ async def test_list_reads_only_the_days_of_the_query(scene: RecordingScene) -> N
     store = StoredRecordings(scene.directory, scene.keys)
 
     async def listed(**times: float) -> list[int]:
-        found = await store.list(RecordingQuery(**times))
-        return sorted(int(one.details.id, 16) for one in found)
+        page = await store.list(RecordingQuery(**times), 10)
+        assert page.until is None
+        return sorted(int(one.details.id, 16) for one in page.recordings)
 
     assert await listed() == [1, 2, 3, 4]
     assert await listed(since=midnight) == [3, 4]
@@ -182,6 +185,40 @@ async def test_list_reads_only_the_days_of_the_query(scene: RecordingScene) -> N
     assert await listed(since=-1e12, until=1e12) == [1, 2, 3, 4]
     read = [one.name for one in scene.directory.begun(midnight, midnight + 1)]
     assert read == [a_recording(3).id]
+
+
+async def test_list_is_read_in_pages(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page reads whole days; pages from `until` to `until` have each recording once."""
+    midnight = STARTED_AT // DAY_S * DAY_S
+    for number in range(1, 10):
+        opened(scene, number, started_at=midnight - 40_000.0 * number).close()
+    read = list[str]()
+
+    def counted(path: Path) -> RecordingDetails:
+        read.append(path.name)
+        return recording_directory.read_details(path)
+
+    monkeypatch.setattr(stored_recordings, "read_details", counted)
+    store = StoredRecordings(scene.directory, scene.keys)
+    page = await store.list(RecordingQuery(), 3)
+    assert [int(one.details.id, 16) for one in page.recordings] == [1, 2, 3]
+    assert (page.until, len(read)) == (midnight - 120_000.0, 4)
+    listed, query = list[int](), RecordingQuery()
+    for _ in range(9):
+        page = await store.list(query, 2)
+        listed += [int(one.details.id, 16) for one in page.recordings]
+        if page.until is None:
+            break
+        query = RecordingQuery(until=page.until)
+    assert listed == [*range(1, 10)]
+    monkeypatch.setattr(stored_recordings, "_READ_MAX", 3)
+    read.clear()
+    page = await store.list(RecordingQuery(subject="bob"), 2)
+    assert (page.recordings, page.until, len(read)) == ([], midnight - 160_000.0, 4)
+    last = await store.list(RecordingQuery(until=midnight - 320_000.0), 1)
+    assert ([int(one.details.id, 16) for one in last.recordings], last.until) == ([9], None)
 
 
 async def test_keystrokes_need_their_own_key(scene: RecordingScene) -> None:
@@ -474,6 +511,51 @@ def release_files(root: Path) -> None:
                 os.close(int(fd.name))
 
 
+@pytest.mark.parametrize("moment", ["before the lock", "at the lock", "while another looks"])
+def test_recovery_takes_no_part_that_is_being_opened(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A recovery that finds the new file before its lock removes it: another file is opened."""
+    flock, threads = fcntl.flock, list[threading.Thread]()
+    taken = list[Path]()
+
+    def recover() -> None:
+        scene.closer.recover(scene.directory.recordings())
+
+    def look(file: Path) -> None:
+        lock = lock_part(file)
+        assert lock is not None
+        threads.append(threading.Timer(0.1, os.close, [lock]))
+        threads[0].start()
+
+    def raced(fd: int, operation: int) -> None:
+        if not taken:
+            taken.append(Path(f"/proc/self/fd/{fd}").readlink())
+            if moment == "before the lock":
+                recover()
+            elif moment == "while another looks":
+                look(taken[0])
+        flock(fd, operation)
+        if moment == "at the lock" and len(taken) == 1:
+            taken.append(taken[0])
+            recover()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(open_part.fcntl, "flock", raced)
+        part = opened(scene)
+    part.check()
+    part.append([screen_record(0, b"seen")])
+    recover()
+    part.check()
+    part.append([END])
+    part.close()
+    for one in threads:
+        one.join()
+    recover()
+    assert scene.screen(a_recording().id) == b"seen"
+    assert [one.verdict for one in verdicts(scene)] == [Verdict.INTACT]
+
+
 @pytest.mark.parametrize("phase", ["create", "header", "index"])
 def test_death_while_a_part_is_opened_is_harmless(
     scene: RecordingScene, monkeypatch: pytest.MonkeyPatch, phase: str
@@ -752,6 +834,9 @@ async def test_part_that_cannot_be_closed_hides_no_other(scene: RecordingScene) 
     raw[-1] ^= 1
     changed.write_bytes(raw + b"x")
     scene.closer.recover(scene.directory.recordings())
+    info = await stored.find(a_recording().id)
+    assert info is not None
+    assert (info.state, info.ended_at) == ("not_closed", None)
     with pytest.raises(RecordingUnreadable, match="could not be closed yet") as alone:
         await stored.open(a_recording().id, with_keystrokes=False)
     assert alone.value.reason is Unreadable.UNAVAILABLE
@@ -760,6 +845,8 @@ async def test_part_that_cannot_be_closed_hides_no_other(scene: RecordingScene) 
     with pytest.raises(RecordingUnreadable) as recorded:
         await stored.open(a_recording().id, with_keystrokes=False)
     assert recorded.value.reason is Unreadable.IN_PROGRESS
+    info = await stored.find(a_recording().id)
+    assert (info is not None, info and info.state) == (True, "in_progress")
     part.close()
     scene.closer.recover(scene.directory.recordings())
     reader = await stored.open(a_recording().id, with_keystrokes=False)

@@ -74,7 +74,8 @@ def store(scene: RecordingScene) -> StoredRecordings:
 
 async def listed(scene: RecordingScene) -> tuple[str, ...]:
     """Return the problems of the first recording as the list has them."""
-    (info, *_) = await store(scene).check(await store(scene).list(RecordingQuery()))
+    page = await store(scene).list(RecordingQuery(), 10)
+    (info, *_) = await store(scene).check(page.recordings)
     return info.problems
 
 
@@ -137,7 +138,7 @@ async def test_part_that_differs_is_named_and_the_others_play(
 
 async def test_damaged_part_is_listed_with_its_recording(scene: RecordingScene) -> None:
     (path_of(scene) / "part-0002.part").write_bytes(b"no recording")
-    (info,) = await store(scene).list(RecordingQuery())
+    (info,) = (await store(scene).list(RecordingQuery(), 10)).recordings
     assert [one.state for one in info.parts] == [PartState.CLOSED, PartState.DAMAGED]
     assert (info.hosts, info.is_open) == (["host-1"], False)
 
@@ -238,7 +239,7 @@ async def test_recording_that_no_line_is_about_is_not_played(scene: RecordingSce
 async def test_recording_without_details_is_not_listed(scene: RecordingScene) -> None:
     """Its details decide on the permission to view it; `verify` reports it."""
     (path_of(scene) / "recording.json").write_bytes(b"{}")
-    assert await store(scene).list(RecordingQuery()) == []
+    assert (await store(scene).list(RecordingQuery(), 10)).recordings == []
     assert await store(scene).find(ONE) is None
 
 

@@ -90,7 +90,7 @@ async def test_recording_of_another_host_is_listed_with_its_host(left: Host, rig
     left.record(1)
     right.record(2, started_at=STARTED_AT + 60)
     await right.publish(TWO)
-    listed = await left.known.list(RecordingQuery())
+    listed = await left.known.list(RecordingQuery(), 10)
     assert listed.is_complete
     assert [(one.details.id, one.is_here) for one in listed.recordings] == [
         (TWO, False),
@@ -103,7 +103,9 @@ async def test_recording_of_another_host_is_listed_with_its_host(left: Host, rig
     (checked,) = await left.known.check([found])
     assert checked == found
     # The right one has not been published to yet, and knows its own.
-    assert [one.is_here for one in (await right.known.list(RecordingQuery())).recordings] == [True]
+    assert [one.is_here for one in (await right.known.list(RecordingQuery(), 10)).recordings] == [
+        True
+    ]
 
 
 async def test_query_selects_recordings_of_other_hosts(left: Host, right: Host) -> None:
@@ -116,7 +118,27 @@ async def test_query_selects_recordings_of_other_hosts(left: Host, right: Host) 
         (RecordingQuery(since=STARTED_AT + 1), 0),
         (RecordingQuery(until=STARTED_AT + 1), 1),
     ):
-        assert len((await left.known.list(query)).recordings) == count
+        assert len((await left.known.list(query, 10)).recordings) == count
+
+
+async def test_pages_have_the_recordings_of_all_hosts_once(
+    left: Host, right: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_catalogue, "_BATCH", 2)
+    for number in range(1, 13):
+        host = left if number % 3 == 0 else right
+        host.record(number, started_at=STARTED_AT + 50_000.0 * number)
+        await host.publish(a_recording(number).id)
+    for host in (left, right):
+        listed, query = list[int](), RecordingQuery()
+        for _ in range(12):
+            page = await host.known.list(query, 2)
+            listed += [int(one.details.id, 16) for one in page.recordings]
+            assert page.is_complete
+            if page.until is None:
+                break
+            query = RecordingQuery(until=page.until)
+        assert listed == [*range(12, 0, -1)]
 
 
 async def test_shared_volume_has_nothing_elsewhere(
@@ -152,7 +174,7 @@ async def test_entry_of_this_host_without_files_is_ignored(left: Host) -> None:
     assert path is not None
     delete_removed(mark_removed(path))
     assert await left.known.find(ONE) is None
-    assert (await left.known.list(RecordingQuery())).recordings == []
+    assert (await left.known.list(RecordingQuery(), 10)).recordings == []
 
 
 async def test_catalogue_is_sealed_bounded_and_expires(
@@ -171,7 +193,7 @@ async def test_catalogue_is_sealed_bounded_and_expires(
     for number in range(2, 7):
         details = a_recording(number, started_at=STARTED_AT + number)
         await left.catalogue.publish(replace(info, details=details))
-    listed = await left.catalogue.list(RecordingQuery())
+    listed, _ = await left.catalogue.list(RecordingQuery(), 10)
     assert [one.info.details.id for one in listed] == [a_recording(i).id for i in (6, 5, 4)]
     brief = a_host(valkey, tmp_path / "y", "brief", ttl_s=0.2)
     await brief.catalogue.publish(replace(info, details=a_recording(9)))
@@ -187,7 +209,7 @@ async def test_without_redis_the_own_recordings_are_listed(
     host = a_host(valkey, tmp_path, "left")
     host.record(1)
     own_valkey.close()
-    listed = await host.known.list(RecordingQuery())
+    listed = await host.known.list(RecordingQuery(), 10)
     assert (len(listed.recordings), listed.is_complete) == (1, False)
     assert await host.known.find(ONE) is not None
     assert await host.known.find(TWO) is None
@@ -203,7 +225,7 @@ async def test_publisher_follows_what_changes(left: Host, right: Host) -> None:
     task = asyncio.create_task(publisher.run())
 
     async def listed() -> set[str]:
-        found = await right.known.list(RecordingQuery())
+        found = await right.known.list(RecordingQuery(), 10)
         return {one.details.id for one in found.recordings}
 
     async def until_listed(*names: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.domain.consoles.model import ConsoleTarget
 from gateway.domain.errors import (
     ConsoleStoreUnavailable,
     NotPermitted,
@@ -23,6 +24,7 @@ from gateway.domain.model import (
     Principal,
     ResolvedCall,
     Secret,
+    ServerId,
 )
 from gateway.domain.policy.inventory import NO_INVENTORY
 from gateway.domain.policy.policy import Policy
@@ -32,6 +34,8 @@ from gateway.domain.recordings.model import (
     PartState,
     PartTimes,
     RecordingInfo,
+    RecordingPage,
+    RecordingQuery,
 )
 from gateway.domain.recordings.records import Record, RecordKind
 from gateway.domain.recordings.view_messages import (
@@ -49,7 +53,7 @@ from gateway.flow.recordings.views import ActiveView, RecordingExport, Recording
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
 from tests.support.console_world import a_rule
-from tests.support.consoles import PROJECT, SERVER
+from tests.support.consoles import PROJECT, SERVER, TARGET
 from tests.support.recordings import STARTED_AT, a_recording
 
 KEY = Secret(base64.b64encode(os.urandom(32)).decode())
@@ -208,6 +212,73 @@ async def test_keystrokes_need_both_permissions(
         await issuing
     assert [one.permission for one in refused] == [missing]
     assert recordings.opened == []
+
+
+class ManyRecordings:
+    """A `KnownRecordings` with a recording each second; its pages have at most 10."""
+
+    def __init__(self, targets: Sequence[ConsoleTarget]) -> None:
+        self.all = [
+            RecordingInfo(
+                a_recording(number, target=target, started_at=STARTED_AT - number),
+                (),
+                on_hold=False,
+            )
+            for number, target in enumerate(targets, 1)
+        ]
+        self.pages = 0
+
+    async def list(self, query: RecordingQuery, limit: int) -> RecordingPage:
+        self.pages += 1
+        found = [one for one in self.all if query.matches(one.details)]
+        page = found[: min(limit, 10)]
+        until = page[-1].details.started_at if len(page) < len(found) else None
+        return RecordingPage(page, until)
+
+    async def check(self, found: Sequence[RecordingInfo]) -> Sequence[RecordingInfo]:
+        return found
+
+
+@pytest.mark.parametrize(
+    ("every", "limit", "listed", "pages", "until"),
+    [
+        (1, 4, 4, 1, -5.0),
+        (1, 200, 50, 5, -50.0),
+        (1, 50, 50, 5, -50.0),
+        (20, 2, 2, 5, -50.0),
+        (100, 9, 0, 5, -50.0),
+        (1_000, 9, 0, 5, -50.0),
+        (9, 5, 5, 5, -50.0),
+        (9, 4, 4, 5, -45.0),
+    ],
+)
+async def test_list_has_the_newest_that_the_caller_may_view(
+    clock: FakeClock, every: int, limit: int, listed: int, pages: int, until: float
+) -> None:
+    """It looks at a bounded number of others, and says from where the next request goes on."""
+    other = ConsoleTarget("main", PROJECT, ServerId("other"))
+    recordings = ManyRecordings([other if one % every else TARGET for one in range(1, 101)])
+    views = RecordingViews(
+        recordings=cast(Any, recordings),
+        tickets=cast(Any, None),
+        rights=cast(Any, SimpleNamespace(has=lambda _, target, __: target == TARGET)),
+        limits=cast(Any, SimpleNamespace(admit_once=lambda _: None)),
+        audit=cast(Any, None),
+        clock=clock,
+        error_text=cast(Any, None),
+        on_failure=cast(Any, None),
+    )
+    context = RequestContext(
+        request_id="r-1", client_address="192.0.2.1", deadline=9.0, principal=ANNA
+    )
+    page = await views.list(RecordingQuery(), limit, context)
+    assert [int(one.details.id, 16) for one in page.recordings] == [
+        every * one for one in range(1, listed + 1)
+    ]
+    assert recordings.pages == pages
+    assert page.until == pytest.approx(STARTED_AT + until)
+    rest = [one for one in recordings.all if one.details.started_at < (page.until or 0.0)]
+    assert len([one for one in rest if one.details.target == TARGET]) == 100 // every - listed
 
 
 async def test_export_ends_with_its_right_while_a_write_waits() -> None:

@@ -1,5 +1,6 @@
 """Recordings of live consoles: what is recorded, and what is known about a recording. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,7 +25,9 @@ class RecordingPolicy(Enum):
 
 class PartState(Enum):
     OPEN = "open"
-    """A session is being recorded, or its process has died and nothing has closed it yet."""
+    """A process writes it, or closes it."""
+    LEFT = "left"
+    """Its process has died, or could not close it, and no other has closed it yet."""
     CLOSED = "closed"
     CUT = "cut"
     """Closed after its process had died: the last moment may be missing."""
@@ -73,7 +76,7 @@ class PartInfo:
     started_at: float
     """Seconds since the epoch."""
     ended_at: float | None
-    """None: open."""
+    """None: open or left."""
     end: str
     """Name of the SessionEnd; "": the page's connection was lost, or the part is open or cut."""
     state: PartState
@@ -113,7 +116,18 @@ class RecordingInfo:
 
     @property
     def is_open(self) -> bool:
+        """Return whether a part is not closed."""
+        return any(part.state in (PartState.OPEN, PartState.LEFT) for part in self.parts)
+
+    @property
+    def is_in_progress(self) -> bool:
         return any(part.state is PartState.OPEN for part in self.parts)
+
+    @property
+    def state(self) -> str:
+        if self.is_in_progress:
+            return "in_progress"
+        return "not_closed" if self.is_open else "ended"
 
     @property
     def hosts(self) -> list[str]:
@@ -122,7 +136,7 @@ class RecordingInfo:
 
     @property
     def ended_at(self) -> float | None:
-        """Seconds since the epoch; None while a part is open."""
+        """Seconds since the epoch; None while a part is not closed."""
         if self.is_open:
             return None
         return max((part.ended_at or 0.0 for part in self.parts), default=self.details.started_at)
@@ -153,6 +167,17 @@ class RecordingQuery:
             and (self.since is None or details.started_at >= self.since)
             and (self.until is None or details.started_at < self.until)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingPage:
+    """Some of the recordings that match a query, the newest first."""
+
+    recordings: Sequence[RecordingInfo]
+    until: float | None = None
+    """The others started before this time; None: there are no others."""
+    is_complete: bool = True
+    """False: those of other hosts are not known at the moment."""
 
 
 @dataclass(frozen=True, slots=True)

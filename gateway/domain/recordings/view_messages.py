@@ -102,6 +102,7 @@ def recording_fields(info: RecordingInfo) -> dict[str, Any]:
         "started_at": rfc3339(details.started_at),
         "ended_at": None if info.ended_at is None else rfc3339(info.ended_at),
         "end": info.end,
+        "state": info.state,
         "keystrokes": details.has_keystrokes,
         "held": info.on_hold,
         "bytes": info.size,

@@ -131,9 +131,8 @@ def create_part(
     path: Path, recording: str, keys: DataKeys, *, started_at: float, host: str
 ) -> OpenPart:
     """Create the next part in the directory of a recording; return when it is durable."""
-    number, file, fd = _create_file(path)
+    number, file, fd = _create_locked_file(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         header = PartHeader(recording, number, secrets.token_hex(16), started_at, host)
         _write(fd, header.encode())
         sync(fd)
@@ -143,6 +142,26 @@ def create_part(
         file.unlink(missing_ok=True)
         raise
     return OpenPart(file, fd, header, keys)
+
+
+def _create_locked_file(path: Path) -> tuple[int, Path, int]:
+    """Create the file of the next part; return its number, path and file descriptor.
+
+    Before the lock, a recovery may take the file for one that a dead process has left, and remove
+    it. Those who only look at it release their lock at once.
+    """
+    while True:
+        number, file, fd = _create_file(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            is_linked = os.fstat(fd).st_nlink > 0
+        except OSError:
+            os.close(fd)
+            file.unlink(missing_ok=True)
+            raise
+        if is_linked:
+            return number, file, fd
+        os.close(fd)
 
 
 def _create_file(path: Path) -> tuple[int, Path, int]:

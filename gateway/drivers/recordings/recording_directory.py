@@ -345,10 +345,11 @@ def read_part_info(part: PartFile) -> PartInfo:
     except ValueError:
         at = found.st_mtime
         is_begun = not part.is_closed and not has_header(part.file)  # it is being opened
-        state = PartState.OPEN if is_begun else PartState.DAMAGED
+        state = _open_state(part.file) if is_begun else PartState.DAMAGED
         return PartInfo(part.number, at, None if is_begun else at, "", state, found.st_size, "")
-    state = PartState.OPEN
-    if footer is not None:
+    if footer is None:
+        state = _open_state(part.file)
+    else:
         state = PartState.CUT if footer.cut else PartState.CLOSED
     return PartInfo(
         number=part.number,
@@ -359,6 +360,18 @@ def read_part_info(part: PartFile) -> PartInfo:
         size=found.st_size,
         host=header.host,
     )
+
+
+def _open_state(file: Path) -> PartState:
+    """Return whether a process writes or closes an open part."""
+    try:
+        lock = lock_part(file)
+    except OSError:  # this process may only read
+        return PartState.OPEN
+    if lock is None:
+        return PartState.OPEN
+    os.close(lock)
+    return PartState.LEFT
 
 
 def read_info(path: Path) -> RecordingInfo:

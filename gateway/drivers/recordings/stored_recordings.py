@@ -1,11 +1,11 @@
 """Lists and reads the recordings of a directory (port RecordingStore)."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -14,6 +14,7 @@ from gateway.domain.recordings.model import (
     PartState,
     PartTimes,
     RecordingInfo,
+    RecordingPage,
     RecordingQuery,
 )
 from gateway.domain.recordings.verdicts import Judgement
@@ -22,8 +23,6 @@ from gateway.drivers.recordings.found_recordings import find_problems
 from gateway.drivers.recordings.open_part import PartChanged
 from gateway.drivers.recordings.recording_directory import (
     RecordingDirectory,
-    has_header,
-    lock_part,
     part_files,
     read_details,
     read_info,
@@ -42,6 +41,8 @@ from gateway.flow.recordings.recording_store import (
 
 _T = TypeVar("_T")
 _PARTS_MAX: Final = 1_000
+_READ_MAX: Final = 2_000
+"""A page ends with the day in which it has read the details of so many recordings."""
 _UNREADABLE: Final = "it cannot be read"
 _NOT_CLOSED: Final = "it could not be closed yet, and cannot be played"
 
@@ -51,8 +52,8 @@ class StoredRecordings:
         self._directory = directory
         self._keys = keys
 
-    async def list(self, query: RecordingQuery) -> Sequence[RecordingInfo]:
-        return await _do(lambda: sorted(self._matching(query), key=_started_at, reverse=True))
+    async def list(self, query: RecordingQuery, limit: int) -> RecordingPage:
+        return await _do(partial(self._page, query, limit))
 
     async def find(self, recording: str) -> RecordingInfo | None:
         def read() -> RecordingInfo | None:
@@ -76,13 +77,26 @@ class StoredRecordings:
     async def open(self, recording: str, *, with_keystrokes: bool) -> RecordingReader:
         return await _do(partial(self._open, recording, with_keystrokes=with_keystrokes))
 
-    def _matching(self, query: RecordingQuery) -> Iterator[RecordingInfo]:
-        for path in self._directory.begun(query.since, query.until):
-            try:
-                if query.matches(read_details(path)):
-                    yield read_info(path)
-            except (OSError, ValueError):  # removed meanwhile, or damaged: `verify` reports it
-                continue
+    def _page(self, query: RecordingQuery, limit: int) -> RecordingPage:
+        found: list[tuple[float, Path]] = []
+        begun_at: list[float] = []
+        until = None
+        days = groupby(self._directory.begun(query.since, query.until), key=_day)
+        for _, paths in days:
+            if len(found) >= limit or len(begun_at) >= max(limit, _READ_MAX):
+                until = min(begun_at)
+                break
+            for path in paths:
+                with suppress(OSError, ValueError):  # removed meanwhile, or damaged
+                    details = read_details(path)
+                    begun_at.append(details.started_at)
+                    if query.matches(details):
+                        found.append((details.started_at, path))
+        found.sort(reverse=True)
+        if len(found) > limit:
+            until = found[limit - 1][0]
+            found = [one for one in found if one[0] >= until]
+        return RecordingPage([*_infos(path for _, path in found)], until)
 
     def _open(self, recording: str, *, with_keystrokes: bool) -> "StoredRecording":
         path = self._directory.find(recording)
@@ -93,7 +107,7 @@ class StoredRecordings:
             # Nothing proves whose recording it is, or it has no key.
             raise RecordingUnreadable(Unreadable.CHANGED, whole[0])
         info = read_info(path)
-        if info.is_open and _is_in_use(path):
+        if info.is_in_progress:
             raise RecordingUnreadable(Unreadable.IN_PROGRESS)
         keys = self._keys.unwrap(recording, read_wrapped_keys(path))
         if not with_keystrokes:
@@ -106,7 +120,7 @@ class StoredRecordings:
                 raise RecordingUnreadable(Unreadable.CHANGED, "no part of it can be read")
             known = {one.part for one in problems}
             unreadable = (
-                f"part {one.number}: {_NOT_CLOSED if one.state is PartState.OPEN else _UNREADABLE}"
+                f"part {one.number}: {_NOT_CLOSED if one.state is PartState.LEFT else _UNREADABLE}"
                 for one in info.parts
                 if one.number not in parts and one.number not in known
             )
@@ -114,24 +128,14 @@ class StoredRecordings:
             return StoredRecording(info, parts, stack.pop_all())
 
 
-def _is_in_use(path: Path) -> bool:
-    """Return whether a process writes or closes a part.
+def _day(path: Path) -> str:
+    return path.parent.name
 
-    An open part without a lock is what a dead process has left, or it cannot be closed: the other
-    parts can be played.
-    """
-    for one in part_files(path):
-        if one.is_closed:
-            continue
-        try:
-            # Without a header, its process has yet to lock it: another lock would fail that.
-            lock = lock_part(one.file) if has_header(one.file) else None
-        except OSError:  # it was just closed, or this process may only read
-            return True
-        if lock is None:
-            return True
-        os.close(lock)
-    return False
+
+def _infos(paths: Iterable[Path]) -> Iterator[RecordingInfo]:
+    for path in paths:
+        with suppress(OSError, ValueError):  # removed meanwhile, or damaged: `verify` reports it
+            yield read_info(path)
 
 
 def _open_parts(path: Path, keys: DataKeys, stack: ExitStack) -> dict[int, ClosedPart]:
@@ -201,7 +205,3 @@ async def _do(work: Callable[[], _T]) -> _T:
         raise RecordingUnreadable(Unreadable.GONE) from None
     except OSError as error:
         raise RecordingUnreadable(Unreadable.UNAVAILABLE, error.strerror or "") from None
-
-
-def _started_at(info: RecordingInfo) -> float:
-    return info.details.started_at

@@ -47,7 +47,9 @@ class ValkeyRecordingCatalogue:
         keys = [self._all, self._key(recording)]
         await self._valkey.run_script(_REMOVE, keys, [recording, self._host])
 
-    async def list(self, query: RecordingQuery) -> Sequence[PublishedRecording]:
+    async def list(
+        self, query: RecordingQuery, limit: int
+    ) -> tuple[Sequence[PublishedRecording], float | None]:
         since = "-inf" if query.since is None else str(query.since)
         until = "+inf" if query.until is None else f"({query.until}"
         found: list[PublishedRecording] = []
@@ -57,7 +59,9 @@ class ValkeyRecordingCatalogue:
             found += [one for one in published if query.matches(one.info.details)]
             if len(names) < _BATCH:
                 break
-        return found
+            if len(found) >= limit:
+                return found, min(one.info.details.started_at for one in found)
+        return found, None
 
     async def find(self, recording: str) -> Sequence[PublishedRecording]:
         return await self._read([recording])

@@ -11,6 +11,7 @@ take the session of a browser.
 """
 
 import asyncio
+import math
 import re
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -21,7 +22,7 @@ from multidict import CIMultiDict
 from gateway.domain.errors import BadRequest, GatewayError
 from gateway.domain.recordings.model import RecordingQuery
 from gateway.domain.recordings.view_messages import SUBPROTOCOL, opened_fields, recording_fields
-from gateway.domain.timestamps import parse_instant
+from gateway.domain.timestamps import parse_instant, rfc3339
 from gateway.edge.consoles.browser_sockets import BrowserSockets
 from gateway.edge.consoles.recording_file import RecordingFile
 from gateway.edge.json_endpoint import (
@@ -136,12 +137,15 @@ class RecordingsHandler:
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         await self._identify(request, context)
         query, limit = _query(request.raw_path.partition("?")[2])
-        found, total = await self._views.list(query, limit, context)
+        page = await self._views.list(query, limit, context)
+        # Rounded up, to the microsecond: no recording is left out.
+        until = None if page.until is None else rfc3339(math.ceil(page.until * 1e6) / 1e6)
         return json_reply(
             {
-                "recordings": [recording_fields(one) for one in found.recordings],
-                "truncated": total - len(found.recordings),
-                "complete": found.is_complete,
+                "recordings": [recording_fields(one) for one in page.recordings],
+                "more": until is not None,
+                "until": until,
+                "complete": page.is_complete,
             }
         )
 

@@ -114,6 +114,9 @@ def recording_paths(statuses: Iterable[int]) -> dict[str, Json]:
                     "Returns the recordings that the caller may view, the newest first. `here` is"
                     " false where only another host has the files, which `hosts` names;"
                     " `problems` says what does not match the signed index, or is not here."
+                    " `state` is `in_progress`, `ended`, or `not_closed`: no process writes it any"
+                    " more, and none has closed it yet. With `more`, the next request repeats the"
+                    " query with `until` of this response; it may repeat a recording."
                     " `complete` is false while those of other hosts are not known.",
                     json_object,
                 ),

@@ -1,19 +1,12 @@
 """The recordings that this replica knows of: those in its directory, and those of other hosts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import RecordingInfo, RecordingPage, RecordingQuery
 from gateway.flow.recordings.recording_catalogue import PublishedRecording, RecordingCatalogue
 from gateway.flow.recordings.recording_store import RecordingReader, RecordingStore
-
-
-@dataclass(frozen=True, slots=True)
-class ListedRecordings:
-    recordings: Sequence[RecordingInfo]
-    is_complete: bool
-    """False: those of other hosts are not known at the moment."""
 
 
 class KnownRecordings:
@@ -23,20 +16,31 @@ class KnownRecordings:
         self._catalogue = catalogue
         self._host = host
 
-    async def list(self, query: RecordingQuery) -> ListedRecordings:
-        """Return the recordings of all hosts, the newest first; raise RecordingUnreadable."""
-        here = {one.details.id: one for one in await self._store.list(query)}
+    async def list(self, query: RecordingQuery, limit: int) -> RecordingPage:
+        """Return the newest recordings of all hosts; raise RecordingUnreadable.
+
+        There may be more than `limit`, or fewer before `until`.
+        """
+        page = await self._store.list(query, limit)
+        here = {one.details.id: one for one in page.recordings}
+        if page.until is not None:
+            query = replace(query, since=page.until)
         published: dict[str, list[PublishedRecording]] = {}
-        is_complete = True
+        is_complete, until = True, page.until
         try:
-            for one in await self._catalogue.list(query):
-                published.setdefault(one.info.details.id, []).append(one)
+            entries, others_until = await self._catalogue.list(query, limit)
         except StoreUnavailable:
-            is_complete = False
+            entries, others_until, is_complete = [], None, False
+        for one in entries:
+            published.setdefault(one.info.details.id, []).append(one)
+        if others_until is not None:
+            until = others_until  # not before that of this directory, since which it looked
         merged = (self._merge(here.get(name), found) for name, found in published.items())
         known = {**here, **{one.details.id: one for one in merged if one is not None}}
-        newest = sorted(known.values(), key=lambda one: one.details.started_at, reverse=True)
-        return ListedRecordings(newest, is_complete)
+        newest = sorted(known.values(), key=_started_at, reverse=True)
+        if until is not None:
+            newest = [one for one in newest if _started_at(one) >= until]
+        return RecordingPage(newest, until, is_complete)
 
     async def find(self, recording: str) -> RecordingInfo | None:
         """Return a recording of any host; raise RecordingUnreadable."""
@@ -75,3 +79,7 @@ class KnownRecordings:
             return None
         parts = tuple(part for one in others for part in one.info.parts)
         return replace(others[0].info, parts=parts, is_here=False, elsewhere=hosts)
+
+
+def _started_at(info: RecordingInfo) -> float:
+    return info.details.started_at

@@ -30,5 +30,12 @@ class RecordingCatalogue(Protocol):
     async def remove(self, recording: str) -> None:
         """Remove what this host had of a recording."""
 
-    async def list(self, query: RecordingQuery) -> Sequence[PublishedRecording]: ...
+    async def list(
+        self, query: RecordingQuery, limit: int
+    ) -> tuple[Sequence[PublishedRecording], float | None]:
+        """Return the newest entries, and before which time the others began (None: no others).
+
+        It stops when there are `limit` entries, and may return more.
+        """
+
     async def find(self, recording: str) -> Sequence[PublishedRecording]: ...

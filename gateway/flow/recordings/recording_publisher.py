@@ -72,7 +72,8 @@ class RecordingPublisher:
                 await self._wake.wait()
 
     async def _publish_all(self) -> None:
-        newest = (await self._store.list(RecordingQuery()))[:RECORDINGS_MAX]
+        page = await self._store.list(RecordingQuery(), RECORDINGS_MAX)
+        newest = page.recordings[:RECORDINGS_MAX]
         here = {one.details.id for one in newest}
         for gone in self._published.keys() - here:
             await self._catalogue.remove(gone)

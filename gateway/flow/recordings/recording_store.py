@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
-from gateway.domain.recordings.model import PartTimes, RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import PartTimes, RecordingInfo, RecordingPage, RecordingQuery
 
 
 class Unreadable(Enum):
@@ -43,10 +43,12 @@ class RecordingReader(Protocol):
 
 
 class RecordingStore(Protocol):
-    async def list(self, query: RecordingQuery) -> Sequence[RecordingInfo]:
-        """Return the recordings in this directory, the newest first.
+    async def list(self, query: RecordingQuery, limit: int) -> RecordingPage:
+        """Return the newest recordings in this directory.
 
-        Raises RecordingUnreadable (UNAVAILABLE). A recording that is damaged is left out.
+        There may be fewer than `limit` before `until`: a page reads a bounded number of recordings,
+        and at least those of a day. Raises RecordingUnreadable (UNAVAILABLE). A recording that is
+        damaged is left out.
         """
 
     async def find(self, recording: str) -> RecordingInfo | None: ...

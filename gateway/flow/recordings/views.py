@@ -6,6 +6,7 @@ A view ends within a second after its right has ended. The recorded person needs
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -30,7 +31,7 @@ from gateway.domain.model import (
 )
 from gateway.domain.policy.policy import Permit
 from gateway.domain.recordings import view_messages
-from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import RecordingInfo, RecordingPage, RecordingQuery
 from gateway.domain.recordings.view_messages import (
     KeysMessage,
     OpenMessage,
@@ -43,7 +44,7 @@ from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.console_rights import ConsoleRights
 from gateway.flow.consoles.frame_channel import FrameChannel
-from gateway.flow.recordings.known_recordings import KnownRecordings, ListedRecordings
+from gateway.flow.recordings.known_recordings import KnownRecordings
 from gateway.flow.recordings.recording_store import (
     RecordingReader,
     RecordingUnreadable,
@@ -58,6 +59,10 @@ _CHECK_EVERY_S: Final = 0.25
 _FIRST_MESSAGE_S: Final = 10.0
 _LAST_MESSAGE_S: Final = 1.0
 _DETAIL_CHARS_MAX: Final = 500
+_PAGE: Final = 200
+_PAGES_MAX: Final = 5
+"""Of the directory in one request: the rest is another request's, with a place of its own in the
+caller's limit."""
 _TEXTS: Final = {
     Unreadable.IN_PROGRESS: "This recording is in progress. Play it when the session has ended;"
     " until then, `console:view` opens the live console.",
@@ -165,20 +170,30 @@ class RecordingViews:
 
     async def list(
         self, query: RecordingQuery, limit: int, context: RequestContext
-    ) -> tuple[ListedRecordings, int]:
-        """Return at most `limit` recordings that the caller may view, and how many match.
+    ) -> RecordingPage:
+        """Return at most `limit` recordings that the caller may view, the newest first.
 
-        The newest come first. Those on this host are compared with the index.
+        Those on this host are compared with the index.
         """
         person = _person(context)
         self._limits.admit_once(context)
-        found = await _readable(self._recordings.list(query))
         has = self._rights.has
-        permitted = [
-            one for one in found.recordings if has(person, one.details.target, RECORDING_VIEW)
-        ]
+        permitted: list[RecordingInfo] = []
+        is_complete = True
+        for _ in range(_PAGES_MAX):
+            page = await _readable(self._recordings.list(query, max(_PAGE, limit + 1)))
+            is_complete = is_complete and page.is_complete
+            permitted += [
+                one for one in page.recordings if has(person, one.details.target, RECORDING_VIEW)
+            ]
+            if page.until is None or len(permitted) > limit:
+                break
+            query = replace(query, until=page.until)
+        until = page.until
+        if len(permitted) > limit:
+            until = math.nextafter(permitted[limit].details.started_at, math.inf)
         checked = await _readable(self._recordings.check(permitted[:limit]))
-        return ListedRecordings(checked, found.is_complete), len(permitted)
+        return RecordingPage(checked, until, is_complete)
 
     async def find(self, recording: str, context: RequestContext) -> RecordingInfo:
         """Return one recording; raise RecordingNotFound, also where the right is missing."""
