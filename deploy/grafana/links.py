@@ -332,10 +332,14 @@ def links() -> Dashboard:
         .with_panel(
             graph(
                 "How much do recordings take?",
-                "Bytes of all recordings in the directory, and the free bytes of its disk.",
+                f"Bytes of all recordings in the directory, of those on hold, and the free bytes of its disk. See {to_runbook('ConsoleGatewayRecordingsOnHold')} in the runbook.",
                 (
                     "max by (instance) (gateway_recordings_bytes{INSTANCE})",
                     "recordings {{instance}}",
+                ),
+                (
+                    "max by (instance) (gateway_recordings_on_hold_bytes{INSTANCE})",
+                    "on hold {{instance}}",
                 ),
                 (
                     "min by (instance) (gateway_recordings_disk_free_bytes{INSTANCE})",

@@ -155,7 +155,7 @@ def _print(
     for one in judgements:
         if one.verdict.is_problem:
             print_line(f"BROKEN: {one}")
-        elif one.verdict is not Verdict.INTACT:
+        elif one.detail or one.verdict is not Verdict.INTACT:
             print_line(one)
     if all(report.intact for report in reports):
         counts = Counter(one.verdict for one in judgements)

@@ -26,5 +26,5 @@ class RecordingSettings(Section):
     """Days after the end of a recording at which it is removed; the index stays verifiable. 0 keeps
     recordings."""
     bytes_max: Annotated[Integer, Field(ge=1_048_576)] | None = None
-    """Largest size of all recordings in the directory, in bytes. Beyond it the oldest are removed,
-    whatever their age. Unset: no bound."""
+    """Largest size of the recordings in the directory that are not on hold, in bytes. Beyond it the
+    oldest are removed, whatever their age. Unset: no bound."""

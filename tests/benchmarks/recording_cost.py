@@ -213,7 +213,7 @@ async def _export(directory: Path, file: Path) -> None:
                 records = await reader.chunk(part.info.number, index)
                 output.write(html.chunk(part.info.number, index, records))
         output.write(html.tail())
-    await reader.close()
+    reader.close()
 
 
 def _remove_recordings(directory: Path) -> None:

@@ -5,6 +5,7 @@ one call must not need another call to be found.
 """
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ import pytest
 
 from gateway.domain.recordings.records import RecordKind, json_record, screen_record
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.recordings import open_part, part_threads
+from gateway.drivers.recordings import open_part, part_threads, stored_recordings, write_threads
+from gateway.drivers.recordings.stored_recordings import StoredRecordings
 from gateway.flow.recordings.recorded_channel import RecordedChannel
+from gateway.flow.recordings.recording_store import RecordingUnreadable, Unreadable
 from gateway.flow.recordings.recording_telemetry import RecordingFailure
 from gateway.flow.recordings.recording_writer import RecordingFailed
 from tests.support.frame_channel import MemoryChannel
@@ -166,3 +169,158 @@ async def test_slow_sync_of_many_parts_fails_none(
         await until(lambda: len(synced) >= len(parts))
         monkeypatch.undo()
     assert failed == []
+
+
+async def test_slow_writes_of_many_sessions_do_not_wait_in_a_row(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write waits until as many others are in the disk as there are threads."""
+    failed: list[str] = []
+    write, together = open_part._write, threading.Barrier(write_threads.THREADS_MAX)
+
+    def slowly(fd: int, data: bytes) -> None:
+        together.wait(30)
+        write(fd, data)
+
+    async with scene.running() as recordings:
+        count = 2 * write_threads.THREADS_MAX
+        parts = [
+            await recordings.open_part(a_recording(i), failed.append) for i in range(1, count + 1)
+        ]
+        monkeypatch.setattr(open_part, "_write", slowly)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(one.append([screen_record(1, b"seen")]) for one in parts))
+        monkeypatch.undo()
+        for one in parts:
+            one.close([END])
+    assert failed == []
+    assert {scene.screen(a_recording(i).id) for i in range(1, count + 1)} == {b"seen"}
+
+
+async def test_busy_session_waits_behind_the_others(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part has one write at a time with the threads, and its writes stay in order."""
+    monkeypatch.setattr(write_threads, "THREADS_MAX", 1)
+    write, order, starts = open_part._write, list[int](), threading.Event()
+
+    def noted(fd: int, data: bytes) -> None:
+        starts.wait(30)
+        order.append(fd)
+        write(fd, data)
+
+    async with scene.running() as recordings:
+        parts = [await recordings.open_part(a_recording(i), print) for i in (1, 2, 3)]
+        monkeypatch.setattr(open_part, "_write", noted)
+        appends = [parts[0].append([screen_record(i, b"%d" % i)]) for i in range(4)]
+        appends += [one.append([screen_record(1, b"x")]) for one in parts[1:]]
+        writing = [asyncio.ensure_future(one) for one in appends]
+        await asyncio.sleep(0.05)
+        starts.set()
+        await asyncio.gather(*writing)
+        monkeypatch.undo()
+        assert [order.index(one) for one in dict.fromkeys(order)] == [0, 1, 2]
+        assert len(order) == 6
+    assert scene.screen(a_recording(1).id) == b"0123"
+
+
+async def test_hung_write_ends_its_own_session_only(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file that hangs, as of a lost server of a cluster, stops no other recording."""
+    failed: dict[int, list[str]] = {1: [], 2: []}
+    write, hung, release = open_part._write, list[int](), threading.Event()
+
+    def hangs(fd: int, data: bytes) -> None:
+        if fd in hung:
+            release.wait(60)
+        write(fd, data)
+
+    async with scene.running() as recordings:
+        first, second = [
+            await recordings.open_part(a_recording(i), failed[i].append) for i in (1, 2)
+        ]
+        monkeypatch.setattr(open_part, "_write", hangs)
+        hung.append(first._part.open_part._fd)
+        waiting = asyncio.ensure_future(first.append([screen_record(1, b"hangs")]))
+        wrote = 0
+        try:
+            async with asyncio.timeout(30):
+                while not failed[1]:
+                    await second.append([screen_record(wrote, b"goes on ")])
+                    wrote += 1
+                    await asyncio.sleep(0.01)
+            with pytest.raises(RecordingFailed, match="stalled: the disk accepts no data"):
+                await waiting
+        finally:
+            release.set()
+        await second.append([screen_record(wrote, b"goes on ")])
+        for part in (first, second):
+            part.close([END])
+    assert failed == {1: ["stalled: the disk accepts no data"], 2: []}
+    assert scene.screen(a_recording(2).id) == b"goes on " * (wrote + 1)
+
+
+async def test_hung_sync_fails_the_parts_of_its_thread_only(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: dict[int, list[str]] = {1: [], 2: []}
+    sync, hung, release = open_part.sync, list[int](), threading.Event()
+
+    def hangs(fd: int) -> None:
+        if fd in hung:
+            release.wait(60)
+        sync(fd)
+
+    async with scene.running() as recordings:
+        first, second = [
+            await recordings.open_part(a_recording(i), failed[i].append) for i in (1, 2)
+        ]
+        monkeypatch.setattr(open_part, "sync", hangs)
+        hung.append(first._part.open_part._fd)
+        try:
+            await first.append([screen_record(1, b"x")])
+            await second.append([screen_record(1, b"x")])
+            await until(lambda: bool(failed[1]) and recordings.lag_s == 0.0)
+        finally:
+            release.set()
+    assert failed == {1: ["stalled: the disk makes no data durable"], 2: []}
+
+
+async def test_hung_disk_of_reads_stops_no_other_thread(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads that hang are bounded, in number and in time, and leave the loop's threads alone."""
+    release, entered = threading.Event(), list[str]()
+
+    def hangs(path: Path) -> None:
+        entered.append(path.name)
+        release.wait(60)
+
+    async with scene.running() as recordings:
+        part = await recordings.open_part(a_recording(), print)
+        part.close([END])
+    monkeypatch.setattr(stored_recordings, "_READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(stored_recordings, "read_info", hangs)
+    store = StoredRecordings(scene.directory, scene.keys)
+    many = min(32, (os.cpu_count() or 1) + 4) + stored_recordings._THREADS_MAX
+    try:
+        reads = [asyncio.ensure_future(store.find(a_recording().id)) for _ in range(many)]
+        await until(lambda: len(entered) == stored_recordings._THREADS_MAX)
+        async with asyncio.timeout(30):
+            assert await asyncio.to_thread(lambda: "policy") == "policy"
+            outcomes = await asyncio.gather(*reads, return_exceptions=True)
+        assert [one.reason for one in outcomes if isinstance(one, RecordingUnreadable)] == [
+            Unreadable.UNAVAILABLE
+        ] * many
+        assert len(entered) == stored_recordings._THREADS_MAX
+    finally:
+        release.set()
+    monkeypatch.undo()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                assert await store.find(a_recording().id) is not None
+                break
+            except RecordingUnreadable:
+                await asyncio.sleep(0.05)

@@ -26,6 +26,7 @@ from gateway.domain.recordings.records import (
     screen_record,
 )
 from gateway.domain.recordings.verdicts import Judgement, Verdict, judge
+from gateway.domain.recordings.view_messages import opened_fields
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.recordings import (
     closed_part,
@@ -132,7 +133,7 @@ async def test_recording_is_read_back_by_chunk(scene: RecordingScene) -> None:
     reader = await store.open(info.details.id, with_keystrokes=False)
     (part,) = reader.parts
     chunks = [await reader.chunk(1, i) for i in range(len(part.chunks))]
-    await reader.close()
+    reader.close()
     assert len(chunks) > 1
     assert [len(one) for one in chunks] == [one.plain_bytes for one in part.chunks]
     records = [one for chunk in chunks for one in decode_records(chunk)]
@@ -221,6 +222,34 @@ async def test_list_is_read_in_pages(
     assert ([int(one.details.id, 16) for one in last.recordings], last.until) == ([9], None)
 
 
+async def test_marks_that_do_not_fit_the_index_are_counted(scene: RecordingScene) -> None:
+    """The part stays readable, and its end is among its marks."""
+    people = [{"subject": f"{i:0512}", "issuer": "corp", "since": 1.0} for i in range(50)]
+    part = opened(scene)
+    for number in range(400):
+        watchers = json_record(1_000 * number, RecordKind.WATCHERS, people)
+        part.append([watchers, screen_record(1_000 * number, b"x")])
+    part.append([END])
+    part.close()
+    scene.closer.recover(scene.directory.recordings())
+    reader = await StoredRecordings(scene.directory, scene.keys).open(
+        a_recording().id, with_keystrokes=False
+    )
+    (times,) = reader.parts
+    assert times.marks[-1].kind is RecordKind.END
+    assert 0 < times.omitted_marks < 400
+    assert len(times.marks) + times.omitted_marks == 401
+    assert opened_fields(reader.info, reader.parts)["parts"][0]["omitted_marks"] > 0
+    reader.close()
+    kinds = [one.kind for one in scene.records(a_recording().id)]
+    assert kinds.count(RecordKind.WATCHERS) == 400
+    (judgement,) = verdicts(scene)
+    assert judgement.verdict is Verdict.INTACT
+    assert str(judgement).endswith(
+        f"intact: the list of its marks leaves out {times.omitted_marks}, which its chunks have"
+    )
+
+
 async def test_keystrokes_need_their_own_key(scene: RecordingScene) -> None:
     part = opened(scene, has_keystrokes=True)
     part.append([key_record(5, ord("p"), is_down=True), screen_record(6, b"*")])
@@ -230,12 +259,31 @@ async def test_keystrokes_need_their_own_key(scene: RecordingScene) -> None:
     store = StoredRecordings(scene.directory, scene.keys)
     for with_keystrokes, keys in ((True, [key_record(5, ord("p"), is_down=True)]), (False, [])):
         reader = await store.open(a_recording().id, with_keystrokes=with_keystrokes)
-        assert [*decode_records(await reader.keystrokes(1))] == keys
+        assert [*decode_records(await reader.keystrokes(1, 0))] == keys
         assert all(
             one.kind is not RecordKind.KEY for one in decode_records(await reader.chunk(1, 0))
         )
-        assert reader.parts[0].has_keystrokes
-        await reader.close()
+        assert reader.parts[0].keystroke_chunks == 1
+        reader.close()
+
+
+async def test_keystrokes_are_read_by_chunk(scene: RecordingScene) -> None:
+    """No message to a player is longer than a chunk, however much a person has typed."""
+    part = opened(scene, has_keystrokes=True)
+    for minute in range(3):
+        part.append([key_record(60_000 * minute + i, i, is_down=True) for i in range(500)])
+    part.append([END])
+    part.close()
+    scene.closer.recover(scene.directory.recordings())
+    reader = await StoredRecordings(scene.directory, scene.keys).open(
+        a_recording().id, with_keystrokes=True
+    )
+    assert reader.parts[0].keystroke_chunks == 3
+    chunks = [[*decode_records(await reader.keystrokes(1, index))] for index in range(3)]
+    assert [(len(one), one[0].at_ms) for one in chunks] == [(500, 0), (500, 60_000), (500, 120_000)]
+    with pytest.raises(IndexError):
+        await reader.keystrokes(1, 3)
+    reader.close()
 
 
 async def test_keys_are_dropped_without_record_keys(scene: RecordingScene) -> None:
@@ -666,13 +714,35 @@ async def test_retention_by_age_is_recorded(tmp_path: Path) -> None:
 
 
 def test_retention_by_size_removes_the_oldest(tmp_path: Path) -> None:
-    scene = RecordingScene(tmp_path, clock=SystemClock(), bytes_max=5_000)
+    scene = RecordingScene(tmp_path, clock=SystemClock(), bytes_max=6_000)
     for number in (1, 2, 3):
         expired(scene, number)
     scene.retention.apply()
     assert scene.telemetry.removals == {RemovalReason.BYTES_MAX: 1}
     assert scene.directory.find(a_recording(3).id) is None  # it ended first
     assert scene.directory.find(a_recording(1).id) is not None
+
+
+def test_holds_above_the_size_remove_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`bytes_max` counts only what retention may remove; what is on hold is reported."""
+    scene = RecordingScene(tmp_path, clock=SystemClock(), bytes_max=6_000)
+    for number in range(1, 6):
+        expired(scene, number)
+        if number > 2:
+            set_hold(tmp_path, a_recording(number).id, b"")
+    usage = scene.retention.apply()
+    assert scene.telemetry.removals == {}
+    assert 6_000 < usage.on_hold < usage.total
+    found = [one.__dict__ for one in caplog.records if one.msg == "recording_holds_large"]
+    assert [(one["on_hold_bytes"], one["bytes_max"]) for one in found] == [(usage.on_hold, 6_000)]
+    lift_hold(tmp_path, a_recording(4).id)
+    usage = scene.retention.apply()
+    assert scene.telemetry.removals == {RemovalReason.BYTES_MAX: 1}
+    assert scene.directory.find(a_recording(4).id) is None
+    assert usage.on_hold < 6_000
+    assert len(found) == 1
 
 
 async def test_hold_keeps_a_recording(tmp_path: Path) -> None:
@@ -855,7 +925,7 @@ async def test_part_that_cannot_be_closed_hides_no_other(scene: RecordingScene) 
     assert found[0].payload == b"second"
     with pytest.raises(IndexError):
         await reader.chunk(1, 0)
-    await reader.close()
+    reader.close()
 
 
 async def test_swapped_and_removed_parts_are_found(scene: RecordingScene) -> None:

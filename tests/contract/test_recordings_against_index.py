@@ -85,7 +85,7 @@ async def played(scene: RecordingScene) -> tuple[tuple[str, ...], list[int]]:
     numbers = [one.info.number for one in reader.parts if one.chunks]
     for number in numbers:
         assert await reader.chunk(number, 0)
-    await reader.close()
+    reader.close()
     return reader.info.problems, numbers
 
 

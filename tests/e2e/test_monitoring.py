@@ -571,6 +571,7 @@ READS_ONLY: dict[str, str] = {
     "ConsoleGatewayRecordingsLag": "requires a disk that hangs",
     "ConsoleGatewayRecordingsNotClosed": "requires a disk that fails when a recording ends",
     "ConsoleGatewayRecordingsRemovedEarly": "retention runs every ten minutes",
+    "ConsoleGatewayRecordingsOnHold": "as above",
 }
 """Alerts that no event triggers, with the reason; their series must exist."""
 
@@ -593,6 +594,7 @@ ONLY_ZERO: dict[str, str] = {
     "gateway_task_restarts_total": NEVER["ConsoleGatewayTaskDied"],
     "gateway_console_on_old_inventory": "the policy of live consoles has no rule by attributes",
     "gateway_recordings_removed_total": READS_ONLY["ConsoleGatewayRecordingsRemovedEarly"],
+    "gateway_recordings_on_hold_bytes": READS_ONLY["ConsoleGatewayRecordingsOnHold"],
     "gateway_workers_retired": "a replaced worker without live consoles ends before a scrape",
 }
 """Series that are always 0 in this run, with the reason."""

@@ -346,6 +346,13 @@ def test_keys_are_shown_when_they_were_pressed(visitor: PlayerVisitor) -> None:
     expect(keys).to_be_hidden()
 
 
+def test_omitted_marks_are_counted(visitor: PlayerVisitor) -> None:
+    visitor.site.parts[0].omitted_marks = 12
+    visitor.play_card()
+    text = visitor.page.locator("#marks li").last.text_content() or ""
+    assert text.startswith("12 more, which this list is too long for.")
+
+
 def test_damaged_chunk_is_named(visitor: PlayerVisitor) -> None:
     visitor.site.parts = [MadePart(typed(60), unreadable=frozenset({3}))]
     visitor.play_card()

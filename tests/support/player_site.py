@@ -15,6 +15,7 @@ STARTED_AT = 1_796_026_364.0
 """2026-11-30 08:12:44 UTC."""
 RECORDING_ID = "0123456789abcdef0123456789abcdef"
 SCREEN, INPUT, WATCHERS, MODE = 1, 2, 3, 4
+KEYS_PER_CHUNK = 2
 _HEADER = struct.Struct(">IBI")
 
 
@@ -35,6 +36,7 @@ class MadePart:
     chunk_ms: int = 10_000
     keys: Sequence[tuple[int, int]] = ()
     """Time in ms and keysym of each key."""
+    omitted_marks: int = 0
 
     def chunks(self) -> list[bytes]:
         made: list[list[tuple[int, bytes]]] = []
@@ -59,7 +61,8 @@ class MadePart:
             "duration_ms": max(self.duration_ms, last),
             "cut": self.is_cut,
             "end": "",
-            "keystrokes": bool(self.keys),
+            "keystroke_chunks": -(-len(self.keys) // KEYS_PER_CHUNK),
+            "omitted_marks": self.omitted_marks,
             "chunks": chunks,
             "marks": [list(mark) for mark in self.marks],
         }
@@ -138,7 +141,9 @@ class PlayerSite(PageServer):
     async def _answer(self, ws: web.WebSocketResponse, message: dict[str, Any]) -> None:
         made = self.parts[message["part"] - 1]
         if message["type"] == "keys":
-            keys = (struct.pack(">IBIBI", at_ms, 6, 5, 1, key) for at_ms, key in made.keys)
+            begin = KEYS_PER_CHUNK * message["chunk"]
+            found = made.keys[begin : begin + KEYS_PER_CHUNK]
+            keys = (struct.pack(">IBIBI", at_ms, 6, 5, 1, key) for at_ms, key in found)
             await ws.send_bytes(b"".join(keys))
             return
         chunk = message["chunk"]

@@ -17,7 +17,7 @@ from gateway.domain.recordings.records import Record
 from gateway.drivers.recordings import open_part
 from gateway.drivers.recordings.file_recordings import RecordingFiles, open_recording_part
 from gateway.drivers.recordings.open_part import OpenPart, PartFileMissing
-from gateway.drivers.recordings.part_threads import describe
+from gateway.drivers.recordings.threaded_part import describe
 from gateway.flow.recordings.recording_writer import RecordingFailed
 from tests.support.console_world import RULES, ConsoleWorld
 from tests.support.consoles import ACCOUNT

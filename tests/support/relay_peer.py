@@ -229,7 +229,8 @@ async def _recording(directory: Path) -> AsyncIterator[Record]:
         finally:
             working.cancel()
             await asyncio.wait({working})
-            recordings._threads.parts.discard(part._part)
+            for syncs in recordings._threads._syncs:
+                syncs.parts.discard(part._part)
 
     async with scene.running() as recordings:
         yield record

@@ -15,6 +15,8 @@ from gateway.domain.recordings.records import (
     encode_records,
     key_record,
 )
+from gateway.drivers.host.clock import SystemClock
+from gateway.flow.clock import Clock
 from gateway.flow.recordings.recorded_channel import RecordedChannel
 from gateway.flow.recordings.recording_writer import RecordingFailed
 from tests.support.clock import FakeClock, settle
@@ -52,8 +54,7 @@ class FakePart:
 
 
 class Scene:
-    def __init__(self, clock: FakeClock, *, is_required: bool = True) -> None:
-        self.clock = clock
+    def __init__(self, clock: Clock, *, is_required: bool = True) -> None:
         self.browser, self.part = MemoryChannel(), FakePart()
         self.failed: list[str] = []
         self.channel = RecordedChannel(
@@ -164,7 +165,7 @@ async def test_optional_recording_that_fails_lets_frames_pass(clock: FakeClock) 
     assert (scene.failed, scene.part.writes) == (["write: full"], 2)
 
 
-async def test_marks_are_recorded_without_a_frame(scene: Scene) -> None:
+async def test_marks_are_recorded_without_a_frame(scene: Scene, clock: FakeClock) -> None:
     async with scene.running():
         scene.channel.mark_mode(SessionMode.CONTROL)
         for _ in range(3):
@@ -172,13 +173,34 @@ async def test_marks_are_recorded_without_a_frame(scene: Scene) -> None:
         scene.channel.mark_watchers([Watcher(PersonRef("bob", "corp"), 5.0)])
         scene.channel.mark_key(0x61, is_down=True)
         await settle()
-        await scene.clock.advance(1.5)
+        await clock.advance(1.5)
         scene.channel.mark_input()
         await settle()
     kinds = RecordKind
     assert scene.part.kinds == [kinds.MODE, kinds.INPUT, kinds.WATCHERS, kinds.KEY, kinds.INPUT]
     assert scene.part.records[2].payload == b'[{"subject":"bob","issuer":"corp","since":5.0}]'
     assert [one.at_ms for one in scene.part.records] == [0, 0, 0, 0, 1_500]
+
+
+async def test_viewers_that_come_and_go_are_one_mark_a_second() -> None:
+    """A part's time index cannot be filled by a viewer that attaches again and again."""
+    scene = Scene(SystemClock())
+    kinds = RecordKind
+    async with scene.running():
+        for number in range(200):
+            scene.channel.mark_watchers([Watcher(PersonRef("bob", "corp"), float(number))])
+            await asyncio.sleep(0)
+        scene.channel.mark_watchers([])
+        async with asyncio.timeout(20):
+            while len(scene.part.records) < 2:  # noqa: ASYNC110 - another task writes them
+                await asyncio.sleep(0.01)
+        scene.channel.mark_watchers([Watcher(PersonRef("eve", "corp"), 9.0)])
+    scene.channel.end("person", "")
+    first, last = scene.part.records
+    assert (first.kind, last.kind, last.payload) == (kinds.WATCHERS, kinds.WATCHERS, b"[]")
+    assert last.at_ms - first.at_ms >= 1_000
+    assert [one.kind for one in scene.part.last] == [kinds.WATCHERS, kinds.END]
+    assert b'"eve"' in scene.part.last[0].payload
 
 
 async def test_last_frames_are_flushed_and_the_end_recorded(scene: Scene) -> None:

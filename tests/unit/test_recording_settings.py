@@ -93,17 +93,17 @@ def test_recording_that_cannot_work_is_rejected(
     ("section", "usage", "codes"),
     [
         ({}, RecordingUsage(), []),
-        ({}, RecordingUsage(5 * GB, 1 * GB, 200 * GB), []),
-        ({}, RecordingUsage(5 * GB, 1 * GB, 50 * GB), ["recordings_disk_small"]),
-        ({"keep_days": 0}, RecordingUsage(5 * GB, 1 * GB, 999 * GB), ["recordings_disk_small"]),
+        ({}, RecordingUsage(5 * GB, 0, 1 * GB, 200 * GB), []),
+        ({}, RecordingUsage(5 * GB, 0, 1 * GB, 50 * GB), ["recordings_disk_small"]),
+        ({"keep_days": 0}, RecordingUsage(5 * GB, 0, 1 * GB, 999 * GB), ["recordings_disk_small"]),
         (
             {"bytes_max": 40 * GB},
-            RecordingUsage(5 * GB, 1 * GB, 50 * GB),
+            RecordingUsage(5 * GB, 0, 1 * GB, 50 * GB),
             ["recordings_bytes_max_small"],
         ),
         (
             {"bytes_max": 80 * GB},
-            RecordingUsage(5 * GB, 1 * GB, 50 * GB),
+            RecordingUsage(5 * GB, 0, 1 * GB, 50 * GB),
             ["recordings_bytes_max_small", "recordings_disk_small"],
         ),
     ],

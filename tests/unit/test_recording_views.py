@@ -152,11 +152,7 @@ class OneRecording:
 
     async def open(self, recording: str, *, with_keystrokes: bool) -> Any:
         self.opened.append(with_keystrokes)
-
-        async def close() -> None:
-            pass
-
-        return SimpleNamespace(close=close)
+        return SimpleNamespace(close=lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +302,8 @@ def test_messages_of_the_player_are_read() -> None:
     assert isinstance(opened, OpenMessage)
     assert "'t'" not in repr(opened)
     assert parse_view_message('{"type": "read", "part": 1, "chunk": 0}') == ReadMessage(1, 0)
-    assert parse_view_message('{"type": "keys", "part": 2}') == KeysMessage(2)
+    keys = parse_view_message('{"type": "keys", "part": 2, "chunk": 1}')
+    assert keys == KeysMessage(2, 1)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +335,6 @@ def test_player_gets_input_watchers_and_mode_as_marks() -> None:
     part = PartInfo(1, STARTED_AT, STARTED_AT + 1, "person", PartState.CLOSED, 100, "host-1")
     info = RecordingInfo(a_recording(), (part,), on_hold=False)
     chunks = (ChunkTimes(0, 10, 50),)
-    (found,) = opened_fields(info, (PartTimes(part, chunks, marks, False),))["parts"]
+    (found,) = opened_fields(info, (PartTimes(part, chunks, marks, 2, 7),))["parts"]
     assert found["marks"] == [(7, 2, ""), (8, 3, "[]"), (9, 4, "view")]
     assert (found["duration_ms"], found["chunks"]) == (10, [{"first_ms": 0, "last_ms": 10}])

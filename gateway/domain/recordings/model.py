@@ -196,8 +196,9 @@ class PartTimes:
     info: PartInfo
     chunks: tuple[ChunkTimes, ...]
     marks: tuple[Record, ...]
-    """All records but screen data and keys."""
-    has_keystrokes: bool
+    """The records but screen data and keys; without `omitted_marks` of the last."""
+    keystroke_chunks: int = 0
+    omitted_marks: int = 0
 
     @property
     def duration_ms(self) -> int:

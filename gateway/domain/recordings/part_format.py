@@ -37,6 +37,8 @@ FOOTER_BYTES_MAX: Final = 4_096
 CHUNK_BYTES: Final = 1_048_576
 """A chunk is complete when it has this many bytes of records, or records of `CHUNK_MS`."""
 CHUNK_MS: Final = 10_000
+MARKS_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of the marks in a time index, as JSON."""
 
 
 class Stream(IntEnum):
@@ -101,6 +103,8 @@ class BlockSealer:
         self._tag = _NO_TAG
 
     def seal(self, stream: Stream, plain: bytes) -> bytes:
+        if len(plain) > BLOCK_BYTES_MAX - TAG_BYTES:
+            raise ValueError("a block is too long to be read again")
         nonce, bound = _bound(self._header_hash, self._number, stream, self._tag)
         sealed = self._ciphers[_key_of(stream)].encrypt(nonce, plain, bound)
         self._number += 1
@@ -156,7 +160,7 @@ class TimeIndex:
 
     entries: list[IndexEntry]
     marks: list[Record]
-    """All records but screen data and keys, so that a player need not read the part for them."""
+    """Records but screen data and keys, so that a player need not read the part for them."""
 
     def encode(self) -> bytes:
         return orjson.dumps(
@@ -165,9 +169,18 @@ class TimeIndex:
                     [one.offset, one.first_ms, one.last_ms, one.plain_bytes, one.stream]
                     for one in self.entries
                 ],
-                "marks": [[one.at_ms, one.kind, one.payload.decode()] for one in self.marks],
+                "marks": [_mark(one) for one in self.marks],
             }
         )
+
+
+def mark_size(mark: Record) -> int:
+    """Return the bytes that a mark takes in a time index."""
+    return len(orjson.dumps(_mark(mark))) + 1
+
+
+def _mark(record: Record) -> tuple[int, int, str]:
+    return record.at_ms, record.kind, record.payload.decode()
 
 
 def decode_index(data: bytes) -> TimeIndex:
@@ -198,6 +211,9 @@ class PartFooter:
     """Offset of the block with the time index."""
     blocks: int
     """Number of blocks before it."""
+    omitted_marks: int = 0
+    """Marks that the time index leaves out: it has the first `MARKS_BYTES_MAX` of them. The chunks
+    have all of them."""
 
     def encode(self) -> bytes:
         footer = orjson.dumps(asdict(self), option=orjson.OPT_APPEND_NEWLINE)
@@ -222,7 +238,8 @@ def parse_footer(data: bytes) -> PartFooter:
             "cut": bool(cut),
             "index": int(index),
             "blocks": int(blocks),
+            "omitted_marks": int(omitted_marks),
         }:
-            return PartFooter(ended_at, end, cut, index, blocks)
+            return PartFooter(ended_at, end, cut, index, blocks, omitted_marks)
         case _:
             raise ValueError("does not end like a closed part of a recording")

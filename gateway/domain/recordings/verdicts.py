@@ -78,6 +78,8 @@ class FoundPart:
     """An open part without its end; False if its content was not checked."""
     content: OpenedContent | None = None
     """Of an open part; None: not checked."""
+    omitted_marks: int = 0
+    """Of a closed part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,8 @@ def _judge_closed(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:
         return Verdict.CHANGED, _LOST_BLOCKS
     if indexed.cut:
         return Verdict.CUT_SHORT, "the gateway's process has died while it recorded"
-    return Verdict.INTACT, ""
+    omitted = f"the list of its marks leaves out {part.omitted_marks}, which its chunks have"
+    return Verdict.INTACT, omitted if part.omitted_marks else ""
 
 
 def _judge_open(indexed: IndexedPart, part: FoundPart) -> tuple[Verdict, str]:

@@ -1,7 +1,7 @@
 """Text frames between the gateway and the player (subprotocol `console-recording.v1`). Pure.
 
 The player sends `open` with a one-time ticket, then `read` for each chunk that it needs, and `keys`
-for the keystrokes of a part. The gateway answers `opened`; then each request with one binary frame
+for each chunk of keystrokes. The gateway answers `opened`; then each request with one binary frame
 of records, or with `unreadable`. `ended` precedes the close frame.
 """
 
@@ -62,6 +62,7 @@ class ReadMessage:
 @dataclass(frozen=True, slots=True)
 class KeysMessage:
     part: int
+    chunk: int
 
 
 ViewMessage = OpenMessage | ReadMessage | KeysMessage
@@ -80,8 +81,8 @@ def parse_view_message(text: str) -> ViewMessage:
             return OpenMessage(Secret(ticket))
         case {"type": "read", "part": int(part), "chunk": int(chunk)} if part > 0 and chunk >= 0:
             return ReadMessage(part, chunk)
-        case {"type": "keys", "part": int(part)} if part > 0:
-            return KeysMessage(part)
+        case {"type": "keys", "part": int(part), "chunk": int(chunk)} if part > 0 and chunk >= 0:
+            return KeysMessage(part, chunk)
         case _:
             raise ViewMessageError("unknown message")
 
@@ -148,7 +149,8 @@ def _part(part: PartTimes) -> dict[str, Any]:
         "duration_ms": part.duration_ms,
         "cut": part.info.state is PartState.CUT,
         "end": part.info.end,
-        "keystrokes": part.has_keystrokes,
+        "keystroke_chunks": part.keystroke_chunks,
+        "omitted_marks": part.omitted_marks,
         "chunks": [{"first_ms": one.first_ms, "last_ms": one.last_ms} for one in part.chunks],
         "marks": [
             (one.at_ms, int(one.kind), one.payload.decode())

@@ -9,6 +9,7 @@ from typing import Any, Final
 from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WebSocketError, WSMsgType, web
 from aiohttp.http_websocket import WSCloseCode
 
+from gateway.drivers.network.drop_connection import drop_connection
 from gateway.flow.consoles.frame_channel import (
     BROWSER_FRAME_MAX,
     CLOUD_FRAME_MAX,
@@ -100,9 +101,11 @@ class WebSocketChannel:
             async with asyncio.timeout(self._close_s):
                 await self._websocket.close(code=code, message=reason.encode())
         except (TimeoutError, ConnectionError):
-            self._abort()
+            if (transport := self._transport) is not None:
+                transport.abort()
         except asyncio.CancelledError:
-            self._abort()
+            if (transport := self._transport) is not None:
+                drop_connection(transport)
             raise
 
     def _closed_by(self, kind: WSMsgType, data: object, extra: object) -> ChannelClosed:
@@ -113,11 +116,11 @@ class WebSocketChannel:
         reason = extra if kind is WSMsgType.CLOSE and isinstance(extra, str) else ""
         return ChannelClosed(self._websocket.close_code or _LOST, reason)
 
-    def _abort(self) -> None:
-        """Drop the connection with all that is still to be sent; aiohttp only closes gracefully."""
+    @property
+    def _transport(self) -> asyncio.WriteTransport | None:
+        """Return the connection, to abort it; aiohttp only closes gracefully."""
         writer = self._websocket._writer  # noqa: SLF001 - has the transport of both kinds
-        if writer is not None and writer.transport is not None:
-            writer.transport.abort()
+        return None if writer is None else writer.transport
 
 
 def _bound_unsent(peer: Any) -> None:

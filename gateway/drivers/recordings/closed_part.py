@@ -20,6 +20,7 @@ from gateway.domain.recordings.part_format import (
     CHUNK_BYTES,
     CHUNK_MS,
     HEADER_BYTES_MAX,
+    MARKS_BYTES_MAX,
     PLAIN_BYTES_MAX,
     TAG_BYTES,
     BlockOpener,
@@ -30,6 +31,7 @@ from gateway.domain.recordings.part_format import (
     Stream,
     TimeIndex,
     decode_index,
+    mark_size,
     parse_header,
 )
 from gateway.domain.recordings.records import Record, RecordKind, decode_records, encode_records
@@ -88,6 +90,8 @@ class _ClosedPartWriter:
         self._sizes = dict.fromkeys(self._chunks, 0)
         self._entries: list[IndexEntry] = []
         self._marks: list[Record] = []
+        self._marks_size = 0
+        self._omitted_marks = 0
         self._last_ms = 0
         self._end: dict[str, Any] | None = None
         self._write(self._header)
@@ -101,7 +105,7 @@ class _ClosedPartWriter:
         self._sizes[stream] += len(record.payload)
         self._last_ms = max(self._last_ms, record.at_ms)
         if record.kind not in (RecordKind.SCREEN, RecordKind.KEY):
-            self._marks.append(record)
+            self._add_mark(record)
         if record.kind is RecordKind.END:
             self._end = orjson.loads(record.payload)
 
@@ -114,12 +118,22 @@ class _ClosedPartWriter:
             cut=self._end is None,
             index=self._offset,
             blocks=len(self._entries),
+            omitted_marks=self._omitted_marks,
         )
         index = TimeIndex(self._entries, self._marks).encode()
         tail = self._sealer.seal(Stream.INDEX, index) + footer.encode()
         self._write(tail)
         frame = sha256(self._header + tail)
         return WrittenPart(self._hash.hexdigest(), frame.hexdigest(), footer, opened)
+
+    def _add_mark(self, record: Record) -> None:
+        """Add a mark to the time index, which must stay short enough to be read again."""
+        size = mark_size(record)
+        if record.kind is not RecordKind.END and self._marks_size + size > MARKS_BYTES_MAX:
+            self._omitted_marks += 1
+            return
+        self._marks_size += size
+        self._marks.append(record)
 
     def _flush(self, stream: Stream) -> None:
         records = self._chunks[stream]
@@ -160,9 +174,8 @@ class ClosedPart:
         except BaseException:
             self._file.close()
             raise
-        self._screen = [
-            number for number, one in enumerate(self._entries) if one.stream is Stream.SCREEN
-        ]
+        self._screen = self._numbers(Stream.SCREEN)
+        self._keystrokes = self._numbers(Stream.KEYSTROKES)
 
     @property
     def chunks(self) -> tuple[ChunkTimes, ...]:
@@ -171,22 +184,17 @@ class ClosedPart:
         return tuple(ChunkTimes(one.first_ms, one.last_ms, one.plain_bytes) for one in entries)
 
     @property
-    def has_keystrokes(self) -> bool:
-        return len(self._screen) < len(self._entries)
+    def keystroke_chunks(self) -> int:
+        return len(self._keystrokes)
 
     def chunk(self, index: int) -> bytes:
         """Return the encoded records of a chunk of the screen."""
         return self._read_chunk(self._screen[index])
 
-    def keystrokes(self) -> bytes:
-        """Return the encoded records of all keys; b"" without their key."""
-        if not self._has_keys:
-            return b""
-        return b"".join(
-            self._read_chunk(number)
-            for number, one in enumerate(self._entries)
-            if one.stream is Stream.KEYSTROKES
-        )
+    def keystrokes(self, index: int) -> bytes:
+        """Return the encoded records of a chunk of keys; b"" without their key."""
+        number = self._keystrokes[index]
+        return self._read_chunk(number) if self._has_keys else b""
 
     def records(self) -> Iterator[Record]:
         """Yield the records of the screen and its markers."""
@@ -201,6 +209,9 @@ class ClosedPart:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _numbers(self, stream: Stream) -> list[int]:
+        return [number for number, one in enumerate(self._entries) if one.stream is stream]
 
     def _read_chunk(self, number: int) -> bytes:
         entry = self._entries[number]

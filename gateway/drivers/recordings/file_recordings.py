@@ -12,10 +12,11 @@ from typing import Final
 from gateway.domain.recordings.index_lines import part_opened, recording_opened
 from gateway.domain.recordings.model import RecordingDetails
 from gateway.domain.recordings.records import Record
+from gateway.drivers.host.bounded_threads import BoundedThreads
 from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.recordings.open_part import OpenPart, create_part
 from gateway.drivers.recordings.part_closer import PartCloser
-from gateway.drivers.recordings.part_threads import PartThreads, ThreadedPart, describe
+from gateway.drivers.recordings.part_threads import PartThreads
 from gateway.drivers.recordings.recording_directory import (
     PartFile,
     RecordingDirectory,
@@ -25,6 +26,7 @@ from gateway.drivers.recordings.recording_directory import (
 from gateway.drivers.recordings.recording_index import RecordingIndex
 from gateway.drivers.recordings.recording_keys import RecordingKeyMissing, RecordingKeys
 from gateway.drivers.recordings.retention import RecordingRetention, RecordingUsage
+from gateway.drivers.recordings.threaded_part import ThreadedPart, describe
 from gateway.flow.clock import Clock
 from gateway.flow.recordings.recording_telemetry import RecordingFailure, RecordingTelemetry
 from gateway.flow.recordings.recording_writer import RecordingFailed
@@ -35,6 +37,10 @@ _OPEN_TIMEOUT_S: Final = 5.0
 _RECOVER_EVERY_S: Final = 30.0
 _RECOVER_DAYS: Final = 2
 _RETENTION_EVERY_S: Final = 600.0
+_OPENS_MAX: Final = 8
+"""Parts that are opened at the same time."""
+_ENDS_MAX: Final = 8
+"""Parts whose last records are made durable at the same time."""
 _CLOSE_S: Final = 5.0
 """How long a stopping process waits for the parts that are being closed; the others are recovered
 by another process."""
@@ -73,7 +79,9 @@ class FileRecordings:
         self._clock = clock
         self._telemetry = telemetry
         self._threads = PartThreads(clock)
-        self._opens = WorkerThread("recording opens")
+        self._opens = BoundedThreads(
+            "recording opens", threads_max=_OPENS_MAX, timeout_s=_OPEN_TIMEOUT_S
+        )
         self._closes = WorkerThread("recording closes")
         self._passes = WorkerThread("recording passes")
         self._ending: asyncio.Queue[_Ending] = asyncio.Queue()
@@ -98,8 +106,10 @@ class FileRecordings:
     ) -> "FilePart":
         try:
             self._threads.check()
-            async with asyncio.timeout(_OPEN_TIMEOUT_S):
-                part = await self._open(details)
+            part = await self._opens.do(
+                lambda: open_recording_part(self._files, details, self._clock.now()),
+                unused=self._closing.put_nowait,
+            )
         except (OSError, ValueError, RecordingKeyMissing) as error:
             detail = describe(error) if isinstance(error, OSError) else str(error)
             self._report(details, RecordingFailure.START, detail)
@@ -109,8 +119,7 @@ class FileRecordings:
             self._report(details, kind, detail)
             on_failure(f"{kind.value}: {detail}")
 
-        written = ThreadedPart(part, self._threads, failed)
-        self._threads.parts.add(written)
+        written = self._threads.add(part, failed)
         self._on_change(details.id)
         return FilePart(written, self._threads, self._ending, self._count(details))
 
@@ -119,7 +128,7 @@ class FileRecordings:
         async with asyncio.TaskGroup() as group:
             for work in (
                 self._threads.run,
-                self._end_parts,
+                *(self._end_parts for _ in range(_ENDS_MAX)),
                 self._close_parts,
                 self._recover,
                 self._retain,
@@ -130,28 +139,13 @@ class FileRecordings:
         """Finish the parts that are being closed, within a bound; the background task has ended."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
-                while not self._ending.empty():
-                    await self._end_part(self._ending.get_nowait())
+                ending = [self._ending.get_nowait() for _ in range(self._ending.qsize())]
+                await asyncio.gather(*(self._end_part(one) for one in ending))
                 while not self._closing.empty():
                     await self._close_part(self._closing.get_nowait())
         self._threads.end()
-        for thread in (self._opens, self._closes, self._passes):
+        for thread in (self._closes, self._passes):
             thread.end()
-
-    async def _open(self, details: RecordingDetails) -> OpenPart:
-        """Open a part in a thread; after a cancellation or time-out, close it once it is open."""
-        opening = self._opens.submit(
-            lambda: open_recording_part(self._files, details, self._clock.now())
-        )
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._close_unused)
-            raise
-
-    def _close_unused(self, opening: asyncio.Future[OpenPart]) -> None:
-        if not opening.cancelled() and opening.exception() is None:
-            self._closing.put_nowait(opening.result())
 
     def _count(self, details: RecordingDetails) -> Callable[[int], None]:
         return partial(self._telemetry.recording_written, details.target.account)

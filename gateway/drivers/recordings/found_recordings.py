@@ -24,6 +24,7 @@ from gateway.drivers.recordings.recording_directory import (
     keys_hash,
     lock_part,
     part_files,
+    read_footer,
     read_header,
     read_wrapped_keys,
 )
@@ -103,7 +104,11 @@ def _found_part(path: Path, part: PartFile, keys: RecordingKeys | None) -> Found
     if part.is_closed:
         with part.file.open("rb") as opened:
             whole = file_digest(opened, "sha256").hexdigest()
-        return FoundPart(part.number, True, whole, frame_hash(part.file))
+        omitted = 0
+        with suppress(ValueError):  # without an end, its hash differs
+            omitted = read_footer(part.file).omitted_marks
+        frame = frame_hash(part.file)
+        return FoundPart(part.number, True, whole, frame, omitted_marks=omitted)
     is_locked = _is_locked(part.file)
     try:
         line, _ = read_header(part.file)

@@ -42,6 +42,8 @@ class RecordingUsage:
     """What the recordings take, in bytes."""
 
     total: int = 0
+    on_hold: int = 0
+    """Of those on hold."""
     per_day: float = 0.0
     """The mean of the last 7 days, or since the first recording."""
     free: int = 0
@@ -59,6 +61,7 @@ class _Stored:
     ended_at: float
     size: int
     is_removable: bool
+    is_on_hold: bool
 
 
 class RecordingRetention:
@@ -92,7 +95,11 @@ class RecordingRetention:
                 for path, error in self._directory.clean_up(self._clock.now()):
                     _report(path, error)
                 self._remove_due()
-        return measure_usage(self._directory, self._clock.now())
+        usage = measure_usage(self._directory, self._clock.now())
+        if self._bytes_max is not None and usage.on_hold > self._bytes_max:
+            extra = {"on_hold_bytes": usage.on_hold, "bytes_max": self._bytes_max}
+            log.warning("recording_holds_large", extra=extra)
+        return usage
 
     def _remove_due(self) -> None:
         now = self._clock.now()
@@ -103,7 +110,8 @@ class RecordingRetention:
         if stepped_s := self._steps.last_step_s():
             log.warning("recording_clock_stepped", extra={"by_s": round(stepped_s)})
             return
-        total = sum(one.size for one in stored)
+        # A hold must not remove other recordings: those on hold are not counted.
+        total = sum(one.size for one in stored if not one.is_on_hold)
         for one in stored:
             is_expired = self._keep_s > 0 and one.ended_at < now - self._keep_s
             is_too_much = self._bytes_max is not None and total > self._bytes_max
@@ -145,12 +153,14 @@ class RecordingRetention:
 
 def measure_usage(directory: RecordingDirectory, now: float) -> RecordingUsage:
     """Return what the recordings take and the disk has; raise OSError."""
-    total, recent, first = 0, 0, now
+    total, size_on_hold, recent, first = 0, 0, 0, now
     for path in directory.recordings():
+        is_on_hold = on_hold(directory.root, path.name)
         with suppress(OSError):  # removed meanwhile, or reported by retention
             for part in part_files(path):
                 found = part.file.stat()
                 total += found.st_size
+                size_on_hold += found.st_size if is_on_hold else 0
                 if found.st_mtime >= now - _RATE_DAYS * _SECONDS_PER_DAY:
                     recent += found.st_size
                 first = min(first, found.st_mtime)
@@ -159,7 +169,7 @@ def measure_usage(directory: RecordingDirectory, now: float) -> RecordingUsage:
     while not root.exists():
         root = root.parent
     disk = os.statvfs(root)
-    return RecordingUsage(total, recent / days, disk.f_bavail * disk.f_frsize)
+    return RecordingUsage(total, size_on_hold, recent / days, disk.f_bavail * disk.f_frsize)
 
 
 def _stored(directory: RecordingDirectory) -> Iterator[_Stored]:
@@ -181,7 +191,8 @@ def _report(path: Path, error: OSError) -> None:
 
 def _read_stored(path: Path) -> _Stored:
     size, ended_at = 0, path.stat().st_mtime
-    is_removable = not on_hold(path.parent.parent, path.name)
+    is_on_hold = on_hold(path.parent.parent, path.name)
+    is_removable = not is_on_hold
     ends = []
     for part in part_files(path):
         found = part.file.stat()
@@ -193,7 +204,7 @@ def _read_stored(path: Path) -> _Stored:
                 is_removable = False
             else:
                 os.close(lock)
-    return _Stored(path, max(ends, default=ended_at), size, is_removable)
+    return _Stored(path, max(ends, default=ended_at), size, is_removable, is_on_hold)
 
 
 def _ended_at(file: Path, modified_at: float, *, is_closed: bool) -> float:

@@ -1,12 +1,12 @@
 """Lists and reads the recordings of a directory (port RecordingStore)."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Final, TypeVar
 
 from gateway.domain.recordings.model import (
@@ -18,6 +18,7 @@ from gateway.domain.recordings.model import (
     RecordingQuery,
 )
 from gateway.domain.recordings.verdicts import Judgement
+from gateway.drivers.host.bounded_threads import BoundedThreads
 from gateway.drivers.recordings.closed_part import ClosedPart
 from gateway.drivers.recordings.found_recordings import find_problems
 from gateway.drivers.recordings.open_part import PartChanged
@@ -40,7 +41,10 @@ from gateway.flow.recordings.recording_store import (
 )
 
 _T = TypeVar("_T")
+Do = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 _PARTS_MAX: Final = 1_000
+_THREADS_MAX: Final = 8
+_READ_TIMEOUT_S: Final = 15.0
 _READ_MAX: Final = 2_000
 """A page ends with the day in which it has read the details of so many recordings."""
 _UNREADABLE: Final = "it cannot be read"
@@ -51,9 +55,13 @@ class StoredRecordings:
     def __init__(self, directory: RecordingDirectory, keys: RecordingKeys) -> None:
         self._directory = directory
         self._keys = keys
+        # Not the threads of the event loop: a hung disk would stop all else that uses them.
+        self._threads = BoundedThreads(
+            "recording reads", threads_max=_THREADS_MAX, timeout_s=_READ_TIMEOUT_S
+        )
 
     async def list(self, query: RecordingQuery, limit: int) -> RecordingPage:
-        return await _do(partial(self._page, query, limit))
+        return await self._do(partial(self._page, query, limit))
 
     async def find(self, recording: str) -> RecordingInfo | None:
         def read() -> RecordingInfo | None:
@@ -63,7 +71,7 @@ class StoredRecordings:
             except (FileNotFoundError, ValueError):  # nothing says who may view it
                 return None
 
-        return await _do(read)
+        return await self._do(read)
 
     async def check(self, found: Sequence[RecordingInfo]) -> Sequence[RecordingInfo]:
         def check() -> Sequence[RecordingInfo]:
@@ -72,10 +80,11 @@ class StoredRecordings:
                 replace(one, problems=_texts(problems.get(one.details.id, ()))) for one in found
             ]
 
-        return await _do(check)
+        return await self._do(check)
 
     async def open(self, recording: str, *, with_keystrokes: bool) -> RecordingReader:
-        return await _do(partial(self._open, recording, with_keystrokes=with_keystrokes))
+        opening = partial(self._open, recording, with_keystrokes=with_keystrokes)
+        return await self._do(opening, unused=StoredRecording.close)
 
     def _page(self, query: RecordingQuery, limit: int) -> RecordingPage:
         found: list[tuple[float, Path]] = []
@@ -125,7 +134,24 @@ class StoredRecordings:
                 if one.number not in parts and one.number not in known
             )
             info = replace(info, problems=(*_texts(problems), *unreadable))
-            return StoredRecording(info, parts, stack.pop_all())
+            return StoredRecording(info, parts, stack.pop_all(), self._do)
+
+    async def _do(
+        self, work: Callable[[], _T], *, unused: Callable[[_T], None] | None = None
+    ) -> _T:
+        """Run blocking work in a thread; raise RecordingUnreadable for its errors."""
+        try:
+            return await self._threads.do(work, unused=unused)
+        except RecordingKeyMissing as error:
+            raise RecordingUnreadable(Unreadable.KEY_MISSING, str(error)) from None
+        except (PartChanged, ValueError) as error:
+            raise RecordingUnreadable(Unreadable.CHANGED, str(error)) from None
+        except FileNotFoundError:
+            raise RecordingUnreadable(Unreadable.GONE) from None
+        except TimeoutError:
+            raise RecordingUnreadable(Unreadable.UNAVAILABLE, "the disk does not answer") from None
+        except OSError as error:
+            raise RecordingUnreadable(Unreadable.UNAVAILABLE, error.strerror or "") from None
 
 
 def _day(path: Path) -> str:
@@ -162,46 +188,55 @@ def _texts(problems: Iterable[Judgement]) -> tuple[str, ...]:
 class StoredRecording:
     """Implements `RecordingReader`."""
 
-    def __init__(self, info: RecordingInfo, parts: dict[int, ClosedPart], stack: ExitStack) -> None:
+    def __init__(
+        self, info: RecordingInfo, parts: dict[int, ClosedPart], stack: ExitStack, do: Do
+    ) -> None:
+        """`do` runs blocking work; it raises RecordingUnreadable."""
         self.info = info
         self.parts = tuple(_times(one, parts.get(one.number)) for one in info.parts)
         self._parts = parts
         self._stack = stack
-        self._lock = asyncio.Lock()
+        self._do = do
+        self._guard = Lock()
+        """A file has one position, and stays open while a thread reads it."""
+        self._is_closed = False
 
     async def chunk(self, part: int, index: int) -> bytes:
         return await self._read(part, lambda one: one.chunk(index))
 
-    async def keystrokes(self, part: int) -> bytes:
-        return await self._read(part, lambda one: one.keystrokes())
+    async def keystrokes(self, part: int, index: int) -> bytes:
+        return await self._read(part, lambda one: one.keystrokes(index))
 
-    async def close(self) -> None:
-        async with self._lock:
-            await asyncio.to_thread(self._stack.close)
+    def close(self) -> None:
+        self._is_closed = True
+        self._try_close()
+
+    def _try_close(self) -> None:
+        """Close the files, unless a thread reads them: it closes them afterwards."""
+        if self._guard.acquire(blocking=False):
+            try:
+                self._stack.close()
+            finally:
+                self._guard.release()
 
     async def _read(self, part: int, read: Callable[[ClosedPart], bytes]) -> bytes:
         found = self._parts.get(part)
         if found is None:
             raise IndexError(part)
-        async with self._lock:  # a file has one position
-            return await _do(lambda: read(found))
+        return await self._do(partial(self._read_one, found, read))
+
+    def _read_one(self, part: ClosedPart, read: Callable[[ClosedPart], bytes]) -> bytes:
+        try:
+            with self._guard:
+                return read(part)
+        finally:
+            if self._is_closed:
+                self._try_close()
 
 
 def _times(info: PartInfo, part: ClosedPart | None) -> PartTimes:
     if part is None:
-        return PartTimes(info, (), (), has_keystrokes=False)
-    return PartTimes(info, part.chunks, part.marks, part.has_keystrokes)
-
-
-async def _do(work: Callable[[], _T]) -> _T:
-    """Run blocking work in a thread; raise RecordingUnreadable for its errors."""
-    try:
-        return await asyncio.to_thread(work)
-    except RecordingKeyMissing as error:
-        raise RecordingUnreadable(Unreadable.KEY_MISSING, str(error)) from None
-    except (PartChanged, ValueError) as error:
-        raise RecordingUnreadable(Unreadable.CHANGED, str(error)) from None
-    except FileNotFoundError:
-        raise RecordingUnreadable(Unreadable.GONE) from None
-    except OSError as error:
-        raise RecordingUnreadable(Unreadable.UNAVAILABLE, error.strerror or "") from None
+        return PartTimes(info, (), ())
+    return PartTimes(
+        info, part.chunks, part.marks, part.keystroke_chunks, part.footer.omitted_marks
+    )

@@ -90,6 +90,14 @@ CONSOLE_METRIC_FAMILIES: Final = (
         "Bytes of all recordings in `recordings.directory`, measured every 10 minutes.",
     ),
     gauge(
+        "gateway_recordings_on_hold_bytes",
+        "Bytes of those recordings that are on hold, measured every 10 minutes.",
+    ),
+    gauge(
+        "gateway_recordings_max_bytes",
+        "`recordings.bytes_max`, for those that are not on hold; +Inf without it.",
+    ),
+    gauge(
         "gateway_recordings_disk_free_bytes",
         "Bytes left on the disk with `recordings.directory`, measured every 10 minutes.",
     ),

@@ -134,6 +134,12 @@ LOG_EVENTS: Final = (
         _NONE,
     ),
     LogEvent(
+        "gateway.recording", "warning", "recording_holds_large", ("on_hold_bytes", "bytes_max"),
+        "The recordings on hold take more than `recordings.bytes_max`, which does not count them. "
+        "Logged at each pass of retention.",
+        "Lift the holds of closed cases, or move their recordings to another storage.",
+    ),
+    LogEvent(
         "gateway.recording", "warning", "recording_clock_stepped", ("by_s",),
         "The system clock was set by `by_s` seconds, more than a day. Retention skips this round.",
         "Check time synchronization.",

@@ -13,6 +13,7 @@ take the session of a browser.
 import asyncio
 import math
 import re
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -49,7 +50,7 @@ _NAMES: Final = ("project", "server", "subject", "since", "until", "limit")
 
 
 class RecordingsHandler:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what serves, and what it needs of the network
         self,
         origin: PublicOrigin,
         *,
@@ -58,6 +59,7 @@ class RecordingsHandler:
         identify: IdentifyCaller,
         sockets: BrowserSockets,
         clock: Clock,
+        drop_connection: Callable[[asyncio.WriteTransport], None],
     ) -> None:
         self._origin = origin
         self._views = views
@@ -65,6 +67,7 @@ class RecordingsHandler:
         self._identify = identify
         self._sockets = sockets
         self._clock = clock
+        self._drop_connection = drop_connection
         self.paths: Paths = (
             (re.compile("/recordings"), {"GET": Action("ListRecordings", self._list)}),
             (re.compile(f"/recordings/{_ID}"), {"GET": Action("ShowRecording", self._show)}),
@@ -115,7 +118,7 @@ class RecordingsHandler:
             await response.prepare(request)
             transport = request.transport
             if transport is not None:  # a client that does not read must not outlast the right
-                export.on_right_ended(transport.abort)
+                export.on_right_ended(lambda: self._drop_connection(transport))
             try:
                 await response.write(self._file.head(opened))
                 for part in export.reader.parts:
@@ -129,9 +132,11 @@ class RecordingsHandler:
                 await response.write_eof()
             except (GatewayError, ConnectionError):
                 if request.transport is not None:
-                    request.transport.abort()  # the client sees that the file is not complete
+                    self._drop_connection(
+                        request.transport
+                    )  # the client sees that the file is not complete
         finally:
-            await export.close()
+            export.close()
         return response
 
     async def _list(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:

@@ -38,4 +38,7 @@ class FrameChannel(Protocol):
         """Send a text message, as `send`; only the browser's side has these."""
 
     async def close(self, code: int, reason: str) -> None:
-        """Close with a code and a reason; without effect on a closed channel. Bounded in time."""
+        """Close with a code and a reason; without effect on a closed channel. Bounded in time.
+
+        Cancelled, it drops the connection with all that the peer has not received.
+        """

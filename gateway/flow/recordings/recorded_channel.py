@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import orjson
+
 from gateway.domain.consoles.model import SessionMode
 from gateway.domain.consoles.page_messages import Watcher, person_fields
 from gateway.domain.recordings.records import (
@@ -26,6 +28,8 @@ from gateway.flow.recordings.recording_writer import PartWriter, RecordingFailed
 _QUEUED_MAX: Final = 262_144
 """Bytes that wait for the write before; the relay then waits, and so does the cloud."""
 _INPUT_EVERY_MS: Final = 1_000
+_WATCHERS_EVERY_MS: Final = 1_000
+"""Viewers that come and go more often are one mark: a part's time index is bounded."""
 _LAST_FRAMES_S: Final = 1.0
 
 
@@ -52,6 +56,9 @@ class RecordedChannel:
         self._queued = 0
         self._marks: list[Record] = []
         self._marked_input_ms = -_INPUT_EVERY_MS
+        self._watchers: bytes | None = None
+        """Not marked yet."""
+        self._marked_watchers_ms = -_WATCHERS_EVERY_MS
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
@@ -93,8 +100,11 @@ class RecordedChannel:
         self._mark(Record(self._now_ms(), RecordKind.MODE, mode.value.encode()))
 
     def mark_watchers(self, watchers: Sequence[Watcher]) -> None:
+        """Record who watches; of several changes in a second, the last."""
         listed = [{**person_fields(one.person), "since": one.since} for one in watchers]
-        self._mark(json_record(self._now_ms(), RecordKind.WATCHERS, listed))
+        self._watchers = orjson.dumps(listed)
+        self._take_watchers()
+        self._begin_work()
 
     def fail(self, reason: str) -> None:
         """End the recording; called by the part when it can no longer be written."""
@@ -106,11 +116,13 @@ class RecordedChannel:
     async def run(self) -> None:
         """Write and send what is queued, until it is cancelled or a required recording fails."""
         while True:
-            await self._work.wait()
+            await self._wait_for_work()
             self._work.clear()
+            self._take_watchers()
             while self._frames or self._marks:
                 if not await self._write_and_send():
                     return
+                self._take_watchers()
             self._idle.set()
 
     async def flush(self) -> None:
@@ -123,6 +135,8 @@ class RecordedChannel:
 
     def end(self, end: str, detail: str) -> None:
         """Close the part; frames that are still queued were not sent and are not recorded."""
+        self._marked_watchers_ms = -_WATCHERS_EVERY_MS
+        self._take_watchers()
         value = {"end": end, "detail": detail}
         self._part.close([*self._marks, json_record(self._now_ms(), RecordKind.END, value)])
 
@@ -130,6 +144,23 @@ class RecordedChannel:
     def _is_over(self) -> bool:
         """Nothing more may be sent."""
         return self.has_failed and self.is_required
+
+    async def _wait_for_work(self) -> None:
+        if self._watchers is None:
+            await self._work.wait()
+            return
+        left_ms = self._marked_watchers_ms + _WATCHERS_EVERY_MS - self._now_ms()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left_ms / 1_000)):
+                await self._work.wait()
+
+    def _take_watchers(self) -> None:
+        """Turn the last change of the watchers into a mark, at most once a second."""
+        at_ms = self._now_ms()
+        if self._watchers is None or at_ms - self._marked_watchers_ms < _WATCHERS_EVERY_MS:
+            return
+        self._marks.append(Record(at_ms, RecordKind.WATCHERS, self._watchers))
+        self._watchers, self._marked_watchers_ms = None, at_ms
 
     async def _write_and_send(self) -> bool:
         """Return False if a required recording has failed."""

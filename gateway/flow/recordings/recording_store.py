@@ -36,10 +36,14 @@ class RecordingReader(Protocol):
     async def chunk(self, part: int, index: int) -> bytes:
         """Return the encoded records of a chunk; `part`: its number. Raises IndexError."""
 
-    async def keystrokes(self, part: int) -> bytes:
-        """Return the encoded records of the keys; b"" if the reader was opened without them."""
+    async def keystrokes(self, part: int, index: int) -> bytes:
+        """Return the encoded records of a chunk of the keys.
 
-    async def close(self) -> None: ...
+        It is b"" if the reader was opened without them. Raises IndexError.
+        """
+
+    def close(self) -> None:
+        """Close the files, without a wait for a read that hangs."""
 
 
 class RecordingStore(Protocol):

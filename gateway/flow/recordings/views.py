@@ -8,6 +8,7 @@ A view ends within a second after its right has ended. The recorded person needs
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -57,7 +58,9 @@ from gateway.flow.request_audit import RequestAudit
 _CHECK_EVERY_S: Final = 0.25
 """Short of the second within which a view without a right must end."""
 _FIRST_MESSAGE_S: Final = 10.0
-_LAST_MESSAGE_S: Final = 1.0
+_LAST_MESSAGE_S: Final = 0.5
+_DROP_S: Final = 0.05
+"""For a close that does not wait for the player: the connection is dropped then."""
 _DETAIL_CHARS_MAX: Final = 500
 _PAGE: Final = 200
 _PAGES_MAX: Final = 5
@@ -126,9 +129,9 @@ class RecordingExport:
             raise NotPermitted("the right has ended")
         return await _readable(self.reader.chunk(part, index))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self._views.discard(self._active)
-        await self.reader.close()
+        self.reader.close()
 
 
 class RecordingViews:
@@ -179,17 +182,17 @@ class RecordingViews:
         self._limits.admit_once(context)
         has = self._rights.has
         permitted: list[RecordingInfo] = []
-        is_complete = True
+        is_complete, until = True, query.until
         for _ in range(_PAGES_MAX):
             page = await _readable(self._recordings.list(query, max(_PAGE, limit + 1)))
             is_complete = is_complete and page.is_complete
             permitted += [
                 one for one in page.recordings if has(person, one.details.target, RECORDING_VIEW)
             ]
-            if page.until is None or len(permitted) > limit:
+            until = page.until
+            if until is None or len(permitted) > limit:
                 break
-            query = replace(query, until=page.until)
-        until = page.until
+            query = replace(query, until=until)
         if len(permitted) > limit:
             until = math.nextafter(permitted[limit].details.started_at, math.inf)
         checked = await _readable(self._recordings.check(permitted[:limit]))
@@ -207,7 +210,7 @@ class RecordingViews:
         """Return a ticket for one view."""
         info, _ = await self._permitted(recording, context, with_keystrokes=with_keystrokes)
         reader = await self._open(info, with_keystrokes=with_keystrokes)
-        await reader.close()  # an address of what cannot be played would only fail later
+        reader.close()  # an address of what cannot be played would only fail later
         return self._tickets.issue(
             _person(context),
             recording,
@@ -226,7 +229,7 @@ class RecordingViews:
         try:
             await self._record("recording_exported", info, permit, context)
         except BaseException:
-            await export.close()
+            export.close()
             raise
         return export
 
@@ -307,7 +310,7 @@ class RecordingViews:
             await self._answer(channel, reader)
         finally:
             self._active.discard(active)
-            await reader.close()
+            reader.close()
         return None
 
     async def _answer(self, channel: FrameChannel, reader: RecordingReader) -> None:
@@ -316,8 +319,8 @@ class RecordingViews:
             match parse_view_message(text):
                 case ReadMessage(part, chunk):
                     reading = reader.chunk(part, chunk)
-                case KeysMessage(part):
-                    reading = reader.keystrokes(part)
+                case KeysMessage(part, chunk):
+                    reading = reader.keystrokes(part, chunk)
                 case _:
                     raise ViewMessageError("a second `open`")
             try:
@@ -405,12 +408,15 @@ class RecordingViews:
     ) -> None:
         end = ending.end
         text = view_messages.ended(end, error=ending.error, request_id=context.request_id)
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_MESSAGE_S):
                 await channel.send_text(text)
-        except TimeoutError:
-            pass
-        await channel.close(end.code, end.name)
+                await channel.close(end.code, end.name)
+                return
+        # The player does not read.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DROP_S):
+                await channel.close(end.code, end.name)
 
 
 def _person(context: RequestContext) -> Principal:

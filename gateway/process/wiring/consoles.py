@@ -29,6 +29,7 @@ from gateway.drivers.cloud.console_connector import (
 )
 from gateway.drivers.crypto.fingerprints import KeyedFingerprints
 from gateway.drivers.crypto.sealer import Sealer
+from gateway.drivers.network.drop_connection import drop_connection
 from gateway.drivers.network.egress import EgressRoute
 from gateway.drivers.network.websocket_channel import accept_browser
 from gateway.drivers.telemetry.console_metrics import ConsoleMetrics
@@ -376,6 +377,7 @@ def _open_handler(
                 identify=identify,
                 sockets=sockets,
                 clock=runtime.clock,
+                drop_connection=drop_connection,
             )
             for identify in (bearer, identify_by_session)
         )

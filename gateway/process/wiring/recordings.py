@@ -1,6 +1,7 @@
 """Recordings of live consoles: the directory, its keys and index, retention, and their gauges."""
 
 import asyncio
+import math
 import socket
 from dataclasses import dataclass
 
@@ -72,6 +73,8 @@ def open_recordings(runtime: Runtime, valkey: Valkey) -> OpenRecordings | None:
     gauge("gateway_recordings_open", lambda: writer.open_parts)
     gauge("gateway_recording_lag_seconds", lambda: writer.lag_s)
     gauge("gateway_recordings_bytes", lambda: writer.usage.total)
+    gauge("gateway_recordings_on_hold_bytes", lambda: writer.usage.on_hold)
+    gauge("gateway_recordings_max_bytes", lambda: settings.bytes_max or math.inf)
     gauge("gateway_recordings_disk_free_bytes", lambda: writer.usage.free)
     gauge("gateway_recordings_disk_days", lambda: writer.usage.days_left)
     stored = StoredRecordings(directory, keys)

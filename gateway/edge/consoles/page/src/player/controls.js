@@ -100,6 +100,12 @@ export class PlayerControls {
       item.append(button);
       return item;
     });
+    if (this.#timeline.omittedMarks > 0) {
+      const item = document.createElement("li");
+      item.className = "omitted";
+      item.textContent = LABELS.omitted(this.#timeline.omittedMarks);
+      items.push(item);
+    }
     element("marks").replaceChildren(...items);
   }
 

@@ -104,7 +104,7 @@ export class Player {
     this.#recording = recording;
     this.#stage = openStage(message, {
       source: this.#source,
-      readKeys: (part) => this.#connection.keys(part),
+      readKeys: (part, chunk) => this.#connection.keys(part, chunk),
       view: this.#view,
       ends: this.#config.ends,
       at: this.#at,

@@ -93,7 +93,7 @@ class Stage {
 
   /**
    * `opened`: {recording, parts}; `at`: where to begin, in ms since the epoch, or null.
-   * `readKeys(part)` resolves to the records of a part's keys; null: there are none.
+   * `readKeys(part, chunk)` resolves to the records of some keys; null: there are none.
    */
   constructor(opened, { source, readKeys = null, view, ends, at = null }) {
     this.#view = view;
@@ -131,14 +131,15 @@ class Stage {
   }
 
   async #loadKeys(readKeys) {
-    for (const { number, start, keystrokes } of this.#timeline.parts) {
-      if (!keystrokes) continue;
-      try {
-        this.#keystrokes.add(start, parseRecords(await readKeys(number)));
-      } catch {
-        return; // the view is over, or the keys cannot be read
+    for (const { number, start, keystroke_chunks: count } of this.#timeline.parts) {
+      for (let chunk = 0; chunk < count; chunk++) {
+        try {
+          this.#keystrokes.add(start, parseRecords(await readKeys(number, chunk)));
+        } catch {
+          return; // the view is over, or the keys cannot be read
+        }
+        this.#showWords();
       }
-      this.#showWords();
     }
   }
 

@@ -100,6 +100,7 @@ export const LABELS = {
   finished: "End of the recording",
   position: (time, length, clock) => `${time} of ${length}, ${clock}`,
   jumping: "Jumping",
+  omitted: (count) => `${count} more, which this list is too long for. The audit log names watchers.`,
   gap: "The connection was lost here. Nothing was shown.",
   problems: (texts) => `This recording is not intact. ${texts.join("; ")}.`,
   cutShort: "cut short: the gateway's process failed",

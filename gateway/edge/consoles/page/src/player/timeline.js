@@ -26,6 +26,8 @@ export class Timeline {
       return { ...part, index, start, end: free };
     });
     this.duration = free;
+    /** How many events `marks` does not have. */
+    this.omittedMarks = parts.reduce((sum, { omitted_marks: count = 0 }) => sum + count, 0);
   }
 
   /** Return the part that is shown at a time: the last one that has begun. */

@@ -52,9 +52,9 @@ export class ViewConnection {
     return this.#request({ type: "read", part, chunk });
   }
 
-  /** Return the records of the keys that were pressed in a part. */
-  keys(part) {
-    return this.#request({ type: "keys", part });
+  /** Return the records of a chunk of the keys that were pressed in a part. */
+  keys(part, chunk) {
+    return this.#request({ type: "keys", part, chunk });
   }
 
   retryNow() {

@@ -1,0 +1,104 @@
+"""A thread that makes parts durable each second, and finds files that were removed.
+
+Each part has one of several such threads, so that the sync of one part waits for few others, and no
+write waits for a sync.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+from gateway.drivers.host.worker_thread import WorkerThread
+from gateway.drivers.recordings.open_part import PartFileMissing
+from gateway.drivers.recordings.threaded_part import ThreadedPart, describe
+from gateway.drivers.recordings.write_threads import STALL_TICKS
+from gateway.flow.clock import Clock
+from gateway.flow.recordings.recording_telemetry import RecordingFailure
+
+SYNC_THREADS: Final = 8
+_CHECK_EVERY_S: Final = 0.5
+_CHECKS_PER_SYNC: Final = 2
+
+_T = TypeVar("_T")
+
+
+class SyncThread:
+    """Its methods are called in the event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.parts: set[ThreadedPart] = set()
+        self._clock = clock
+        self._thread = WorkerThread("recording syncs")
+        self._jobs = 0
+        """Jobs that have not ended."""
+        self._synced = 0
+        """Parts that the thread has made durable or checked."""
+        self._synced_before = -1
+        """At the last tick."""
+        self._ticks = 0
+
+    async def run(self) -> None:
+        """Check the parts, and make them durable, until cancelled."""
+        checks = 0
+        while True:
+            await self._clock.sleep(_CHECK_EVERY_S)
+            checks += 1
+            if self.parts:
+                await self._check_parts(syncs=checks % _CHECKS_PER_SYNC == 0)
+
+    async def release(self, part: ThreadedPart) -> None:
+        """Make a part durable, as far as possible, and check it no more."""
+        self.parts.discard(part)
+        with suppress(OSError):
+            await self._do(part.open_part.sync)
+
+    def find_stalled(self) -> Sequence[ThreadedPart]:
+        """Return the parts that wait for a hung thread; called at each tick of the watch."""
+        is_stuck = self._jobs > 0 and self._synced == self._synced_before
+        self._synced_before = self._synced
+        self._ticks = self._ticks + 1 if is_stuck else 0
+        if not self.is_hung:
+            return []
+        return [one for one in self.parts if one.unsynced_since is not None]
+
+    @property
+    def is_hung(self) -> bool:
+        return self._ticks >= STALL_TICKS
+
+    def end(self) -> None:
+        self._thread.end()
+
+    async def _check_parts(self, *, syncs: bool) -> None:
+        parts, began = list(self.parts), self._clock.monotonic()
+        errors = await self._do(partial(self._check, parts, syncs=syncs))
+        for part, (kind, detail) in errors.items():
+            part.fail(kind, detail)
+        if syncs:
+            for part in parts:
+                is_durable = part.written_at < began
+                part.unsynced_since = None if is_durable else began
+
+    def _check(
+        self, parts: Sequence[ThreadedPart], *, syncs: bool
+    ) -> dict[ThreadedPart, tuple[RecordingFailure, str]]:
+        errors = {}
+        for part in parts:
+            try:
+                part.open_part.check()
+                if syncs and part.unsynced_since is not None:
+                    part.open_part.sync()
+            except PartFileMissing as error:
+                errors[part] = (RecordingFailure.REMOVED, describe(error))
+            except OSError as error:
+                errors[part] = (RecordingFailure.SYNC, describe(error))
+            self._synced += 1
+        return errors
+
+    async def _do(self, job: Callable[[], _T]) -> _T:
+        self._jobs += 1
+        try:
+            return await self._thread.do(job)
+        finally:
+            self._jobs -= 1
+            self._synced += 1
