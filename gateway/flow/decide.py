@@ -4,6 +4,7 @@ A decision holds for the moment at which it is made. A request that has waited s
 decided again before it has an effect: `recheck` also sees a revoked or expired token.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -73,13 +74,25 @@ class Decide:
         self._identify = identify
         self._clock = clock
         self._telemetry = telemetry
+        self._version: DecisionVersion | None = None
+        """The last one: each cache hit needs it."""
+        self._version_begins = math.inf
 
     @property
     def version(self) -> DecisionVersion:
         """What decisions of this moment depend on, besides the token and the inventory."""
-        policy = self._policies.current()
-        _, until = policy.unchanged_between(self._clock.now())
-        return DecisionVersion(policy, self._identify.revocations_version, until)
+        policy, revocations = self._policies.current(), self._identify.revocations_version
+        now, known = self._clock.now(), self._version
+        if (
+            known is not None
+            and known.policy is policy
+            and known.revocations == revocations
+            and self._version_begins <= now < known.until
+        ):
+            return known
+        self._version_begins, until = policy.unchanged_between(now)
+        self._version = DecisionVersion(policy, revocations, until)
+        return self._version
 
     def __call__(self, principal: Principal, call: ResolvedCall) -> Permit:
         """Decide on a call with known servers; raise NotPermitted."""

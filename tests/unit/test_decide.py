@@ -1,12 +1,14 @@
 """Stage decide: first decision, preliminary decision on instances, re-check."""
 
+from math import inf
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.domain.errors import NotAuthenticated, NotPermitted
 from gateway.domain.model import InstanceId, Operation, ResolvedCall
-from gateway.domain.policy.policy import Permit
+from gateway.domain.policy.policy import Permit, Policy
 from gateway.flow.decide import Decide, Lookup
 from tests.support.clock import FakeClock
 from tests.support.stages import (
@@ -102,3 +104,17 @@ def test_version_changes_with_policy_and_revocations(scene: Scene) -> None:
     scene.identify.revocations_version -= 1
     scene.policies.policy = a_grant(SERVER)
     assert scene.decide.version != version
+
+
+def test_version_follows_rules_that_begin_and_end(scene: Scene, clock: FakeClock) -> None:
+    """Also if the wall clock is set back: the last version is not used again then."""
+    (rule,) = a_grant(SERVER).rules
+    now = clock.now()
+    limited = msgspec.structs.replace(rule, valid_from=now + 10, valid_until=now + 20)
+    scene.policies.policy = Policy([limited], version="v")
+    ends = []
+    for step in (0, 10, 5, 5, -10, -10):
+        clock.step_wall(step)
+        assert scene.decide.version is scene.decide.version
+        ends.append(scene.decide.version.until - now)
+    assert ends == [10, 20, 20, inf, 20, 10]
