@@ -228,7 +228,7 @@ class CachedInventories:
     async def _adopt(self, state: _ProjectInventory, result: FetchResult) -> None:
         state.value = result.value
         try:
-            listed = await asyncio.to_thread(_unpacked, result.value)
+            listed = await asyncio.to_thread(_unpacked, result.value, state.inventory.stored)
         except (ValueError, zlib.error):
             raise UpstreamBroken("the shared value is not an inventory") from None
         monotonic, account = self._clock.monotonic(), state.account
@@ -255,7 +255,7 @@ class CachedInventories:
             markers.add(marker)
             body = await self._page(project, account, marker, began_at + _POLL_TIMEOUT_S)
             # In a thread, here and below: ten thousand servers take tens of milliseconds.
-            found, marker = await asyncio.to_thread(self._parsed, body)
+            found, marker = await asyncio.to_thread(self._parsed, body, state.inventory.stored)
             servers |= found.encoded
             if not marker:
                 ended_at = self._clock.monotonic()
@@ -265,9 +265,9 @@ class CachedInventories:
                 return Fetched(value, ended_at + account.poll_s)
         raise UpstreamBroken("the list of servers does not end")
 
-    def _parsed(self, body: bytes) -> tuple[StoredServers, str]:
+    def _parsed(self, body: bytes, before: StoredServers) -> tuple[StoredServers, str]:
         page = self._read(body)
-        return parse_servers(page.raws), page.next_marker
+        return parse_servers(page.raws, before), page.next_marker
 
     async def _page(
         self, project: ProjectId, account: InventoryAccount, marker: str, deadline: float
@@ -312,5 +312,5 @@ def _packed(listed: InventorySnapshot) -> bytes:
     return b"".join([*map(packing.compress, listed.lines()), packing.flush()])
 
 
-def _unpacked(value: bytes) -> InventorySnapshot:
-    return parse_snapshot(zlib.decompress(value))
+def _unpacked(value: bytes, before: StoredServers) -> InventorySnapshot:
+    return parse_snapshot(zlib.decompress(value), before)

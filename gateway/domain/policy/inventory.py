@@ -82,6 +82,11 @@ class StoredServers(Mapping[ServerId, Attributes]):
         self._last: tuple[ServerId | None, Attributes] = None, Attributes()
         """Several rules in turn read the same server."""
 
+    def share(self, server: ServerId, encoded: bytes) -> bytes:
+        """Return `encoded`, or the equal object here: two readings have most servers in common."""
+        known = self.encoded.get(server)
+        return known if known == encoded else encoded
+
     def __getitem__(self, server: ServerId) -> Attributes:
         last, known = self._last
         if server is not last:
@@ -97,6 +102,7 @@ class StoredServers(Mapping[ServerId, Attributes]):
 
 
 ServersByFacet = Mapping[Facet, Sequence[ServerId]]
+NO_SERVERS: Final = StoredServers({})
 
 
 class Inventory:
@@ -130,6 +136,11 @@ class Inventory:
 
     def __contains__(self, server: ServerId) -> bool:
         return server in self._servers
+
+    @property
+    def stored(self) -> StoredServers:
+        """The servers in their stored form, if they have it."""
+        return self._servers if isinstance(self._servers, StoredServers) else NO_SERVERS
 
     def however_old(self) -> "Inventory":
         """Return the same attributes without expiry, for sessions that run already."""
@@ -213,25 +224,31 @@ _HEAD: Final = msgspec.json.Decoder(_SnapshotHead)
 _LINE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def parse_snapshot(text: bytes) -> InventorySnapshot:
-    """Parse the result of `to_json`; raise ValueError if it is invalid."""
+def parse_snapshot(text: bytes, before: StoredServers = NO_SERVERS) -> InventorySnapshot:
+    """Parse the result of `to_json`; raise ValueError if it is invalid.
+
+    `before` has the servers of an earlier reading. If they are the same, nothing is parsed.
+    """
     encoded: dict[ServerId, bytes] = {}
     by_facet: dict[Facet, list[ServerId]] = {}
-    lines, digest = BytesIO(text), hashlib.blake2b(digest_size=16)
+    lines, names = BytesIO(text), iter(before.encoded)
     try:
         head = _HEAD.decode(lines.readline())
+        digest = hashlib.blake2b(memoryview(text)[lines.tell() :], digest_size=16).digest()
+        if digest == before.digest:
+            return InventorySnapshot(before, head.taken_at, head.took_s)
         for line in lines:
-            digest.update(line)
             for name, raw in _LINE.decode(line).items():
-                server, stored = ServerId(name), bytes(raw)
-                encoded[server] = stored
+                known = next(names, None)
+                server = known if known == name else ServerId(name)
+                encoded[server] = stored = before.share(server, bytes(raw))
                 for facet in _facets_of(_ATTRIBUTES.decode(stored)):
                     by_facet.setdefault(facet, []).append(server)
     except msgspec.DecodeError as error:
         raise ValueError("is not an inventory") from error
     if len(encoded) != head.count:
         raise ValueError("is not an inventory")
-    servers = StoredServers(encoded, by_facet, digest.digest())
+    servers = StoredServers(encoded, by_facet, digest)
     return InventorySnapshot(servers, head.taken_at, head.took_s)
 
 
@@ -277,10 +294,11 @@ class _ListedServer(msgspec.Struct):
 _LISTED_SERVER: Final = msgspec.json.Decoder(_ListedServer)
 
 
-def parse_servers(entries: Iterable[Any]) -> StoredServers:
+def parse_servers(entries: Iterable[Any], before: StoredServers = NO_SERVERS) -> StoredServers:
     """Return the attributes in entries of ListServers (upstream-api.md#1.5).
 
-    Invalid entries are omitted: their servers are unknown, so no grant by attributes applies.
+    `before` has the servers of an earlier reading. Invalid entries are omitted: their servers are
+    unknown, so no grant by attributes applies.
     """
     found: dict[ServerId, bytes] = {}
     for raw in entries:
@@ -290,18 +308,18 @@ def parse_servers(entries: Iterable[Any]) -> StoredServers:
             continue
         location = one.location or _ListedLocation()
         hardware = one.hardware_attributes or _ListedHardware()
-        found[ServerId(one.id.lower())] = _ENCODER.encode(
-            Attributes(
-                None if one.tags is None else frozenset((tag.key, tag.value) for tag in one.tags),
-                location.dc or "",
-                location.rack or "",
-                location.unit or "",
-                hardware.model or "",
-                one.name or "",
-                _text_of(one.power_state),
-                _text_of(one.health_state),
-            )
+        known = Attributes(
+            None if one.tags is None else frozenset((tag.key, tag.value) for tag in one.tags),
+            location.dc or "",
+            location.rack or "",
+            location.unit or "",
+            hardware.model or "",
+            one.name or "",
+            _text_of(one.power_state),
+            _text_of(one.health_state),
         )
+        server = ServerId(one.id.lower())
+        found[server] = before.share(server, _ENCODER.encode(known))
     return StoredServers(found)
 
 

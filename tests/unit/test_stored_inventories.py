@@ -1,4 +1,4 @@
-"""The index of servers by attributes leaves out no server that a rule allows."""
+"""Stored inventories: the index by attributes leaves out no server; readings share memory."""
 
 from collections.abc import Sequence
 
@@ -71,3 +71,20 @@ def test_rack_and_model_are_looked_up() -> None:
         policy = Policy([a_grant("server:read", selector=selector)], version="v")
         scope = policy.scope(ANN, "server:read", PROJECT, 1.0, inventory)
         assert scope.candidates == expected
+
+
+def test_readings_share_what_they_have_in_common() -> None:
+    servers = {ServerId(f"s-{number}"): Attributes(name=f"web-{number}") for number in range(3)}
+    first = parse_snapshot(InventorySnapshot(servers, 1.0, 0.0).to_json())
+    before = Inventory(first.servers, taken_at=1.0, good_until=9e9).stored
+    same = parse_snapshot(InventorySnapshot(servers, 2.0, 0.5).to_json(), before)
+    assert (same.servers, same.taken_at, same.took_s) == (before, 2.0, 0.5)
+    changed = {**servers, ServerId("s-1"): Attributes(name="db"), ServerId("s-3"): Attributes()}
+    other = parse_snapshot(InventorySnapshot(changed, 3.0, 0.0).to_json(), before)
+    assert dict(other.servers) == changed
+    after = Inventory(other.servers, taken_at=3.0, good_until=9e9).stored
+    assert after.encoded[ServerId("s-0")] is before.encoded[ServerId("s-0")]
+    assert after.digest != before.digest
+    del changed[ServerId("s-0")]
+    fewer = parse_snapshot(InventorySnapshot(changed, 4.0, 0.0).to_json(), after)
+    assert dict(fewer.servers) == changed
