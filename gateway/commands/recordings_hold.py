@@ -8,7 +8,8 @@ import orjson
 
 from gateway.commands.arguments import CommandParser, add_config_option, nonempty
 from gateway.commands.exit_codes import REJECTED, CommandFailed
-from gateway.commands.recordings import open_index, recording_id, writable_directory
+from gateway.commands.recordings import recording_id
+from gateway.commands.recordings_writable import open_index, writable_directory
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings, load_settings
 from gateway.domain.recordings.index_lines import hold_changed

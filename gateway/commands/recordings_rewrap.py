@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway.commands.arguments import CommandParser, add_config_option
 from gateway.commands.exit_codes import CommandFailed
-from gateway.commands.recordings import open_index, writable_directory
+from gateway.commands.recordings_writable import open_index, writable_directory
 from gateway.commands.terminal import print_error, print_line
 from gateway.config.settings import Settings, load_settings
 from gateway.domain.recordings.index_lines import keys_rewrapped

@@ -126,7 +126,10 @@ def test_programs_start_in_several_threads(directory: Path) -> None:
 
 
 CONFIG_ONLY = ("check", "config", "explain", "policy")
-CLIENTS = ("admin", "audit", "console", "demo", "servers")
+CLIENTS = (
+    "admin", "audit", "completion", "console", "demo", "login", "logout", "recordings", "requests",
+    "servers", "whoami",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
