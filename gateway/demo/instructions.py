@@ -85,6 +85,10 @@ Log in with a browser, as olga: {gateway}/login
 Then an address that olga requests opens for olga only in this browser. Log in as victor instead,
 and one of hers is refused.
 
+The commands log in as well: choose olga in the browser, or in any other with the code of --device.
+
+  unset CONSOLE_GATEWAY_TOKEN; gateway login; gateway whoami; gateway logout
+
 Open a live console as olga: the screen and the keyboard run through the gateway, and the cloud's
 URL stays inside. Press Enter in the page, then log in with any name and any password. Each run
 opens a fresh address; it is good once, for 60 seconds.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from playwright.sync_api import expect
 
 from gateway.drivers.valkey.embedded import EmbeddedValkey
 from tests.support.browser import CHROMIUM, ConsoleTab, open_browser
+from tests.support.programs import Program
 from tests.support.stack import (
     START_TIMEOUT_S,
     TIMEOUT_S,
@@ -211,6 +213,90 @@ def test_last_command_opens_a_console_that_a_revocation_ends() -> None:
         assert demo.leftovers() == []
     finally:
         demo.close()
+
+
+class Terminal:
+    """A command on a pseudo-terminal, into which the test types nothing."""
+
+    def __init__(self, *words: str, environ: dict[str, str]) -> None:
+        ours, theirs = os.openpty()
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        everything = {**os.environ, **environ}
+        self._running = Program[bytes]("gateway", *words, env=everything, **streams)
+        os.close(theirs)
+        self._shown: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, args=(ours,))
+        self._reader.start()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self._shown).decode()
+
+    def wait_for(self, pattern: str) -> str:
+        eventually(lambda: re.search(pattern, self.text) is not None, lambda: self.text)
+        found = re.search(pattern, self.text)
+        assert found is not None
+        return found[1]
+
+    def end(self) -> str:
+        """Return the output of a command that ends well; one that waits for input fails here."""
+        code = self._running.wait(TIMEOUT_S)
+        self._reader.join(TIMEOUT_S)
+        assert code == 0, self.text
+        return self.text
+
+    def _read(self, terminal: int) -> None:
+        with os.fdopen(terminal, "rb", buffering=0) as source, suppress(OSError):
+            while chunk := source.read(4_096):
+                self._shown.append(chunk)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="requires Debian's package chromium")
+def test_login_to_live_console_needs_one_approval(demo: Demo, tmp_path: Path) -> None:
+    """The whole path of a person: nothing is typed in the terminal, and one page is clicked."""
+    facts, opened = demo.facts(), tmp_path / "opened"
+    program = tmp_path / "browser"
+    program.write_text(f'#!/bin/sh\necho "$1" > {opened}.new; mv {opened}.new {opened}\n')
+    program.chmod(0o700)
+    environ = {
+        "CONSOLE_GATEWAY_URL": facts["gateway"],
+        "CONSOLE_GATEWAY_TOKEN": "",
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "BROWSER": f"{program} %s",
+    }
+    live = f"{facts['proxied']['project_id']}/{facts['proxied']['server']}"
+
+    def address() -> str:
+        eventually(opened.exists)
+        found = opened.read_text().strip()
+        opened.unlink()
+        return found
+
+    with open_browser() as browser:
+        tab = ConsoleTab(browser.new_page())
+        login = Terminal("login", environ=environ)
+        tab.page.goto(address())
+        tab.page.get_by_role("link", name="olga").click()  # the approval
+        expect(tab.page.locator("body")).to_contain_text("You can close this window")
+        assert "as olga (demo)" in login.end()
+
+        console = Terminal("console", live, environ=environ)
+        tab.open(address())
+        assert "Opened; the link expires in" in console.end()
+        tab.type("olga\n")
+        assert tab.problems == []
+        assert Terminal("logout", environ=environ).end()
+
+        # On a machine without a browser: one code is copied, and one page is clicked.
+        login = Terminal("login", "--device", environ=environ)
+        tab.page.goto(login.wait_for(r"On any device, open (\S+)"))
+        tab.page.get_by_label("Code").fill(login.wait_for(r"enter the code (\S+)"))
+        tab.page.keyboard.press("Enter")
+        tab.page.get_by_role("link", name="olga").click()
+        assert "as olga (demo)" in login.end()
+        printed = Terminal("console", "--print", live, environ=environ).end()
+        assert f"{facts['gateway']}/console#" in printed
+        assert not opened.exists()
 
 
 def test_demo_files_are_readable_by_owner_only(demo: Demo) -> None:
