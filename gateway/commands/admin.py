@@ -7,6 +7,13 @@ from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
 from gateway.commands import admin_requests
+from gateway.commands.admin_inquiries import (
+    audit_options,
+    explain_body,
+    explain_options,
+    show_explanation,
+    show_records,
+)
 from gateway.commands.arguments import CommandParser, nonempty, number
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
@@ -74,6 +81,8 @@ def register(parser: CommandParser) -> None:
     )
     policy = command("policy", "show the policy in force and when it was loaded")
     policy.add_argument("--reload", action="store_true", help="reload the file in every process")
+    explain_options(command("explain", "explain why a person may open a server, or may not"))
+    audit_options(command("audit", "search the audit log in the files of the gateway's host"))
     _log_level_options(command("log-level", "change log levels for a time"))
 
 
@@ -398,6 +407,7 @@ _FILTERS: Final = {
     "sessions": ("issuer", "subject", "server"),
     "requests": ("issuer", "subject", "state"),
     "webhooks": ("webhook",),
+    "audit": ("issuer", "subject", "server", "request_id", "event", "since", "until"),
 }
 _CONSOLE: Final = (
     *("id", "issuer", "subject", "server", "mode", "started_at", "client_address", "process"),
@@ -453,6 +463,8 @@ _COMMANDS: Final[
         _show_override,
     ),
     "policy": ("/policy", None, _show_policy),
+    "explain": ("/policy/explain", explain_body, show_explanation),
+    "audit": ("/audit", None, show_records),
     "log-level": (
         "/log-levels",
         lambda options: {"levels": dict(options.levels), "duration_s": options.duration_s},

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 
-from gateway.config.issuers import Issuer
 from gateway.config.login import IssuerLogin
 from gateway.config.settings import Settings
 from gateway.domain.errors import LoginFailed
@@ -16,7 +15,7 @@ from gateway.domain.quoted import quoted
 from gateway.drivers.issuers.openid_provider import HttpOpenIdProvider, ProviderMetadata
 from gateway.flow.clock import Clock
 from gateway.flow.login.openid_provider import AuthorizationRequest
-from gateway.process.wiring.login import logged_out_uri, open_provider, redirect_uri
+from gateway.process.wiring.login import LoginClient, open_provider
 
 _PKCE: Final = "S256"
 
@@ -29,21 +28,19 @@ class LoginResult:
     notes: tuple[str, ...]
 
 
-async def check_login(config: Settings, issuer: Issuer, clock: Clock) -> LoginResult:
+async def check_login(config: Settings, client: LoginClient, clock: Clock) -> LoginResult:
     """Read an issuer's metadata, and request its login page as a browser does."""
-    login = issuer.login
-    assert login is not None
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False) as http:
-        provider = open_provider(config, issuer, http, clock)
+        provider = open_provider(config, client, http, clock)
         try:
             metadata = await provider.metadata()
-            problems = [*_problems(metadata, login)]
-            problems += await _try_client(provider, redirect_uri(config, issuer))
+            problems = [*_problems(metadata, client.login)]
+            problems += await _try_client(provider, client.redirect_uri)
         except LoginFailed as failure:
             return LoginResult((str(failure),), ())
     notes = (
-        f"redirect URI {redirect_uri(config, issuer)}",
-        f"after a logout {logged_out_uri(config)}",
+        f"redirect URI {client.redirect_uri}",
+        f"after a logout {client.logged_out_uri}",
         *_notes(metadata),
     )
     return LoginResult(tuple(problems), notes)

@@ -27,6 +27,7 @@ from gateway.process.wiring.accounts import OpenAccount, open_account
 from gateway.process.wiring.budget import open_budget
 from gateway.process.wiring.credentials import Logins
 from gateway.process.wiring.identity import open_identity
+from gateway.process.wiring.login import admin_client, public_clients
 from gateway.process.wiring.store import open_single_flight
 
 _WITHIN_S = 15.0
@@ -81,12 +82,14 @@ class OnlineCheck:
             await self._try(f"keys of {keys.issuer}", partial(_load_keys, keys))
 
     async def _check_logins(self) -> None:
-        for issuer in self._config.issuers:
-            if issuer.login is None:
-                continue
-            result = await check_login(self._config, issuer, self._clock)
+        clients = [
+            (f"browser login of {one.issuer.name}", one) for one in public_clients(self._config)
+        ]
+        if (admin := admin_client(self._config)) is not None:
+            clients.append(("login of the admin listener", admin))
+        for subject, client in clients:
+            result = await check_login(self._config, client, self._clock)
             self._problems += len(result.problems)
-            subject = f"browser login of {issuer.name}"
             for problem in result.problems:
                 print_error(f"{subject}: {problem}")
             if not result.problems:

@@ -20,6 +20,7 @@ from gateway.config.files import (
     SocketFile,
     load_certificate,
 )
+from gateway.config.login import AdminLogin
 from gateway.config.policy_names import NAME_PATTERN
 from gateway.config.values import (
     UNIX_PROXIES,
@@ -217,6 +218,28 @@ class AdminListen(Listen):
     """Serve HTTPS with this certificate. Unset: plain HTTP."""
     api: AdminApiSettings | None = None
     """Credentials of the admin API. Unset: the admin API is disabled."""
+    public_url: PublicUrl | None = None
+    """URL at which administrators' browsers reach this listener, such as
+    `https://gateway-admin.example.com`; a path in it is kept. With `--workers N` it is the URL of
+    one worker. Every request of the pages must come from its origin. Required for `login`."""
+    login: AdminLogin | None = None
+    """Pages for administrators, and the login for them. They require `api` (its `groups` grant the
+    permissions of a person), and TLS unless `host` is loopback. Unset: no pages."""
+
+    @model_validator(mode="after")
+    def _sessions_are_encrypted(self) -> Self:
+        if self.login is None:
+            return self
+        if self.api is None:
+            raise InvalidKey(("login",), "requires `api`: its `groups` grant the permissions")
+        if self.public_url is None:
+            raise InvalidKey(("login",), "requires `public_url`")
+        if self.tls is None and not is_loopback(self.host):
+            # `api.allow_plaintext` is for tokens in headers; a browser sends its cookie by itself.
+            raise InvalidKey(("host",), "must be loopback with `login`; or set `tls`")
+        if self.tls is not None and not self.public_url.startswith("https://"):
+            raise InvalidKey(("public_url",), "must be https: the listener has `tls`")
+        return self
 
     @model_validator(mode="after")
     def _tokens_are_encrypted(self) -> Self:

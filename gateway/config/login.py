@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from gateway.config.secrets import SecretValue
-from gateway.config.values import Seconds, Section
+from gateway.config.values import Name, Seconds, Section
 
 _Word = Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,200}$")]
 """A scope or an `acr` (RFC 6749, 3.3)."""
@@ -40,6 +40,30 @@ class IssuerLogin(Section):
     acr_values: Annotated[tuple[_Word, ...], Field(max_length=10)] = ()
     """Authentication levels: requested at the login, and the ID token's `acr` must be one of them.
     Empty: any."""
+
+
+class AdminLogin(IssuerLogin):
+    """Login of administrators with a browser, for the pages of the admin listener.
+
+    It is a separate client at the issuer. Its redirect URI is
+    `admin.public_url` + `/login/callback/ISSUER`. A session of these pages is not valid on the
+    public listener, and a session of `issuers[].login` is not valid here.
+    """
+
+    issuer: Name
+    """Name of the issuer in the config, which must be one of `admin.api.issuers` and have
+    `keys.discovery`."""
+    client_id: Annotated[str, Field(min_length=1, max_length=255)]
+    """Client ID of these pages at the issuer. It must differ from every other `client_id` and
+    `audience` of the config: its ID tokens must be valid here only."""
+    groups_from: Literal["id_token", "access_token", "userinfo"] = "id_token"
+    """Where the groups of `admin.api.groups` and the `required_claims` of the issuer are, besides
+    the ID token: `access_token` (a JWT for `admin.api.audience`) or `userinfo`."""
+    idle_s: Seconds = 1_800.0
+    """A session ends after this time in seconds without an action of the administrator."""
+    absolute_s: Seconds = 28_800.0
+    """A session ends this long after the login, in seconds; earlier with the issuer's
+    `token_age_max_s`."""
 
 
 class IssuerCli(Section):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -19,7 +20,7 @@ from gateway.config.contact import ContactSettings
 from gateway.config.egress import EgressSettings
 from gateway.config.errors import InvalidConfig, InvalidKey, KeyPath, reject_duplicates
 from gateway.config.files import ConfigPath
-from gateway.config.issuers import Issuer
+from gateway.config.issuers import DiscoveryKeys, Issuer
 from gateway.config.limits import (
     CacheSizes,
     CallerLimitSettings,
@@ -227,6 +228,39 @@ class Settings(Section):
             problem = "requires an issuer with `login`"
             raise InvalidKey(("console", "browser_login"), problem)
         return self
+
+    @model_validator(mode="after")
+    def _administrators_can_log_in(self) -> Self:
+        login = self.admin.login
+        if login is None:
+            return self
+        issuer = next((one for one in self.admin_issuers if one.name == login.issuer), None)
+        if issuer is None:
+            names = ", ".join(sorted(one.name for one in self.admin_issuers))
+            problem = f"must be an issuer of administrators' tokens: {names}"
+            raise InvalidKey(("admin", "login", "issuer"), problem)
+        if not isinstance(issuer.keys, DiscoveryKeys):
+            raise InvalidKey(("admin", "login", "issuer"), "must have `keys.discovery`")
+        if login.client_id in self._audiences:
+            problem = "must differ from every other `client_id` and `audience` of the config"
+            raise InvalidKey(("admin", "login", "client_id"), problem)
+        origins = {
+            urlsplit(url or "").netloc for url in (self.admin.public_url, self.listen.public_url)
+        }
+        if len(origins) == 1:
+            # Pages of one origin may read each other.
+            problem = "must have another host or port than `listen.public_url`"
+            raise InvalidKey(("admin", "public_url"), problem)
+        return self
+
+    @property
+    def _audiences(self) -> Iterator[str]:
+        """Yield the audiences of other tokens than those of the client of `admin.login`."""
+        if self.admin.api is not None:
+            yield self.admin.api.audience
+        for issuer in self.issuers:
+            yield from issuer.audience
+            yield from (one.client_id for one in (issuer.login, issuer.cli) if one is not None)
 
     @model_validator(mode="after")
     def _recordings_have_a_place(self) -> Self:

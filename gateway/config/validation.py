@@ -129,11 +129,11 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 def _path_in_file(loc: tuple[str | int, ...], data: object) -> KeyPath:
     # Pydantic adds steps that the file does not have: the name of a union's member, and an index
     # for a single rate that became a list.
-    unions = ("login", "keys", "redis")
+    unions = (("accounts", "login"), ("issuers", "keys"), ("store", "redis"))
     path: list[str | int] = []
     for i, step in enumerate(loc):
         is_index_of_single = isinstance(step, int) and isinstance(data, dict)
-        if (i > 0 and loc[i - 1] in unions) or is_index_of_single or step == _KEY:
+        if (i > 0 and (loc[0], loc[i - 1]) in unions) or is_index_of_single or step == _KEY:
             continue
         path.append(step)
         try:

@@ -20,7 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.demo.cloud import iam
 from gateway.demo.cloud.fleet import REGION
 from gateway.demo.cloud.idp import AUDIENCE
-from gateway.demo.cloud.idp_login import CLI_CLIENT, WEB_CLIENT, WEB_SECRET
+from gateway.demo.cloud.idp_login import (
+    ADMIN_CLIENT,
+    ADMIN_SECRET,
+    CLI_CLIENT,
+    WEB_CLIENT,
+    WEB_SECRET,
+)
 from gateway.demo.cloud.simulated_cloud import SimulatedCloud, SimulatedCloudSettings
 from gateway.demo.instructions import INSTRUCTIONS
 
@@ -56,6 +62,7 @@ class DemoFiles:
             "iam-password": iam.PASSWORD,
             "seal-key": base64.b64encode(secrets.token_bytes(32)).decode(),
             "login-secret": WEB_SECRET,
+            "operators-secret": ADMIN_SECRET,
             "console-authority.pem": self._cloud.consoles.authority_pem,
             **_make_audit_keys(),
             # JSON is YAML.
@@ -107,7 +114,18 @@ class DemoFiles:
             "admin": {
                 "host": "127.0.0.1",
                 "port": self._admin_port,
-                "api": {"audience": _ADMIN_AUDIENCE, "groups": {"console-admins": "all"}},
+                "api": {
+                    "audience": _ADMIN_AUDIENCE,
+                    "groups": {"console-admins": "all", "helpdesk": ["read", "audit"]},
+                },
+                "public_url": f"http://127.0.0.1:{self._admin_port}",
+                "login": {
+                    "issuer": "demo",
+                    "client_id": ADMIN_CLIENT,
+                    "client_secret": {"file": "operators-secret"},
+                    "scopes": ["openid", "groups"],
+                    "label": "the simulated identity provider",
+                },
             },
             "overrides": {"file": "overrides.json"},
             "requests": {"file": "requests.json"},

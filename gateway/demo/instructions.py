@@ -89,6 +89,10 @@ The commands log in as well: choose olga in the browser, or in any other with th
 
   unset CONSOLE_GATEWAY_TOKEN; gateway login; gateway whoami; gateway logout
 
+The operators' pages, with a login of their own: {admin}/
+Log in as ada, who may do everything there, or as rita, who may only look. End olga's console, lock
+her, or ask why victor cannot open a server.
+
 Open a live console as olga: the screen and the keyboard run through the gateway, and the cloud's
 URL stays inside. Press Enter in the page, then log in with any name and any password. Each run
 opens a fresh address; it is good once, for 60 seconds.

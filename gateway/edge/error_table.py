@@ -100,7 +100,8 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "CGW.4033",
         "Cross-site request rejected. Use `gateway admin` or a same-origin page.",
         cause="A browser called the admin API or a live console from a page of another site, or"
-        " `listen.public_url` is not the address that browsers use.",
+        " `listen.public_url` or `admin.public_url` is not the address that browsers use, or the"
+        " page's token is that of an earlier login in this browser.",
         caller_action="Use `gateway admin` or a same-origin page.",
         operator_action="Find out which page sent the request; it may be an attack (CSRF).",
         alerts=("ConsoleGatewayAdminAccessDenied",),
@@ -331,7 +332,7 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
         "Not logged in, or the session has ended. Log in again.",
         cause="A page used the session of its browser, which has none, or whose session has ended:"
         " idle for `login.idle_s`, older than `login.absolute_s`, logged out, revoked, or ended by"
-        " the issuer.",
+        " the issuer. The pages of the admin listener have both times in `admin.login`.",
         caller_action="Log in again. Programs send a JWT to the paths without `/ui`.",
         operator_action="The audit record `logout` has the reason, except for time limits.",
     ),

@@ -17,6 +17,7 @@ from gateway.drivers.telemetry.metrics import Metrics
 from gateway.drivers.valkey.client import ClientFactory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.edge.admin.api import AdminApi
+from gateway.edge.admin.ui import AdminUi
 from gateway.edge.error_table import SERVER_FAILURES
 from gateway.edge.mount import Mount
 from gateway.edge.people.ui_mount import UiMount
@@ -33,6 +34,7 @@ from gateway.process.wiring.access_requests import (
     open_requests,
 )
 from gateway.process.wiring.accounts import open_accounts
+from gateway.process.wiring.admin_pages import open_admin_pages
 from gateway.process.wiring.administration import (
     open_administration,
     open_cluster_query,
@@ -70,6 +72,8 @@ class Components:
     overrides: ActiveOverrides
     audit_log: GroupCommitAuditLog
     administration: AdminApi | None
+    admin_ui: AdminUi | None
+    """None: no pages of the admin listener."""
     consoles: OpenConsoles | None
     """None: no account delivers live consoles."""
 
@@ -125,14 +129,15 @@ async def open_components(
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
-        administration = open_administration(
-            *(runtime, identity.admins, policies, overrides, cluster),
-            *(audit_log.for_requests, live, requests.steps, requests.outbox),
+        api = open_administration(
+            *(runtime, identity, stages, policies, overrides, cluster),
+            *(live, requests.steps, requests.outbox),
         )
-        _begin_metrics(runtime, administration)
+        admin_ui = await open_admin_pages(runtime, valkey, identity, stages, audit_log, api)
+        _begin_metrics(runtime, api)
         yield Components(
             *(handler, runtime.tasks, policies, identity.keys, valkey, overrides),
-            *(audit_log.durable, administration, consoles),
+            *(audit_log.durable, api, admin_ui, consoles),
         )
 
 

@@ -41,6 +41,8 @@ def _page_key(config: Settings) -> tuple[str | int, ...]:
     for i, issuer in enumerate(config.issuers):
         if issuer.login is not None:
             return ("issuers", i, "login")
+    if config.admin.login is not None:
+        return ("admin", "login")
     return () if config.recordings.directory is None else ("recordings", "directory")
 
 

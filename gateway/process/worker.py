@@ -249,6 +249,7 @@ class Worker:
             lambda: self._readiness(components),
             components.administration,
             self._is_tls_in_force,
+            components.admin_ui,
         )
         return ListenerServer(
             handler,

@@ -12,6 +12,7 @@ from aiohttp import web
 from gateway.commands.login_check import LoginResult, check_login
 from gateway.config.settings import load_settings
 from gateway.drivers.host.clock import SystemClock
+from gateway.process.wiring.login import public_clients
 
 ROOT = Path(__file__).parents[2]
 CALLBACK = "https://console.example.com/gw/login/callback/corp"
@@ -76,7 +77,7 @@ async def check(directory: Path, provider: Provider, **login: Any) -> LoginResul
     issuer["login"] = {"client_id": "gateway", **login}
     (directory / "gateway.yaml").write_text(yaml.safe_dump(data))
     config = load_settings(directory / "gateway.yaml", {})
-    return await check_login(config, config.issuers[0], SystemClock())
+    return await check_login(config, public_clients(config)[0], SystemClock())
 
 
 async def test_login_that_works_names_what_to_register(tmp_path: Path, provider: Provider) -> None:

@@ -166,3 +166,30 @@ async def test_session_under_another_id_is_no_session(redis: Redis) -> None:
     await client.copy(key, key.replace(a_session().id.encode(), forged.encode()))
     assert await redis.store.find_session(forged, is_activity=False) is None
     assert await redis.store.find_session(a_session().id, is_activity=False) is not None
+
+
+async def test_stores_of_two_listeners_share_nothing(redis: Redis) -> None:
+    """Neither finds the other's entries, also where they are copied to the key it looks at."""
+    sealer = Sealer([a_seal_key()])
+    public = ValkeyLoginStore(redis.valkey, sealer)
+    admin = ValkeyLoginStore(redis.valkey, sealer, "admin-login")
+    session = a_session()
+    for here, there, names in (
+        (public, admin, ("login", "admin-login")),
+        (admin, public, ("admin-login", "login")),
+    ):
+        await here.add_session(session, lifetime_s=60, idle_s=60)
+        await here.add_attempt(b"key", ATTEMPT, lifetime_s=60)
+        assert await there.find_session(session.id, is_activity=True) is None
+        assert await there.sessions(BY_SUBJECT) == ()
+        assert await there.take_attempt(b"key") is None
+        client: Any = redis.valkey._client
+        own, other = (redis.valkey.key(name, tag=name) for name in names)
+        for kind in (f"session:{session.id}", f"attempt:{b'key'.hex()}"):
+            assert await client.copy(f"{own}:{kind}", f"{other}:{kind}")
+        assert await there.find_session(session.id, is_activity=True) is None
+        assert await there.take_attempt(b"key") is None
+        assert await here.find_session(session.id, is_activity=True) == session
+        await client.delete(f"{other}:session:{session.id}")
+        assert await here.take_attempt(b"key") == ATTEMPT
+        assert await here.end_session(session.id) == session

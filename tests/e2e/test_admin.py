@@ -47,6 +47,7 @@ REQUESTS = [
     ("/queue", "GET", ""),
     ("/policy", "GET", ""),
     ("/policy/reload", "POST", "{}"),
+    ("/audit", "GET", ""),
 ]
 
 
@@ -473,6 +474,23 @@ def test_action_requires_its_admin_permission(stack: Stack, spec: ActionSpec) ->
         assert insider.send(stack.gateway, spec.method, spec.path, body).status in (200, 400)
 
 
+def test_commands_explain_and_search_the_audit_log(stack: Stack, ada: Operator) -> None:
+    cloud = stack.cloud
+    person = ("--issuer", "corp", "--subject", "olga")
+    target = f"{cloud.project}/{cloud.servers[0]}"
+    allowed = ada.run(stack.gateway, "explain", *person, "--group", "operators", target)
+    assert allowed.stdout.startswith("ALLOWED by "), allowed.stderr
+    lock = ada.add_override(stack.gateway, "lock", "--subject", "olga")
+    denied = ada.run(stack.gateway, "explain", *person, "--group", "operators", target).stdout
+    assert denied.startswith(f"DENIED by lock {lock}, set by corp:ada\n  without locks: grant ")
+    ada.run(stack.gateway, "unlock", lock)
+    found = ada.run_json(stack.gateway, "audit", "--subject", "olga", "--event", "lock_set")
+    assert found["records"][0]["detail"].count(lock) == 1
+    assert (found["complete"], found["intact"]) == (True, True)
+    printed = ada.run(stack.gateway, "audit", "--subject", "nobody", "--since", "1h")
+    assert printed.stdout == "No record matches.\n"
+
+
 def test_command_prints_the_missing_admin_permission(stack: Stack) -> None:
     revoker = Operator(stack.cloud, "rosa", groups=("may-revoke",))
     ran = revoker.run(stack.gateway, "lock", "--subject", "victor")
@@ -607,7 +625,9 @@ def test_openapi_describes_every_action(stack: Stack, ada: Operator) -> None:
     document = fetch(stack.gateway.admin, "GET", "/admin/openapi.json").json
     validate(document)
     schemas = {"components": document["components"]}
-    for path, method, body in REQUESTS:
+    question = {"issuer": "corp", "subject": "olga", "project": stack.cloud.project}
+    explain = ("/policy/explain", "POST", json.dumps(question))
+    for path, method, body in [*REQUESTS, explain]:
         operation = document["paths"]["/admin" + path][method.lower()]
         for operator in (ada, Operator(stack.cloud, "vic", groups=())):
             response = operator.send(stack.gateway, method, path, body)
@@ -621,11 +641,12 @@ def test_openapi_describes_every_action(stack: Stack, ada: Operator) -> None:
                 assert cleared.status == 200
                 jsonschema.validate(cleared.json, {**content["schema"], **schemas})
     requested = {"/admin" + path for path, _, _ in REQUESTS} | {"/admin/overrides/clear"}
-    requested |= {"/admin/locks/lift"}
+    requested |= {"/admin/locks/lift", "/admin/policy/explain"}
     # No account of this stack delivers live consoles: test_console_sessions.py calls these two.
     requested |= {"/admin/consoles", "/admin/consoles/end"}
     # No rule of its policy lets people request access: test_access_request_api.py calls these.
     requested |= {"/admin/requests", "/admin/requests/end"}
+    requested |= {"/admin/webhooks/dead", "/admin/webhooks/replay"}
     assert requested == document["paths"].keys()
     for path, methods in document["paths"].items():
         for method in methods:

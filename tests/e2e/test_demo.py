@@ -177,6 +177,10 @@ def test_demo_delivers_proxied_for_one_account_only(demo: Demo) -> None:
     assert urls[0] != urls[1]
     assert fetch(facts["gateway"], "GET", "/console").status == 200
 
+    operators = fetch(facts["admin"], "GET", "/login/demo")
+    assert operators.headers["location"].startswith(f"{facts['issuer']}/authorize?")
+    assert fetch(facts["admin"], "GET", "/").status == 200
+
     viewer = {"Authorization": f"Bearer {facts['tokens']['viewer']}"}
     assert fetch(facts["gateway"], "GET", path, viewer).status == 403
     wanted = {

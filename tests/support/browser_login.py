@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from gateway.demo.cloud.idp_login import WEB_CLIENT, WEB_SECRET
+from gateway.demo.cloud.idp_login import ADMIN_CLIENT, ADMIN_SECRET, WEB_CLIENT, WEB_SECRET
 from tests.support.stack import TIMEOUT_S, RunningGateway, fetch
 
 SESSION_COOKIE = "gateway-session"
@@ -16,13 +16,33 @@ LOGIN: dict[str, Any] = {
     "client_secret": {"env": "LOGIN_SECRET"},
     "scopes": ["openid", "groups"],
 }
-ENVIRON = {"LOGIN_SECRET": WEB_SECRET}
+ADMIN_LOGIN: dict[str, Any] = {
+    "issuer": "corp",
+    "client_id": ADMIN_CLIENT,
+    "client_secret": {"env": "ADMIN_LOGIN_SECRET"},
+    "scopes": ["openid", "groups"],
+}
+ADMIN_API: dict[str, Any] = {
+    "audience": "gateway-admin",
+    "groups": {"console-admins": "all", "helpdesk": ["read", "audit"]},
+}
+"""Of the provider's people, `ada` may do everything and `rita` may look."""
+ENVIRON = {"LOGIN_SECRET": WEB_SECRET, "ADMIN_LOGIN_SECRET": ADMIN_SECRET}
 
 
 def enable_login(gateway: RunningGateway, **login: Any) -> None:
     """Let people log in at the first issuer; call it before the gateway starts."""
     gateway.config["issuers"][0]["login"] = {**LOGIN, **login}
     gateway.config["listen"].setdefault("public_url", gateway.url)
+    gateway.write_config()
+
+
+def enable_admin_login(gateway: RunningGateway, *, url: str = "", **login: Any) -> None:
+    """Let administrators log in at the admin listener; call it before the gateway starts."""
+    admin = gateway.config["admin"]
+    admin["api"] = {**ADMIN_API, **admin.get("api", {})}
+    admin["public_url"] = url or gateway.admin
+    admin["login"] = {**ADMIN_LOGIN, **login}
     gateway.write_config()
 
 

@@ -46,7 +46,7 @@ class PageVisitor(Generic[_Site]):
         yield visitor
         problems = visitor.unexpected()
         context.close()
-        assert problems == []
+        assert problems == [], problems
 
     def _log(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -92,10 +92,10 @@ class PageVisitor(Generic[_Site]):
                 assert self.page.evaluate("() => document.documentElement.scrollWidth") <= width
                 self.page.screenshot(path=PICTURES / f"{name}-{size}-{scheme}.png")
             if checks_accessibility:
-                self._check_accessibility()
+                self.check_accessibility()
         self.page.emulate_media(color_scheme="light")
 
-    def _check_accessibility(self) -> None:
+    def check_accessibility(self) -> None:
         found = Axe().run(self.page).response["violations"]
         grave = [one for one in found if one["impact"] in ("serious", "critical")]
         assert not grave, json.dumps(grave, indent=1)[:2_000]

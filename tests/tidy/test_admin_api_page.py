@@ -18,6 +18,7 @@ ARGUMENTS = {
     "unlock ID": ["unlock", "0a1b"],
     "drop-links": ["drop-links", "--all"],
     "rate-ceiling ACCOUNT CALLS_PER_SECOND": ["rate-ceiling", "prod", "5"],
+    "explain PROJECT/SERVER": ["explain", "--issuer", "corp", "--subject", "olga", "p/s"],
     "log-level LOGGER=LEVEL": ["log-level", "gateway.policy=debug"],
 }
 

@@ -1,6 +1,7 @@
 """The actions of the admin API: their overrides, and requests that are rejected."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -57,6 +58,7 @@ class Operating:
             consoles=ConsoleActions(None),
             requests=RequestActions(cast(Any, None), clock),
             webhooks=WebhookActions(cast(Any, None)),
+            inquiries=cast(Any, SimpleNamespace(explain=None, search=None)),
             clock=clock,
         )
 

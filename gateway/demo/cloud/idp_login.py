@@ -20,6 +20,8 @@ from gateway.demo.cloud.clock import now
 
 WEB_CLIENT: Final = "console-gateway-web"
 WEB_SECRET: Final = "demo-web-secret"  # noqa: S105 - of the simulated provider
+ADMIN_CLIENT: Final = "console-gateway-operators"
+ADMIN_SECRET: Final = "demo-operators-secret"  # noqa: S105 - of the simulated provider
 CLI_CLIENT: Final = "console-gateway-cli"
 _CODE_LIFE_S: Final = 60.0
 _ACCESS_LIFE_S: Final = 300.0
@@ -40,6 +42,8 @@ PEOPLE: Final = (
     DemoPerson("victor", ("viewers",), "may list servers"),
     DemoPerson("anna", ("approvers",), "may approve requests"),
     DemoPerson("otto", (), "may do nothing"),
+    DemoPerson("ada", ("console-admins",), "may administer the gateway"),
+    DemoPerson("rita", ("helpdesk",), "may look at the operators' pages"),
 )
 
 
@@ -90,7 +94,11 @@ class LoginEndpoints:
     def __init__(self, app: web.Application, signer: TokenSigner) -> None:
         self._signer = signer
         self.people = {one.subject: one for one in PEOPLE}
-        self.clients: dict[str, str | None] = {WEB_CLIENT: WEB_SECRET, CLI_CLIENT: None}
+        self.clients: dict[str, str | None] = {
+            WEB_CLIENT: WEB_SECRET,
+            ADMIN_CLIENT: ADMIN_SECRET,
+            CLI_CLIENT: None,
+        }
         """Secrets by client; None: a public client."""
         self.announces_iss = True
         """Send `iss` in authorization responses (RFC 9207), and say so in the metadata."""

@@ -238,7 +238,8 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "login",
-        "before a browser gets the session of a person who has logged in",
+        "before a browser gets the session of a person; `detail` has the session: an"
+        " `admin session` is one of the admin listener",
         (*_BROWSER, "decision", "detail"),
     ),
     AuditEvent(

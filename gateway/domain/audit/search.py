@@ -9,6 +9,18 @@ from gateway.domain.timestamps import iso
 
 
 @dataclass(frozen=True, slots=True)
+class FoundRecords:
+    """The result of a bounded search."""
+
+    records: list[dict[str, Any]]
+    """The newest first."""
+    is_complete: bool
+    """Every matching record was found."""
+    is_intact: bool
+    """The hash chain of the lines that were read is unbroken."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordFilter:
     """Conditions that a record must meet; None: any value."""
 

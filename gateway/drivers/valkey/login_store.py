@@ -1,7 +1,9 @@
 """Logins and sessions of browsers in Redis (port `LoginStore`).
 
 Attempts and sessions are sealed, each for its own key. In the clear are hashes of cookies and of
-people, and times.
+people, and times. Each listener has a store of its own: its name is part of every key, and of what
+an entry is sealed for. So the cookie of one listener is unknown to the other, also where an entry
+is copied in Redis.
 """
 
 import logging
@@ -25,10 +27,11 @@ _Sealed = TypeVar("_Sealed", LoginAttempt, BrowserSession)
 
 
 class ValkeyLoginStore:
-    def __init__(self, valkey: Valkey, sealer: Sealer) -> None:
+    def __init__(self, valkey: Valkey, sealer: Sealer, name: str = "login") -> None:
+        """`name`: of the store."""
         self._valkey = valkey
         self._sealer = sealer
-        self._base = valkey.key("login", tag="login")
+        self._base = valkey.key(name, tag=name)
 
     async def add_attempt(self, key: bytes, attempt: LoginAttempt, *, lifetime_s: float) -> None:
         name = key.hex()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -75,6 +75,10 @@ class AdminApi:
         )
 
     @property
+    def administration(self) -> Administration:
+        return self._administration
+
+    @property
     def actions(self) -> list[str]:
         return [action.spec.name for action in self._administration.actions]
 
@@ -90,11 +94,24 @@ class AdminApi:
     async def _handle(
         self, action: AdminAction, is_current: IsCurrent, request: ListenerRequest
     ) -> web.Response:
-        call = _AdminCall(action, request, is_current, request[REQUEST_ID], request.peer)
-        headers: Headers = ()
+        call = AdminCall(action, request)
+        authenticate = partial(self._authenticate, call, is_current)
+        response = await self.respond(call, authenticate, partial(_read_request, request))
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            response.force_close()  # a client can present a renewed certificate only on reconnect
+        return response
+
+    async def respond(
+        self,
+        call: "AdminCall",
+        authenticate: Callable[[], Awaitable[Administrator]],
+        read: Callable[[], Awaitable[bytes]],
+    ) -> web.Response:
+        """Perform an action; `read` returns the request as JSON once its sender is authorized."""
+        action, headers = call.action, cast("Headers", ())
         status, error_fields = 200, {}
         try:
-            body = msgspec.json.encode(await self._perform(call))
+            body = msgspec.json.encode(await self._perform(call, authenticate, read))
         except GatewayError as error:
             rendered = render_error(error)
             body, status = rendered.body, rendered.status
@@ -108,25 +125,26 @@ class AdminApi:
                     await self._administration.record_failure(action, call.administrator)
         self._count_request(action.spec.name, status)
         log.info("admin_request", extra={**call.log_fields, "status": status, **error_fields})
-        response = web.Response(
+        return web.Response(
             body=body, status=status, content_type="application/json", headers=headers
         )
-        if status == HTTPStatus.UNAUTHORIZED:
-            response.force_close()  # a client can present a renewed certificate only on reconnect
-        return response
 
-    async def _perform(self, call: "_AdminCall") -> msgspec.Struct:
+    async def _perform(
+        self,
+        call: "AdminCall",
+        authenticate: Callable[[], Awaitable[Administrator]],
+        read: Callable[[], Awaitable[bytes]],
+    ) -> msgspec.Struct:
         try:
-            call.administrator = await self._authenticate(call)
-        except NotAuthenticated as error:
+            call.administrator = await authenticate()
+        except (NotAuthenticated, CrossSiteRequest) as error:
             await self._administration.record_unauthenticated(
                 call.action, error, call.request_id, call.client_address
             )
             raise
-        read = partial(_read_request, call.request)
         return await self._administration.perform(call.action, call.administrator, read)
 
-    async def _authenticate(self, call: "_AdminCall") -> Administrator:
+    async def _authenticate(self, call: "AdminCall", is_current: IsCurrent) -> Administrator:
         authorization = call.request.headers.getall("Authorization", ())
         x_auth_token = call.request.headers.getall("X-Auth-Token", ())
         has_token = bool(authorization or x_auth_token)
@@ -140,7 +158,7 @@ class AdminApi:
             check = partial(self._identify.check, principal)
         else:
             principal = _certificate_principal(certificate.subject)
-            check = partial(self._check_certificate, certificate, call.is_current)
+            check = partial(self._check_certificate, certificate, is_current)
         return Administrator(
             principal,
             by_certificate=certificate is not None,
@@ -156,15 +174,20 @@ class AdminApi:
 
 
 @dataclass(slots=True)
-class _AdminCall:
+class AdminCall:
     """One request to the admin API; `administrator` is set once it is authenticated."""
 
     action: AdminAction
     request: ListenerRequest
-    is_current: IsCurrent
-    request_id: str
-    client_address: str
     administrator: Administrator | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.request[REQUEST_ID]
+
+    @property
+    def client_address(self) -> str:
+        return self.request.peer
 
     @property
     def log_fields(self) -> dict[str, Any]:
@@ -179,8 +202,12 @@ class _AdminCall:
 
 
 async def _read_request(request: ListenerRequest) -> bytes:
-    """Return the request's parameters as JSON: the body of a POST, otherwise the query."""
     _reject_cross_site(request)
+    return await read_parameters(request)
+
+
+async def read_parameters(request: ListenerRequest) -> bytes:
+    """Return the request's parameters as JSON: the body of a POST, otherwise the query."""
     if request.method != "POST":
         return msgspec.json.encode(dict(request.query))
     if request.content_type != "application/json":

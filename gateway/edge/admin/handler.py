@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
 
 from gateway.domain.errors import GatewayError, MethodNotAllowed, OperationUnknown
 from gateway.edge.admin.api import REQUEST_ID, AdminApi, IsCurrent
+from gateway.edge.admin.ui import AdminUi
 from gateway.edge.common_headers import COMMON_HEADERS
 from gateway.edge.error_response import INTERNAL_ERROR_RESPONSE, ErrorResponse, render_error
 from gateway.edge.listener.request import ListenerRequest
@@ -32,7 +34,10 @@ class AdminHandler:
         readiness: Readiness,
         api: AdminApi | None,
         is_current: IsCurrent,
+        ui: AdminUi | None = None,
     ) -> None:
+        """`ui`: None without pages."""
+        self._ui = ui
         self._exposition = exposition
         self._readiness = readiness
         self._paths: dict[str, dict[str, _Respond]] = {
@@ -43,15 +48,22 @@ class AdminHandler:
         if api is not None:
             for method, path, respond in api.routes(is_current):
                 self._paths.setdefault(path, {})[method] = respond
+        if ui is not None:
+            for method, path, respond in ui.routes():
+                self._paths.setdefault(path, {})[method] = respond
         for methods in self._paths.values():
             if "GET" in methods:
                 methods["HEAD"] = methods["GET"]
 
-    async def __call__(self, request: ListenerRequest) -> web.Response:
+    async def __call__(self, request: ListenerRequest) -> web.StreamResponse:
         request[REQUEST_ID] = secrets.token_hex(8)
         if request.rejection is not None:
             return self.reject(request, request.rejection, request.rejection)
+        mount = None if self._ui is None else self._ui.mount_of(request)
         try:
+            if self._ui is not None and mount is not None:
+                headers = _common_headers(request[REQUEST_ID])
+                return await self._ui.serve(mount, request, headers)
             response = await self._find(request)(request)
         except GatewayError as error:
             response = _error_response(render_error(error))
@@ -113,7 +125,9 @@ def _error_response(rendered: ErrorResponse) -> web.Response:
 
 
 def _with_common_headers(response: web.Response, request_id: str) -> web.Response:
-    response.headers["X-Request-Id"] = request_id
-    response.headers["Cache-Control"] = "no-store"
-    response.headers.update(COMMON_HEADERS)
+    response.headers.update(_common_headers(request_id))
     return response
+
+
+def _common_headers(request_id: str) -> CIMultiDict[str]:
+    return CIMultiDict({"X-Request-Id": request_id, "Cache-Control": "no-store", **COMMON_HEADERS})

@@ -26,7 +26,8 @@ action applies to all processes of the gateway, whichever process receives the r
 `{prefix}/openapi.json` is the OpenAPI document.
 
 - **Authentication:** `Authorization: Bearer JWT` with the audience `admin.api.audience`, or a
-  client certificate.
+  client certificate. The [operators' pages](../how-to/use-the-operators-pages.md) have the same
+  actions below `/ui{prefix}`, with the session of a login (`admin.login`).
 - **Authorization:** each action requires a [permission](#permissions) of one of the token's groups
   (`admin.api.groups`), or of the certificate's subject (`admin.api.certificates`).
 - **Requests:** the parameters of a GET are in the query. A POST has a JSON object of at most

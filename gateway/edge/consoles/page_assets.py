@@ -27,17 +27,19 @@ _INDEX: Final = "index.html"
 _PLAYER: Final = "player.html"
 LOGIN_PAGE: Final = "login.html"
 PEOPLE_PAGE: Final = "people.html"
+ADMIN_PAGE: Final = "operators.html"
 _CONTENT_TYPES: Final = {
     "icon.svg": "image/svg+xml",
     "licenses.txt": "text/plain; charset=utf-8",
     "login.js": "text/javascript; charset=utf-8",
+    "operators.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "people.css": "text/css; charset=utf-8",
     "people.js": "text/javascript; charset=utf-8",
     "player.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
 }
-_FILES: Final = (_INDEX, _PLAYER, LOGIN_PAGE, PEOPLE_PAGE, *_CONTENT_TYPES)
+_FILES: Final = (_INDEX, _PLAYER, LOGIN_PAGE, PEOPLE_PAGE, ADMIN_PAGE, *_CONTENT_TYPES)
 _YEAR: Final = "public, max-age=31536000, immutable"
 _NO_STORE: Final = "no-store"
 PAGE_HEADERS: Final = {

@@ -28,7 +28,7 @@ class BrowserGate:
     limits: CallerLimits
     clock: Clock
     fresh_s: float | None
-    """`login.fresh_s`."""
+    """`login.fresh_s`; None: any login that has not ended is recent."""
 
     async def session(self, request: ListenerRequest, context: RequestContext) -> BrowserSession:
         """Return the session of a request, and set its principal.
@@ -67,7 +67,7 @@ class BrowserGate:
         if (origins and list(origins) != [self.origin.origin]) or (
             sites and list(sites) != ["same-origin"]
         ):
-            raise CrossSiteRequest("the Origin is not `listen.public_url`")
+            raise CrossSiteRequest(f"not sent by a page of {self.origin.origin}")
         if not origins and (is_write or not sites):
             raise CrossSiteRequest("neither Origin nor Sec-Fetch-Site")
 

@@ -14,9 +14,9 @@ from gateway.domain.model import Headers, Secret
 from gateway.edge.cookies import cookie_names, find_cookie
 from gateway.edge.listener.request import ListenerRequest
 
-_SESSION: Final = "gateway-session"
-_ATTEMPT: Final = "gateway-login-"
-_PARKED: Final = "gateway-parked"
+_SESSION: Final = "session"
+_ATTEMPT: Final = "login-"
+_PARKED: Final = "parked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class LoginCookies:
     """`listen.public_url` is https."""
     session_age_max_s: int
     """`login.absolute_s`."""
+    name: str = "gateway"
+    """The names begin with it. Cookies know no ports, so each listener has other names."""
 
     def session(self, request: ListenerRequest) -> str | None:
         return find_cookie(request, self._name(_SESSION))
@@ -63,7 +65,7 @@ class LoginCookies:
         return (self._header(_PARKED, "", 0, "Strict"),)
 
     def _name(self, name: str) -> str:
-        return f"{'__Host-' if self.is_secure else ''}{name}"
+        return f"{'__Host-' if self.is_secure else ''}{self.name}-{name}"
 
     def _header(self, name: str, value: str, max_age_s: int, same_site: str) -> tuple[str, str]:
         secure = "; Secure" if self.is_secure else ""

@@ -40,17 +40,21 @@ class LoginPages:
         contact: Contact | None,
         *,
         home: str,
+        is_admin: bool = False,
     ) -> None:
-        """`prefix` is the path of `listen.public_url`, without a final slash.
+        """`prefix` is the path of the listener's public URL, without a final slash.
 
         `home` is where a person who is logged in goes on to.
         """
         self._assets = f"{prefix}/console/assets/{assets.version}"
         self._template = assets.files[LOGIN_PAGE]
-        self._base = prefix
-        self._home = home
-        self._issuers = [{"name": one.name, "label": one.label} for one in issuers]
-        self._contact = contact
+        self._common = {
+            "base": prefix,
+            "home": home,
+            "issuers": [{"name": one.name, "label": one.label} for one in issuers],
+            "contact": contact,
+            "is_admin": is_admin,
+        }
         self.chooser = self._asset("login_page", {"state": "choose"})
         """The issuers, or the person who is logged in."""
         self.logged_out = self._asset("logged_out_page", {"state": "logged_out"})
@@ -79,13 +83,7 @@ class LoginPages:
         return PageAsset(name, _HTML, self._page(fields), "no-store")
 
     def _page(self, fields: Mapping[str, Any], meta: bytes = b"") -> bytes:
-        shared = {
-            "base": self._base,
-            "home": self._home,
-            "issuers": self._issuers,
-            "contact": self._contact,
-        }
-        config = {**shared, **fields}
+        config = {**self._common, **fields}
         return (
             self._template.replace(b"{{assets}}", self._assets.encode())
             .replace(b"{{meta}}", meta)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 from gateway.domain.consoles.model import PersonRef
 from gateway.domain.consoles.page_messages import person_fields
 from gateway.domain.errors import OperationUnknown
+from gateway.domain.login.model import BrowserSession
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.page_assets import PageAsset
 from gateway.edge.json_endpoint import (
@@ -102,12 +103,14 @@ class UiMount:
 
     async def _show(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         session = await self._gate.session(request, context)
-        return json_reply(
-            {
-                "person": person_fields(PersonRef.of(session.person)),
-                "csrf_token": session.csrf_token,
-                "started_at": rfc3339(session.started_at),
-                "ends_at": rfc3339(session.person.expires_at),
-                "is_fresh": self._gate.is_fresh(session),
-            }
-        )
+        return json_reply({**session_fields(session), "is_fresh": self._gate.is_fresh(session)})
+
+
+def session_fields(session: BrowserSession) -> dict[str, Any]:
+    """Return what a page may know of its session."""
+    return {
+        "person": person_fields(PersonRef.of(session.person)),
+        "csrf_token": session.csrf_token,
+        "started_at": rfc3339(session.started_at),
+        "ends_at": rfc3339(session.person.expires_at),
+    }

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.admin_permissions import AdminPermission
+from gateway.flow.admin.inquiry_messages import (
+    ExplainRequest,
+    ExplainResponse,
+    SearchAuditRequest,
+    SearchAuditResponse,
+)
 from gateway.flow.admin.messages import (
     AccessRequestsRequest,
     AccessRequestsResponse,
@@ -292,6 +298,39 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             command="policy --reload",
             permissions=("override",),
             response_type=PolicyResponse,
+        ),
+        ActionSpec(
+            name="Explain",
+            method="POST",
+            path="/policy/explain",
+            summary="Explain which lock or rule decides on a person, a permission and a server."
+            " Nothing is changed.",
+            command="explain PROJECT/SERVER",
+            permissions=("read",),
+            request_type=ExplainRequest,
+            response_type=ExplainResponse,
+            rejected_if=(
+                _ISSUER_UNKNOWN,
+                "`project` is not configured",
+                _SERVER_MALFORMED,
+                "the policy has no permission of this name",
+            ),
+        ),
+        ActionSpec(
+            name="SearchAudit",
+            method="GET",
+            path="/audit",
+            summary="Search the audit log in the files of this host: at most 32 MiB of its newest"
+            " lines in the time that is named.",
+            command="audit",
+            permissions=("audit",),
+            request_type=SearchAuditRequest,
+            response_type=SearchAuditResponse,
+            rejected_if=(
+                _ISSUER_UNKNOWN,
+                "the config has no `audit.directory`",
+                "`since` or `until` has no time zone, or `since` is not before `until`",
+            ),
         ),
     )
 }

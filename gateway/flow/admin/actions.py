@@ -41,6 +41,8 @@ from gateway.flow.admin.administration import (
 )
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.console_actions import ConsoleActions
+from gateway.flow.admin.inquiry_actions import InquiryActions
+from gateway.flow.admin.inquiry_messages import ExplainRequest, SearchAuditRequest
 from gateway.flow.admin.messages import (
     AccessRequestsRequest,
     AdminRequest,
@@ -50,7 +52,6 @@ from gateway.flow.admin.messages import (
     DropLinksRequest,
     EndConsolesRequest,
     LockRequest,
-    OverrideDetails,
     OverrideResponse,
     OverridesResponse,
     RevokeRequest,
@@ -58,6 +59,7 @@ from gateway.flow.admin.messages import (
     SetLogLevelsRequest,
     SetRateCeilingRequest,
     UnlockRequest,
+    override_details,
     timestamp,
 )
 from gateway.flow.admin.request_actions import RequestActions
@@ -86,6 +88,7 @@ class AdminActions:
         consoles: ConsoleActions,
         requests: RequestActions,
         webhooks: WebhookActions,
+        inquiries: InquiryActions,
         clock: Clock,
     ) -> None:
         """`rules`: of the callers' issuers, by name. `link_life_s`: how long links are cached.
@@ -115,19 +118,23 @@ class AdminActions:
             "ListSessions": self._sessions,
             "ListConsoles": self._on_consoles(consoles.list),
             "EndConsoles": self._on_consoles(consoles.end),
-            "ListAccessRequests": self._on_requests(requests.list),
+            "ListAccessRequests": self._of_known_issuer(requests.list),
             "EndAccessRequest": requests.end,
             "ListDeadNotices": webhooks.list,
             "ReplayNotices": webhooks.replay,
             "ShowQueue": _unconditional(cluster.queue),
             "ShowPolicy": _unconditional(partial(cluster.policy, reload=False)),
             "ReloadPolicy": _unconditional(partial(cluster.policy, reload=True)),
+            "Explain": self._of_known_issuer(inquiries.explain),
+            "SearchAudit": self._of_known_issuer(inquiries.search),
         }
         self.all = tuple(AdminAction(spec, plans[name]) for name, spec in ACTION_SPECS.items())
 
     async def _list(self) -> OverridesResponse:
         in_force = self._overrides.current.in_force
-        return OverridesResponse(self._overrides.loaded, [_details(one) for one in in_force])
+        return OverridesResponse(
+            self._overrides.loaded, [override_details(one) for one in in_force]
+        )
 
     def _clear(self, request: ClearOverrideRequest, admin: Administrator) -> ActionPlan:
         cleared = self._find(request.id)
@@ -163,7 +170,7 @@ class AdminActions:
 
     async def _list_locks(self) -> OverridesResponse:
         in_force = self._overrides.current.in_force
-        locks = [_details(one) for one in in_force if isinstance(one.effect, Lock)]
+        locks = [override_details(one) for one in in_force if isinstance(one.effect, Lock)]
         return OverridesResponse(self._overrides.loaded, locks)
 
     def _lock(self, request: LockRequest, admin: Administrator) -> ActionPlan:
@@ -255,8 +262,13 @@ class AdminActions:
 
         return checked
 
-    def _on_requests(self, plan: _Plan) -> _Plan:
-        def checked(request: AccessRequestsRequest, admin: Administrator) -> ActionPlan:
+    def _of_known_issuer(self, plan: _Plan) -> _Plan:
+        """Return a plan whose request names a known issuer, or none."""
+
+        def checked(
+            request: AccessRequestsRequest | ExplainRequest | SearchAuditRequest,
+            admin: Administrator,
+        ) -> ActionPlan:
             if request.issuer is not None:
                 self._rules_of(request.issuer)
             return plan(request, admin)
@@ -321,7 +333,7 @@ class AdminActions:
 
     async def _add(self, override: Override, note: str) -> OverrideResponse:
         all_notified = await self._overrides.add(override)
-        return OverrideResponse(_details(override), all_notified, note)
+        return OverrideResponse(override_details(override), all_notified, note)
 
 
 def _require_name(field: str, name: str | None) -> None:
@@ -348,21 +360,6 @@ def _about(plan: ActionPlan, effect: Effect) -> ActionPlan:
         servers = (effect.server,) if effect.server else ()
         plan = replace(plan, project=effect.project, servers=servers)
     return plan
-
-
-def _details(override: Override) -> OverrideDetails:
-    effect = override.effect
-    if isinstance(effect, DroppedLinks) and effect.person:
-        # As issuer:subject, without the length that begins the key of a principal.
-        effect = msgspec.structs.replace(effect, person=effect.person.partition(":")[2])
-    return OverrideDetails(
-        override.id,
-        timestamp(override.created_at),
-        timestamp(override.expires_at),
-        override.created_by,
-        override.reason,
-        effect,
-    )
 
 
 def _issued_until(before: datetime | None, rules: TokenRules, now: float) -> float:

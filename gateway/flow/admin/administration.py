@@ -15,6 +15,7 @@ from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
     AuditLogUnavailable,
     BadRequest,
+    CrossSiteRequest,
     GatewayError,
     NotAdmin,
     NotAuthenticated,
@@ -116,8 +117,16 @@ class Administration:
         """Record that an internal error kept the action from being performed completely."""
         await self._record_refusal(action, admin, "internal error", None)
 
+    def permissions_of(self, principal: Principal) -> frozenset[AdminPermission]:
+        """Return the permissions of a person; a person with a certificate has others."""
+        return self._grants.permissions_of(principal, by_certificate=False)
+
     async def record_unauthenticated(
-        self, action: AdminAction, error: NotAuthenticated, request_id: str, client_address: str
+        self,
+        action: AdminAction,
+        error: NotAuthenticated | CrossSiteRequest,
+        request_id: str,
+        client_address: str,
     ) -> None:
         """Record an unauthenticated request, up to a limit per minute."""
         now = self._clock.monotonic()
@@ -128,7 +137,7 @@ class Administration:
             event="admin_refused",
             at=self._clock.now(),
             request_id=request_id,
-            issuer=error.issuer or "",
+            issuer=(error.issuer or "") if isinstance(error, NotAuthenticated) else "",
             operation=action.spec.name,
             permission=" or ".join(action.spec.permissions),
             rule="admin.api",

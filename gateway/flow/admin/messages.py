@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from gateway.domain.model import BudgetClass, Logger, LogLevel
-from gateway.domain.overrides import Effect
+from gateway.domain.overrides import DroppedLinks, Effect, Override
 from gateway.domain.requests.model import State
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -436,3 +436,19 @@ def timestamp(seconds: float) -> Timestamp:
     """Return the ISO 8601 form of `seconds` since the epoch, limited to 1970 to 9999."""
     seconds = min(max(0.0, seconds), _YEAR_9999)
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def override_details(override: Override) -> OverrideDetails:
+    """Return an override as responses show it."""
+    effect = override.effect
+    if isinstance(effect, DroppedLinks) and effect.person:
+        # As issuer:subject, without the length that begins the key of a principal.
+        effect = structs.replace(effect, person=effect.person.partition(":")[2])
+    return OverrideDetails(
+        override.id,
+        timestamp(override.created_at),
+        timestamp(override.expires_at),
+        override.created_by,
+        override.reason,
+        effect,
+    )

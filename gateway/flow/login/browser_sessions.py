@@ -74,6 +74,10 @@ class BrowserSessions:
             raise LoginRequired(str(refusal)) from None
         return session
 
+    def check(self, session: BrowserSession) -> None:
+        """Raise NotAuthenticated if the person may not use the gateway any more."""
+        self._identify.check(session.person)
+
     async def end(self, session_id: str, *, by: str) -> BrowserSession | None:
         """End a session and its live consoles; return it to exactly one caller.
 

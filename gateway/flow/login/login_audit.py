@@ -9,16 +9,22 @@ from gateway.flow.request import RequestContext
 
 
 class LoginAudit:
-    def __init__(self, durable: AuditLog, best_effort: AuditLog, clock: Clock) -> None:
-        """`durable` raises AuditLogUnavailable; `best_effort` never raises and counts."""
+    def __init__(
+        self, durable: AuditLog, best_effort: AuditLog, clock: Clock, *, session: str = "session"
+    ) -> None:
+        """`durable` raises AuditLogUnavailable; `best_effort` never raises and counts.
+
+        `session` is the kind of session in `detail`.
+        """
         self._durable = durable
         self._best_effort = best_effort
         self._clock = clock
+        self._session = session
 
     async def logged_in(self, session: BrowserSession, context: RequestContext) -> None:
         """Record a login before the browser gets its cookie; raise AuditLogUnavailable."""
         record = self._about(session.person, context, event="login")
-        record.decision, record.detail = "allowed", f"session {session.id[:16]}"
+        record.decision, record.detail = "allowed", f"{self._session} {session.id[:16]}"
         await self._durable.record(record)
 
     async def login_rejected(
@@ -40,7 +46,7 @@ class LoginAudit:
     async def logged_out(self, session: BrowserSession, by: str) -> None:
         """Record the end of a session, unless it ends by a time limit in the store."""
         record = self._about(session.person, None, event="logout")
-        record.detail = f"session {session.id[:16]}, by {by}"
+        record.detail = f"{self._session} {session.id[:16]}, by {by}"
         await self._best_effort.record(record)
 
     def _about(

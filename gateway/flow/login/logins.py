@@ -37,7 +37,7 @@ _RETRYABLE: Final = ("temporarily_unavailable", "server_error")
 
 @dataclass(frozen=True, slots=True)
 class LoginTimes:
-    """`login` of the config."""
+    """`login` or `admin.login` of the config."""
 
     idle_s: float
     absolute_s: float
@@ -178,7 +178,7 @@ class BrowserLogins:
         known = self._issuer(issuer)
         try:
             facts = await self._id_tokens.check_logout(known, token)
-            key = f"logout token {issuer} {facts.token_id}"
+            key = f"logout token {issuer} {known.rules.client_id} {facts.token_id}"
             await self._use_once(key, known)
         except LoginFailed as rejected:
             self._telemetry.logout_token_rejected(issuer, str(rejected))

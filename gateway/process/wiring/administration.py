@@ -5,6 +5,7 @@ import socket
 
 from gateway.domain.admin_permissions import AdminGrants
 from gateway.domain.model import BudgetClass
+from gateway.drivers.audit.record_search import RecordSearch
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replicas import ValkeyReplicas
@@ -14,13 +15,13 @@ from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.console_actions import ConsoleActions, ConsoleDirectory
+from gateway.flow.admin.inquiry_actions import DecisionSources, InquiryActions
 from gateway.flow.admin.request_actions import RequestActions, RequestDirectory
 from gateway.flow.admin.webhook_actions import DeadNotices, WebhookActions
-from gateway.flow.audit_log import AuditLog
 from gateway.flow.decide import Policies
-from gateway.flow.identify import Identify
 from gateway.process.runtime import Runtime
-from gateway.process.wiring.identity import token_rules
+from gateway.process.wiring.identity import Identity, token_rules
+from gateway.process.wiring.requests import Stages
 
 
 def open_cluster_query(runtime: Runtime, valkey: Valkey, view: ProcessView) -> ClusterQuery:
@@ -35,11 +36,11 @@ def process_name() -> str:
 
 def open_administration(  # noqa: PLR0913 - what administrators act on
     runtime: Runtime,
-    admins: Identify,
+    identity: Identity,
+    stages: Stages,
     policies: Policies,
     overrides: ActiveOverrides,
     cluster: ClusterQuery,
-    audit_log: AuditLog,
     consoles: ConsoleDirectory | None,
     requests: RequestDirectory,
     notices: DeadNotices,
@@ -49,13 +50,21 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
     api = config.admin.api
     if api is None:
         return None
+    projects = frozenset(config.project_ids)
+    directory = config.audit.directory
+    sources = DecisionSources(
+        stages.policies,
+        stages.inventories,
+        lambda: overrides.current,
+        identity.callers.principals,
+    )
     actions = AdminActions(
         rate_max_per_s={
             (account.name, budget.value): account.budget.override_max_per_s(budget)
             for account in config.accounts
             for budget in BudgetClass
         },
-        projects=frozenset(project for account in config.accounts for project in account.projects),
+        projects=projects,
         rules={issuer.name: token_rules(issuer) for issuer in config.issuers},
         link_life_s=max(account.links.lifetime_s for account in config.accounts),
         group_aliases=lambda: policies.current().group_aliases,
@@ -64,13 +73,16 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         consoles=ConsoleActions(consoles),
         requests=RequestActions(requests, clock),
         webhooks=WebhookActions(notices),
+        inquiries=InquiryActions(
+            sources, projects, None if directory is None else RecordSearch(directory), clock
+        ),
         clock=clock,
     )
     administration = Administration(
         actions.all,
         grants=AdminGrants(groups=api.groups, certificates=api.certificates),
         find_lock=overrides.find_lock,
-        audit_log=audit_log,
+        audit_log=stages.audit_log,
         clock=clock,
     )
-    return AdminApi(administration, admins, clock, runtime.metrics.admin_request)
+    return AdminApi(administration, identity.admins, clock, runtime.metrics.admin_request)

@@ -28,6 +28,8 @@ _CONNECTIONS_MAX = 8
 class Identity:
     callers: Identify
     admins: Identify
+    admin_sessions: Identify
+    """Checks the sessions of the pages of the admin listener."""
     keys: tuple[IssuerKeys, ...]
     signatures: JwtSignatures
     """Of all issuers."""
@@ -62,12 +64,28 @@ async def open_identity(
     )
     signatures = JwtSignatures(trusted.values())
     callers = _open_callers(runtime, signatures, missing, policies, overrides)
-    admins = _open_admins(runtime, trusted, missing, overrides)
+    admins = _open_admins(
+        runtime,
+        trusted,
+        missing,
+        overrides,
+        # An administrator can revoke even where the revocations are not loaded yet.
+        revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
+        find_lock=_never_locked,  # `Administration` checks locks, also of certificates
+    )
+    admin_sessions = _open_admins(
+        runtime,
+        trusted,
+        missing,
+        overrides,
+        revoked=_never_revoked if overrides is None else overrides.is_revoked,
+        find_lock=_never_locked if overrides is None else overrides.find_lock,
+    )
     verifiers += [callers, admins]
     if overrides is not None:
         for verifier in verifiers:
             overrides.on_change(verifier.drop_revoked)
-    return Identity(callers, admins, keys, signatures)
+    return Identity(callers, admins, admin_sessions, keys, signatures)
 
 
 async def _open_keys(
@@ -146,6 +164,9 @@ def _open_admins(
     trusted: Mapping[str, TrustedIssuer],
     missing: MissingGroupsClaims,
     overrides: ActiveOverrides | None,
+    *,
+    revoked: Callable[[Principal], bool],
+    find_lock: Callable[[Principal], str | None],
 ) -> Identify:
     config = runtime.config
     api = config.admin.api
@@ -156,9 +177,8 @@ def _open_admins(
             issuer.name: replace(token_rules(issuer), audiences=audiences)
             for issuer in config.admin_issuers
         },
-        # An administrator can revoke even where the revocations are not loaded yet.
-        revoked=_never_revoked if overrides is None else overrides.is_known_revoked,
-        find_lock=_never_locked,  # `Administration` checks locks, also of certificates
+        revoked=revoked,
+        find_lock=find_lock,
         # With several groups claims, the one with the locked group may be absent.
         groups_required=lambda issuer: (
             overrides is not None and overrides.current.locks_groups(issuer)

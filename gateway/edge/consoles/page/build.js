@@ -33,6 +33,7 @@ await build({
     player: "src/player/main.js",
     login: "src/people/login.js",
     people: "src/people/main.js",
+    operators: "src/operators/main.js",
     style: "src/style.css",
   },
   outdir: "dist",
@@ -49,6 +50,7 @@ await build({
 await copyFile("src/icon.svg", "dist/icon.svg");
 await writePage("player.html");
 for (const name of ["login.html", "people.html"]) await copyFile(`src/people/${name}`, `dist/${name}`);
+await copyFile("src/operators/operators.html", "dist/operators.html");
 await writeFile("dist/licenses.txt", await licenseTexts());
 // The last file: it exists only beside all others.
 await writePage("index.html");

@@ -67,6 +67,16 @@ export const CARDS = {
   notUnderstood: "The page does not understand what the console sent.",
 };
 
+/** What differs on the admin listener. */
+export const ADMIN_LOGIN = {
+  choose: {
+    title: "Log in to the operators' pages",
+    lead: "This login is for these pages only. You log in at your identity provider and come back here.",
+  },
+  in: { title: "You are logged in.", lead: "This login is for the operators' pages only." },
+  loggedOut: { title: "You are logged out.", lead: "You are logged out of the operators' pages." },
+};
+
 export const LOGIN_STATES = {
   checking: "Checking",
   choose: "Login",

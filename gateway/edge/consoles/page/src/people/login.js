@@ -1,11 +1,12 @@
 // The pages of logins: the issuers, who is logged in, the way on, and why a login failed.
 import { plainText } from "../bounds.js";
-import { FACTS, LOGIN, LOGIN_STATES } from "../texts.js";
+import { ADMIN_LOGIN, FACTS, LOGIN as PUBLIC_LOGIN, LOGIN_STATES } from "../texts.js";
 import { View, element } from "../view.js";
 import { safeReturnPath } from "./return_path.js";
 import { BrowserSession } from "./session.js";
 
 const config = JSON.parse(element("config").textContent);
+const LOGIN = config.is_admin ? { ...PUBLIC_LOGIN, ...ADMIN_LOGIN } : PUBLIC_LOGIN;
 const view = new View(LOGIN_STATES, "Console Gateway", config.contact);
 const session = new BrowserSession(config.base, fetch.bind(window));
 const query = new URLSearchParams(location.search);

@@ -1,0 +1,105 @@
+// A table that is read from the gateway: loading, empty, rows, or an error with what was shown.
+import { LISTING, STATES } from "./texts.js";
+import { button, make, text, time } from "./dom.js";
+
+const ROWS_MAX = 200;
+let listings = 0;
+
+export class Listing {
+  #tools;
+  #load;
+  #columns;
+  #actions;
+  #empty;
+  #rows = [];
+  #note = "";
+  #parts = {};
+
+  /**
+   * `load` returns {status, data, rows, note}. `columns` are [name, row => text]; `actions` are
+   * {label, permits, act}: `act(row)` returns whether the rows have changed.
+   */
+  constructor(tools, { name, load, columns, empty, actions = [], more = [] }) {
+    this.#tools = tools;
+    this.#load = load;
+    this.#columns = columns;
+    this.#actions = actions;
+    this.#empty = empty;
+    const id = `op-listing-${(listings += 1)}`;
+    const parts = this.#parts;
+    parts.filter = make("input", { type: "search", placeholder: LISTING.filter, "aria-label": `${LISTING.filter}: ${name}` });
+    parts.filter.addEventListener("input", () => this.#render());
+    parts.refresh = button(LISTING.refresh, () => this.refresh());
+    parts.notice = make("p", { className: "op-notice", role: "status" });
+    parts.table = make("table", { "aria-labelledby": id });
+    parts.box = make("div", { className: "op-scroll", role: "region", "aria-label": LISTING.region(name), tabIndex: 0 }, parts.table);
+    parts.foot = make("p", { className: "hint" });
+    this.element = make(
+      "section",
+      { className: "op-listing", "aria-labelledby": id },
+      make("div", { className: "op-bar" }, make("h2", { id, textContent: name }), parts.filter, ...more, parts.refresh),
+      parts.notice,
+      parts.box,
+      parts.foot,
+    );
+    parts.box.hidden = true;
+  }
+
+  /** Read the rows again. What was shown stays until they are there. */
+  async refresh() {
+    const { notice, refresh } = this.#parts;
+    refresh.disabled = true;
+    this.element.setAttribute("aria-busy", "true");
+    if (!this.#rows.length) notice.textContent = STATES.loading;
+    const { status, data, rows, note } = await this.#load();
+    refresh.disabled = false;
+    this.element.removeAttribute("aria-busy");
+    if (status === 401) return this.#tools.expired();
+    if (status !== 200) {
+      notice.textContent = this.#tools.problem(status, data);
+      return undefined;
+    }
+    this.#rows = rows;
+    this.#note = note;
+    this.#parts.foot.textContent = LISTING.updated(time(Date.now() / 1000));
+    this.#render();
+    return undefined;
+  }
+
+  #render() {
+    const { filter, notice, table, box } = this.#parts;
+    const wanted = filter.value.trim().toLowerCase();
+    const actions = this.#actions.filter(({ permission }) => this.#tools.may(permission));
+    const cells = this.#rows.map((row) => [row, this.#columns.map(([, cell]) => text(cell(row)))]);
+    const matching = wanted
+      ? cells.filter(([, texts]) => texts.join(" ").toLowerCase().includes(wanted))
+      : cells;
+    const shown = matching.slice(0, ROWS_MAX);
+    const notes = [this.#note];
+    if (!cells.length) notes.push(this.#empty);
+    else if (!matching.length) notes.push(LISTING.noMatch);
+    if (matching.length > shown.length) notes.push(LISTING.some(shown.length, matching.length));
+    notice.textContent = notes.filter(Boolean).join(" ");
+    box.hidden = !shown.length;
+    const names = this.#columns.map(([name]) => make("th", { scope: "col", textContent: name }));
+    if (actions.length) names.push(make("th", { scope: "col", textContent: LISTING.actions }));
+    const rows = shown.map(([row, texts]) => {
+      const line = texts.map((one) => make("td", { dir: "auto", textContent: one }));
+      if (actions.length) line.push(this.#actionCell(actions, row, texts[0]));
+      return make("tr", {}, ...line);
+    });
+    table.replaceChildren(make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...rows));
+  }
+
+  #actionCell(actions, row, name) {
+    const possible = actions.filter(({ applies }) => !applies || applies(row));
+    const buttons = possible.map(({ label, act }) => {
+      const made = button(label, async () => {
+        if (await act(row)) await this.refresh();
+      });
+      made.setAttribute("aria-label", `${label}: ${name}`);
+      return made;
+    });
+    return make("td", { className: "op-actions" }, ...buttons);
+  }
+}

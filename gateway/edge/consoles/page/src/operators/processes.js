@@ -1,0 +1,7 @@
+// What answers of all processes have in common.
+import { LISTING } from "./texts.js";
+
+/** Say how many processes did not respond, or nothing. */
+export function missing({ missing: count, total }) {
+  return count ? LISTING.missing(count, total) : "";
+}

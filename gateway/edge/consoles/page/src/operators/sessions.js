@@ -1,0 +1,88 @@
+// Live consoles and tokens in use.
+import { LOCKS, SESSIONS } from "./texts.js";
+import { confirmAction } from "./dialog.js";
+import { text, time } from "./dom.js";
+import { Listing } from "./listing.js";
+import { lockDialog, revokeDialog } from "./locks.js";
+import { missing } from "./processes.js";
+
+const { columns } = SESSIONS;
+
+export class SessionsView {
+  #tools;
+
+  constructor(tools) {
+    this.#tools = tools;
+  }
+
+  show(root) {
+    const [consoles, tokens] = [this.#consoles(), this.#tokens()];
+    root.replaceChildren(consoles.element, tokens.element);
+    return Promise.all([consoles.refresh(), tokens.refresh()]);
+  }
+
+  #consoles() {
+    const { api } = this.#tools;
+    return new Listing(this.#tools, {
+      name: SESSIONS.consoles,
+      empty: SESSIONS.noConsoles,
+      load: async () => {
+        const { status, data } = await api.read("/consoles");
+        const note = data.complete === false ? SESSIONS.partial : "";
+        return { status, data, rows: data.consoles, note };
+      },
+      columns: [
+        [columns.person, (one) => one.subject],
+        [columns.issuer, (one) => one.issuer],
+        [columns.server, (one) => one.server],
+        [columns.project, (one) => one.project],
+        [columns.account, (one) => one.account],
+        [columns.mode, (one) => SESSIONS.mode[one.mode] ?? one.mode],
+        [columns.started, (one) => time(one.started_at)],
+        [columns.from, (one) => one.client_address],
+        [columns.process, (one) => one.process],
+      ],
+      actions: [{ label: SESSIONS.end, permission: "consoles", act: (one) => this.#end(one) }],
+    });
+  }
+
+  #end(one) {
+    return confirmAction({
+      title: SESSIONS.endTitle(text(one.subject)),
+      text: SESSIONS.endText(text(one.server)),
+      label: SESSIONS.end,
+      send: ({ reason }) =>
+        this.#tools.act("/consoles/end", { id: one.id, reason }, () => SESSIONS.ended),
+    });
+  }
+
+  #tokens() {
+    const { api } = this.#tools;
+    return new Listing(this.#tools, {
+      name: SESSIONS.tokens,
+      empty: SESSIONS.noTokens,
+      load: async () => {
+        const { status, data } = await api.read("/sessions");
+        if (status !== 200) return { status, data };
+        const rows = data.processes.flatMap(({ process, tokens }) =>
+          tokens.map((one) => ({ ...one, process })),
+        );
+        const omitted = data.processes.reduce((sum, one) => sum + one.truncated, 0);
+        const notes = [missing(data), omitted ? SESSIONS.truncated(omitted) : ""];
+        return { status, data, rows, note: notes.filter(Boolean).join(" ") };
+      },
+      columns: [
+        [columns.person, (one) => one.subject],
+        [columns.issuer, (one) => one.issuer],
+        [columns.token, (one) => one.token_id],
+        [columns.issued, (one) => time(one.issued_at)],
+        [columns.expires, (one) => time(one.expires_at)],
+        [columns.process, (one) => one.process],
+      ],
+      actions: [
+        { label: LOCKS.revoke, permission: "revoke", act: (one) => revokeDialog(this.#tools, one) },
+        { label: LOCKS.add, permission: "lock", act: (one) => lockDialog(this.#tools, one) },
+      ],
+    });
+  }
+}

@@ -1,0 +1,184 @@
+"""The operators' pages in a real browser, beside the console of a person in another one."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from tests.support.browser import ConsoleTab, needs_chromium
+from tests.support.browser_login import ADMIN_API, ENVIRON, enable_admin_login, enable_login
+from tests.support.live_delivery import PROJECT, deliver_live, ticket
+from tests.support.page_pictures import PageVisitor
+from tests.support.stack import CloudProcess, RunningGateway, Stack
+
+pytestmark = needs_chromium
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSite:
+    gateway: RunningGateway
+
+    @property
+    def address(self) -> str:
+        """Another site than the provider's, which is on 127.0.0.1."""
+        return f"http://localhost:{self.gateway.admin_port}"
+
+    @property
+    def console(self) -> str:
+        """A one-time address of the first server, for olga."""
+        cloud = self.gateway.cloud
+        text = ticket(self.gateway, cloud.token("olga"), cloud.servers[0])
+        return f"{self.gateway.config['listen']['public_url']}/console#{text}"
+
+
+class OperatorVisitor(PageVisitor[OperatorSite]):
+    def enter(self, person: str, path: str = "/") -> None:
+        """Open a page, and log in on the way."""
+        self.page.goto(f"{self.site.address}{path}")
+        self.button("Log in with Company login").click()
+        self.page.get_by_role("link", name=person, exact=True).click()
+        self.expect_state("open")
+        expect(self.page).to_have_url(f"{self.site.address}{path}")
+
+    def go(self, name: str) -> None:
+        self.page.get_by_role("link", name=name, exact=True).click()
+        expect(self.title()).to_have_text(name)
+        self.expect_state("open")
+
+    def row(self, text: str) -> Locator:
+        return self.page.get_by_role("row").filter(has_text=text)
+
+    def confirm(self, label: str, reason: str) -> None:
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_label("Reason, for the audit log").fill(reason)
+        dialog.get_by_role("button", name=label, exact=True).click()
+        expect(dialog).to_be_hidden()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[OperatorSite]:
+    change = {"overrides": {"file": "overrides.json"}}
+    cloud = CloudProcess("--live-project", PROJECT)
+    stack = Stack(cloud, start=False, environ=ENVIRON, admin_api=ADMIN_API, change=change)
+    gateway = stack.gateway
+    deliver_live(gateway, public_url=f"http://localhost:{gateway.port}")
+    enable_login(gateway)
+    url = f"http://localhost:{gateway.admin_port}"
+    enable_admin_login(gateway, url=url, label="Company login")
+    gateway.start()
+    yield OperatorSite(gateway)
+    stack.close()
+
+
+@pytest.fixture
+def visitor(site: OperatorSite, browser: Browser) -> Iterator[OperatorVisitor]:
+    with OperatorVisitor.visiting(browser, site) as visitor:
+        # The session's absence is an answer of 401, which Chromium reports as an error. The pages
+        # on the way through the login go on before they have loaded their files. The provider's
+        # page has no icon.
+        visitor.allowed = re.compile("status of 40[14]|failed: .*/(console/assets|ui)/")
+        yield visitor
+
+
+def test_operator_ends_the_console_of_a_person(
+    site: OperatorSite, browser: Browser, visitor: OperatorVisitor
+) -> None:
+    person = ConsoleTab(browser.new_context(locale="en-GB").new_page())
+    person.open(site.console)
+    visitor.enter("ada")
+    consoles = visitor.page.get_by_role("table", name="Live consoles")
+    expect(consoles.get_by_role("row").filter(has_text="olga")).to_be_visible()
+    visitor.show("operators-sessions")
+    consoles.get_by_role("button", name="End: olga", exact=True).click()
+    expect(visitor.page.get_by_role("dialog")).to_contain_text("End the console of olga?")
+    visitor.check_accessibility()
+    visitor.confirm("End", "test of operators")
+    person.wait_for_state("ended")
+    expect(person.page.locator("#card-title")).to_contain_text("operator")
+    expect(visitor.page.get_by_text("No live consoles.")).to_be_visible()
+    ended = site.gateway.audit("admin_action")
+    assert any('"reason":"test of operators"' in one["detail"] for one in ended)
+    person.page.context.close()
+
+
+def test_operator_locks_and_lifts(site: OperatorSite, visitor: OperatorVisitor) -> None:
+    page = visitor.page
+    visitor.enter("ada", "/locks")
+    expect(visitor.row("Dropped links").first).to_be_visible()  # by the change of delivery
+    visitor.button("Lock").click()
+    page.get_by_label("Name or ID").fill("victor <b>")
+    visitor.confirm("Lock", "left us")
+    locked = visitor.row("person victor <b>")
+    expect(locked).to_contain_text("left us")
+    expect(locked).to_contain_text("Lifted")
+    visitor.check_accessibility()
+    visitor.allowed = re.compile(f"{visitor.allowed.pattern}|status of 400")
+    visitor.button("Revoke").click()
+    page.get_by_label("Person", exact=True).fill("mallory")
+    page.get_by_label("Issuer", exact=True).fill("unknown")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Revoke", exact=True).click()
+    expect(dialog.get_by_role("alert")).to_contain_text("issuer must be one of: corp")
+    dialog.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("button", name="Lift: Lock on person victor <b>", exact=True).click()
+    visitor.confirm("Lift", "is back")
+    expect(locked).to_have_count(0)
+
+
+def test_operator_explains_and_searches(site: OperatorSite, visitor: OperatorVisitor) -> None:
+    page, cloud = visitor.page, site.gateway.cloud
+    visitor.enter("ada", "/policy")
+    page.get_by_label("Person", exact=True).fill("victor")
+    page.get_by_label("Issuer", exact=True).fill("corp")
+    page.get_by_label("Groups").fill("viewers")
+    page.get_by_label("Project ID").fill(cloud.project)
+    page.get_by_label("Server ID").fill(cloud.servers[0])
+    visitor.button("Explain").click()
+    answer = page.locator(".op-answer")
+    expect(answer).to_contain_text("Denied")
+    expect(answer).to_contain_text("No grant applies.")
+    page.get_by_label("Groups").fill("operators")
+    visitor.button("Explain").click()
+    expect(answer).to_contain_text("Allowed")
+    expect(answer).to_contain_text("policy.yaml:")
+    visitor.show("operators-policy")
+    visitor.go("Audit log")
+    page.get_by_label("Event").fill("admin_action")
+    visitor.button("Search").click()
+    expect(visitor.row("victor").first).to_contain_text("corp: ada")
+    expect(page.get_by_text("The chain of the records that were read is intact.")).to_be_visible()
+    visitor.check_accessibility()
+
+
+def test_read_only_operator_has_no_buttons(site: OperatorSite, visitor: OperatorVisitor) -> None:
+    page = visitor.page
+    visitor.enter("rita", "/locks")
+    expect(page.get_by_text("You may look at these pages")).to_be_visible()
+    expect(visitor.row("Dropped links").first).to_be_visible()
+    assert visitor.buttons() == ["Log out", "Refresh"]
+    links = page.get_by_role("navigation").get_by_role("link").all_inner_texts()
+    assert links == ["Sessions", "Budgets", "Locks and revocations", "Policy", "Audit log"]
+    visitor.go("Budgets")
+    expect(page.get_by_role("row").filter(has_text="prod").first).to_be_visible()
+
+
+def test_page_says_when_it_is_offline_or_logged_out(visitor: OperatorVisitor) -> None:
+    page = visitor.page
+    visitor.enter("rita", "/budgets")
+    row = page.get_by_role("row").filter(has_text="prod").first
+    expect(row).to_be_visible()
+    page.context.set_offline(True)
+    visitor.allowed = re.compile("status of 40[14]|failed: |ERR_INTERNET_DISCONNECTED")
+    visitor.button("Refresh").click()
+    expect(page.get_by_text("The gateway does not answer.")).to_be_visible()
+    expect(row).to_be_visible()  # what was shown stays
+    page.context.set_offline(False)
+    page.context.clear_cookies()
+    visitor.button("Refresh").click()
+    visitor.expect_state("expired")
+    expect(visitor.button("Log in again")).to_be_focused()
+    visitor.button("Log in again").click()
+    page.get_by_role("button", name="Log in with Company login").wait_for()
+    assert "return=%2Fbudgets" in page.url
