@@ -211,7 +211,7 @@ class DemoFiles:
 
               - role: viewer
                 to: {{groups: [viewers]}}
-                on: {{projects: [{self._cloud.project}]}}
+                on: {{projects: [{self._cloud.project}, {_LIVE_PROJECT}]}}
 
               - role: operator
                 to: {{groups: [operators]}}

@@ -79,6 +79,7 @@ class Setup:
         self.outbox = FakeNoticeOutbox()
         self.receiver = Receiver(self.clock)
         self.outcomes: list[str] = []
+        self.is_ready = True
         self.known: dict[str, AccessRequest] = {}
         """The requests that are known and were not ended, by ID."""
         self.webhooks = self.replica(form)
@@ -89,6 +90,7 @@ class Setup:
             outbox=self.outbox,
             sender=self.receiver,
             find_open=self.known.get,
+            is_ready=lambda: self.is_ready,
             clock=self.clock,
             telemetry=self,
         )
@@ -274,6 +276,20 @@ async def test_request_without_a_decision_is_reported_once(
     setup.outbox.add(setup.webhooks.notices_of("requested", request))
     await setup.run_for(25 * HOUR_S)
     assert setup.accepted == accepted
+
+
+async def test_nothing_is_sent_before_requests_are_loaded() -> None:
+    """A process that has just started does not know yet which requests were ended."""
+    setup = Setup()
+    active = setup.approve()
+    setup.known.clear()
+    setup.is_ready = False
+    await setup.run_for(HOUR_S - 300.0)
+    assert (setup.accepted, setup.outcomes) == ([], [])
+    setup.known[active.id] = active
+    setup.is_ready = True
+    await setup.run_for(2.0)
+    assert setup.accepted == ["approved", "expires_soon"]
 
 
 async def test_warning_that_comes_too_late_is_not_sent() -> None:

@@ -116,6 +116,8 @@ class ActiveRequests:
         """Those that are pending or active, as of the last sync or change."""
         self.started: tuple[AccessRequest, ...] = ()
         """Those whose access has begun and not ended: another object after each change."""
+        self.is_synced = False
+        """The store was read once since the start."""
         self._version = ""
         self._revisions: dict[str, str] = {}
         self._stored: dict[str, AccessRequest] = {}
@@ -203,6 +205,7 @@ class ActiveRequests:
         stored = await self._store.read(self._version, self._revisions)
         if stored is not None:
             self._merge(stored)
+        self.is_synced = True
         self._update_started()
         await self._forget()
         await self._put_missing()

@@ -96,21 +96,26 @@ class WebhookTelemetry(Protocol):
 
 
 class Webhooks:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         webhooks: Sequence[Webhook],
         *,
         outbox: NoticeOutbox,
         sender: WebhookSender,
         find_open: Callable[[str], AccessRequest | None],
+        is_ready: Callable[[], bool],
         clock: Clock,
         telemetry: WebhookTelemetry,
     ) -> None:
-        """`find_open` returns a request by ID; None if it is unknown or was ended."""
+        """`find_open` returns a request by ID; None if it is unknown or was ended.
+
+        `is_ready`: requests and their ends are loaded, so an unknown request does not exist.
+        """
         self._webhooks: Mapping[str, Webhook] = {one.name: one for one in webhooks}
         self._outbox = outbox
         self._sender = sender
         self._find_open = find_open
+        self._is_ready = is_ready
         self._clock = clock
         self._telemetry = telemetry
         self.waiting = 0
@@ -140,6 +145,8 @@ class Webhooks:
 
     async def deliver_due(self) -> int:
         """Deliver some notices; return how many were due."""
+        if not self._is_ready():
+            return 0
         now = self._clock.now()
         claimed = await self._outbox.claim(now, lease_s=_LEASE_S, limit=_AT_ONCE_MAX)
         self.waiting = claimed.waiting

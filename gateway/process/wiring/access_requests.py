@@ -133,6 +133,7 @@ async def _open_webhooks(
         outbox=opened.outbox,
         sender=sender,
         find_open=find_open,
+        is_ready=lambda: opened.active.is_synced and overrides.ended_requests is not None,
         clock=runtime.clock,
         telemetry=WebhookMetrics(runtime.metrics, [one.name for one in config.requests.webhooks]),
     )
