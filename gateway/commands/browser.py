@@ -5,8 +5,10 @@ address of this process, which redirects it once.
 """
 
 import hmac
+import os
 import queue
 import secrets
+import sys
 import threading
 import webbrowser
 from http.server import BaseHTTPRequestHandler
@@ -17,6 +19,22 @@ from gateway.commands.loopback_server import LoopbackServer, is_own_connection
 
 _WAIT_MAX_S: Final = 60.0
 """A browser that has to start first needs many seconds."""
+
+
+def has_browser() -> bool:
+    """Return whether a browser on this machine can show a page to the person."""
+    if os.environ.get("BROWSER"):
+        return True  # also over SSH: some editors open it at the person's end
+    if os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"):
+        return False
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not any(map(os.environ.get, screens)):
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
 
 
 def open_secretly(url: str, *, expires_in_s: float) -> None:

@@ -20,7 +20,9 @@ _LIMIT_S: Final = 2.0
 
 
 def register(parser: CommandParser) -> None:
-    parser.add_argument("shell", nargs="?", choices=SHELLS, help="print the script of this shell")
+    parser.add_argument(
+        "shell", nargs="?", choices=SHELLS, help="print its script (default: $SHELL)"
+    )
     parser.add_argument(
         "--servers",
         metavar="PREFIX",

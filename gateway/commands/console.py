@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from typing import Final
 from urllib.parse import quote
 
@@ -14,8 +13,9 @@ from gateway.commands.gateway_client import (
     remaining_lifetime_s,
     require_member,
 )
+from gateway.commands.open_or_print import add_open_options, open_or_print
 from gateway.commands.server_lookup import find_server
-from gateway.commands.terminal import print_error, print_json, print_line
+from gateway.commands.terminal import print_json, print_line
 
 _LINK: Final = re.compile(r"https?://[!-~]+")
 """A URL in printable ASCII."""
@@ -30,14 +30,7 @@ def register(parser: CommandParser) -> None:
         " (without `page.enabled`: PROJECT/NAME or PROJECT/ID)",
     )
     parser.add_argument("--fresh", action="store_true", help="request a new link, not a cached one")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument(
-        "--print", action="store_true", help="print the link (default without a terminal)"
-    )
-    output.add_argument(
-        "--open", action="store_true", help="open the link in the browser (default on a terminal)"
-    )
-    output.add_argument(
+    add_open_options(parser).add_argument(
         "--renew",
         action="store_true",
         help="let your live consoles on this server follow the token that you have now",
@@ -63,13 +56,8 @@ def _console(options: argparse.Namespace, gateway: GatewayClient) -> int:
         raise CommandFailed(REJECTED, "The response has no usable link. Check --gateway.")
     if options.json:
         print_json({"url": url, "expires_in_s": left_s, "server_id": server})
-    elif options.open or (sys.stdout.isatty() and not options.print):
-        from gateway.commands.browser import open_secretly
-
-        open_secretly(url, expires_in_s=left_s)
-        print_error(f"Opened; the link expires in {left_s} s.")
     else:
-        print_line(url)
+        open_or_print(options, url, expires_in_s=left_s)
     return OK
 
 

@@ -1,9 +1,6 @@
 """Logins with a code that the person enters on another device (RFC 8628)."""
 
-import os
-import sys
 import time
-import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,22 +24,6 @@ _INTERVAL_S: Final = 5.0
 _INTERVAL_MAX_S: Final = 60.0
 _LIFE_MAX_S: Final = 1_800.0
 _CHARS_MAX: Final = 2_000
-
-
-def has_browser() -> bool:
-    """Return whether a browser on this machine can show a page to the person."""
-    if os.environ.get("BROWSER"):
-        return True  # also over SSH: some editors open it at the person's end
-    if os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_TTY"):
-        return False
-    screens = ("DISPLAY", "WAYLAND_DISPLAY")
-    if sys.platform == "linux" and not any(map(os.environ.get, screens)):
-        return False
-    try:
-        webbrowser.get()
-    except webbrowser.Error:
-        return False
-    return True
 
 
 def offers_device_login(issuer: CliIssuer, provider: LoginProvider) -> bool:

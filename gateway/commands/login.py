@@ -33,9 +33,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _login(options: argparse.Namespace, gateway: GatewayClient) -> int:
+    from gateway.commands.browser import has_browser
     from gateway.commands.cli_issuer import CliIssuer
     from gateway.commands.client_login import ClientLogins
-    from gateway.commands.device_login import has_browser, log_in_by_device, offers_device_login
+    from gateway.commands.device_login import log_in_by_device, offers_device_login
     from gateway.commands.login_provider import LoginProvider
     from gateway.commands.loopback_login import log_in_by_loopback
 

@@ -8,7 +8,7 @@ from gateway.commands.client_options import (
     gateway_address,
     run_without_token,
 )
-from gateway.commands.exit_codes import OK
+from gateway.commands.exit_codes import OK, CommandFailed
 from gateway.commands.gateway_client import GatewayClient
 from gateway.commands.terminal import print_json, print_line
 
@@ -30,8 +30,14 @@ def _logout(options: argparse.Namespace, _: GatewayClient) -> int:
     address, saved = str(gateway_address(options)[0]), ClientLogins()
     logins = saved.folder.find(address)
     ServerNames.forget(address)
+    failures = []
     for one in logins:
-        saved.delete(one)
+        try:
+            saved.delete(one)
+        except CommandFailed as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
     if options.json:
         print_json({"gateway": address, "ended": len(logins)})
     elif logins:

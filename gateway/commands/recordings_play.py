@@ -2,15 +2,15 @@
 
 import argparse
 import re
-import sys
 from typing import Final
 
 from gateway.commands.arguments import CommandParser
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import OK, REJECTED, CommandFailed
 from gateway.commands.gateway_client import GatewayClient, require_member
+from gateway.commands.open_or_print import add_open_options, open_or_print
 from gateway.commands.recordings import add_recording_argument
-from gateway.commands.terminal import print_error, print_json, print_line
+from gateway.commands.terminal import print_json
 from gateway.commands.times import TIME_HELP, rfc3339, time_or_age
 
 _ADDRESS: Final = re.compile(r"https?://[!-~]+")
@@ -28,13 +28,7 @@ def register(parser: CommandParser) -> None:
     parser.add_argument(
         "--keys", action="store_true", help="with the keystrokes (permission recording:keys)"
     )
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument(
-        "--print", action="store_true", help="print the address (default without a terminal)"
-    )
-    output.add_argument(
-        "--open", action="store_true", help="open it in the browser (default on a terminal)"
-    )
+    add_open_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -53,11 +47,6 @@ def _play(options: argparse.Namespace, gateway: GatewayClient) -> int:
     left_s = require_member(data, "expires_in", int)
     if options.json:
         print_json({"url": url, "expires_in_s": left_s})
-    elif options.open or (sys.stdout.isatty() and not options.print):
-        from gateway.commands.browser import open_secretly
-
-        open_secretly(url, expires_in_s=left_s)
-        print_error(f"Opened; the address expires in {left_s} s.")
     else:
-        print_line(url)
+        open_or_print(options, url, expires_in_s=left_s)
     return OK

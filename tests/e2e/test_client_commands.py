@@ -114,6 +114,13 @@ def test_browser_that_fetches_nothing_is_reported(olga: Person) -> None:
     assert "No browser has opened the link. Use --print." in shown
 
 
+def test_console_prints_the_link_where_there_is_no_browser(olga: Person) -> None:
+    without = dict.fromkeys(("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"), "")
+    code, shown = olga.run_on_terminal("console", target(olga), **without)
+    assert code == 0, shown
+    assert re.search(r"^https://\S+token=\S+\r$", shown, re.MULTILINE)
+
+
 def test_console_shows_progress_on_a_terminal(stack: Stack) -> None:
     person = Person(stack)
     stack.cloud.settings(latency_s=[2.4, 2.5])

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.commands import device_login
 from gateway.commands.cli_issuer import CliIssuer
-from gateway.commands.device_login import has_browser, log_in_by_device, offers_device_login
+from gateway.commands.device_login import log_in_by_device, offers_device_login
 from gateway.commands.exit_codes import CommandFailed
 from gateway.commands.login_provider import LoginEnded, LoginProvider, TokenError
 
@@ -123,37 +122,3 @@ def test_device_login_must_be_offered_by_both() -> None:
     assert not offers_device_login(ISSUER, provider)
     with pytest.raises(CommandFailed, match="corp offers no login with a code"):
         log_in(provider)
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, False),
-        ({"DISPLAY": ":0"}, True),
-        ({"WAYLAND_DISPLAY": "wayland-0"}, True),
-        ({"DISPLAY": ":10", "SSH_CONNECTION": "192.0.2.1 22 192.0.2.2 22"}, False),
-        ({"DISPLAY": ":10", "SSH_TTY": "/dev/pts/1"}, False),
-        ({"BROWSER": "helper", "SSH_CONNECTION": "192.0.2.1 22 192.0.2.2 22"}, True),
-    ],
-)
-def test_browser_is_expected_beside_a_screen(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, expected: bool
-) -> None:
-    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_TTY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(device_login.sys, "platform", "linux")
-    monkeypatch.setattr(device_login.webbrowser, "get", object)
-    assert has_browser() is expected
-
-
-def test_machine_without_any_browser_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def get() -> None:
-        raise device_login.webbrowser.Error("could not locate runnable browser")
-
-    for name in ("BROWSER", "SSH_CONNECTION", "SSH_TTY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(device_login.webbrowser, "get", get)
-    assert not has_browser()
