@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.domain.model import Principal
-from gateway.domain.policy.target_locks import TargetLocks
+from gateway.domain.policy.target_locks import NO_LOCKS, TargetLocks
 
 IssuedUntil = Annotated[
     float,
@@ -246,10 +246,11 @@ class OverrideSet:
         }
         self._locked_groups = {(lock.issuer, lock.group): one for one, lock in locks if lock.group}
         self._group_lock_issuers = {issuer for issuer, _ in self._locked_groups}
-        self.target_locks = TargetLocks(
+        target_locks = TargetLocks(
             servers={lock.server: one for one, lock in locks if lock.server},
             projects={lock.project: one for one, lock in locks if lock.project},
         )
+        self.target_locks = target_locks or NO_LOCKS
         self.rate_ceilings = {
             (one.account, one.budget): one.rate_per_s for one in self._effects(RateCeiling)
         }

@@ -35,8 +35,20 @@ class BatchAuditLog(AuditLog, Protocol):
         """
 
 
-Settled = Callable[[AuditLogUnavailable | None], None]
-"""Receives None when a record is durable, or why it is not."""
+class RecordOutcome:
+    """The outcome of a commit, one object for all its records.
+
+    They are reported directly one after another: the event loop does nothing else in between.
+    """
+
+    __slots__ = ("failure",)
+
+    def __init__(self, failure: AuditLogUnavailable | None) -> None:
+        """`failure`: why the records are not durable; None: they are."""
+        self.failure = failure
+
+
+Settled = Callable[[RecordOutcome], None]
 
 
 class BestEffortAuditLog:
@@ -64,10 +76,11 @@ class BestEffortAuditLog:
     def submit(self, event: str, at: float, body: bytes, settled: Settled) -> None:
         self._audit_log.submit(event, at, body, partial(self._settle, at, settled))
 
-    def _settle(self, at: float, settled: Settled, failure: AuditLogUnavailable | None) -> None:
-        if failure is not None:
+    def _settle(self, at: float, settled: Settled, outcome: RecordOutcome) -> None:
+        if outcome.failure is not None:
             self._count_missing(at)
-        settled(None)
+            outcome = RecordOutcome(None)
+        settled(outcome)
 
     def _count_missing(self, at: float) -> None:
         self._telemetry.audit_record_missing()

@@ -4,7 +4,6 @@ A decision holds for the moment at which it is made. A request that has waited s
 decided again before it has an effect: `recheck` also sees a revoked or expired token.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -55,8 +54,10 @@ class DecisionVersion(NamedTuple):
     policy: Policy
     revocations: int
     """`Identify.revocations_version`."""
+    since: float
+    """When a rule began or ended last, in seconds since the epoch."""
     until: float
-    """When the next rule begins or ends, in seconds since the epoch."""
+    """When the next rule begins or ends."""
 
 
 class Decide:
@@ -76,22 +77,19 @@ class Decide:
         self._telemetry = telemetry
         self._version: DecisionVersion | None = None
         """The last one: each cache hit needs it."""
-        self._version_begins = math.inf
 
     @property
     def version(self) -> DecisionVersion:
-        """What decisions of this moment depend on, besides the token and the inventory."""
-        policy, revocations = self._policies.current(), self._identify.revocations_version
-        now, known = self._clock.now(), self._version
-        if (
-            known is not None
-            and known.policy is policy
-            and known.revocations == revocations
-            and self._version_begins <= now < known.until
-        ):
+        """What decisions of this moment depend on, besides the token and the inventory.
+
+        The same object until it changes.
+        """
+        known = self._version
+        if known is not None and self.is_current(known):
             return known
-        self._version_begins, until = policy.unchanged_between(now)
-        self._version = DecisionVersion(policy, revocations, until)
+        policy, revocations = self._policies.current(), self._identify.revocations_version
+        since, until = policy.unchanged_between(self._clock.now())
+        self._version = DecisionVersion(policy, revocations, since, until)
         return self._version
 
     def __call__(self, principal: Principal, call: ResolvedCall) -> Permit:
@@ -132,11 +130,11 @@ class Decide:
 
     def is_current(self, version: DecisionVersion) -> bool:
         """Return whether the policy, revocations and the rules valid now are those of `version`."""
-        policy, revocations, until = version
+        policy, revocations, since, until = version
         return (
             self._policies.current() is policy
             and self._identify.revocations_version == revocations
-            and self._clock.now() < until
+            and since <= self._clock.now() < until
         )
 
     def preview(self, policy: Policy, principal: Principal, call: ResolvedCall) -> Permit | None:

@@ -18,7 +18,7 @@ class LockedPolicies:
     def current(self) -> Policy:
         """Return the policy in force; another object after each change of the policy or a lock."""
         policy, locks = self._policies.current(), self._locks()
-        if not locks:
+        if locks is NO_LOCKS or not locks:  # the common case: each cache hit comes here twice
             return policy
         seen_policy, seen_locks = self._seen
         if self._locked is None or policy is not seen_policy or locks is not seen_locks:

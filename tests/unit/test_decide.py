@@ -11,6 +11,7 @@ from gateway.domain.model import InstanceId, Operation, ResolvedCall
 from gateway.domain.policy.policy import Permit, Policy
 from gateway.flow.decide import Decide, Lookup
 from tests.support.clock import FakeClock
+from tests.support.hit_world import grant
 from tests.support.stages import (
     ANN,
     OTHER,
@@ -49,6 +50,23 @@ def scene(clock: FakeClock) -> Scene:
 
 def an_instance_call() -> ResolvedCall:
     return ResolvedCall(REINSTALL, PROJECT, (), instances=(InstanceId("i-1"),))
+
+
+def test_version_is_one_object_until_it_changes(scene: Scene, clock: FakeClock) -> None:
+    since, until = clock.now() - 10, clock.now() + 10
+    scene.policies.policy = Policy(
+        [grant(users=["ann"], since=since, until=until)], version="timed"
+    )
+    first = scene.decide.version
+    assert (first.since, first.until) == (since, until)
+    assert scene.decide.version is first
+    scene.identify.revocations_version += 1
+    second = scene.decide.version
+    assert second is not first
+    assert not scene.decide.is_current(first)
+    clock.step_wall(-20)  # the wall clock was set back to before the rule began
+    assert not scene.decide.is_current(second)
+    assert scene.decide.version.until == since
 
 
 def test_decide_returns_permit_and_counts(scene: Scene) -> None:

@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import pytest
+
+from gateway.drivers.audit import group_commit
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from gateway.drivers.audit.store import Committed
 from tests.support.clock import FakeClock, settle
@@ -15,6 +18,12 @@ class SlowStore:
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
         self.may_end = asyncio.Semaphore(0)
+        self._begun = asyncio.Condition()
+
+    async def has(self, batches: int) -> None:
+        """Return when so many batches have begun."""
+        async with self._begun:
+            await self._begun.wait_for(lambda: len(self.batches) >= batches)
 
     def commit_at_once(self, bodies: Sequence[bytes]) -> None:
         pass
@@ -23,7 +32,9 @@ class SlowStore:
         self, bodies: Sequence[bytes], *, with_checkpoint: bool, confirm: Callable[[], bool]
     ) -> Committed:
         if bodies:
-            self.batches.append([*bodies])
+            async with self._begun:
+                self.batches.append([*bodies])
+                self._begun.notify_all()
             await self.may_end.acquire()
         return Committed([], [])
 
@@ -59,3 +70,44 @@ async def test_batch_takes_in_requests_that_have_arrived() -> None:
     store.may_end.release()
     await audit_log.close()
     assert telemetry.audit_events["e"] == 4
+
+
+async def test_batch_waits_for_callers_that_were_just_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = SlowStore()
+    monkeypatch.setattr(group_commit, "_GATHER_S", 60.0)
+    audit_log = GroupCommitAuditLog(
+        store, clock=FakeClock(), telemetry=RecordingTelemetry(), checkpoint_s=60.0
+    )
+    late: list[bytes] = []
+
+    def submit(body: bytes) -> None:
+        audit_log.submit("e", 0.0, body, lambda _: late.append(body))
+
+    submit(b"first")
+    await settle()
+    for _ in range(16):
+        submit(b"of a caller")
+    store.may_end.release()
+    await settle()
+    assert [len(batch) for batch in store.batches] == [1, 16]
+    store.may_end.release()
+    await settle()
+    assert len(late) == 17
+    for count in (5, 7):  # after more turns of the loop than another batch would wait
+        assert len(store.batches) == 2
+        for _ in range(count):
+            submit(b"the next one")
+        await asyncio.sleep(0)
+    await settle()
+    assert [len(batch) for batch in store.batches] == [1, 16, 12]
+
+    monkeypatch.setattr(group_commit, "_GATHER_S", 0.001)
+    store.may_end.release()
+    submit(b"a lone one")  # not forever: the others may never come
+    async with asyncio.timeout(5):
+        await store.has(4)
+    assert [len(batch) for batch in store.batches] == [1, 16, 12, 1]
+    store.may_end.release()
+    await audit_log.close()

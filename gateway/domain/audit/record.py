@@ -84,16 +84,15 @@ class PreparedRecord:
     def __init__(self, record: AuditRecord) -> None:
         """`at` and `request_id` of the record do not matter."""
         line = encode_record(replace(record, at=0.0, request_id=""))
-        self._head, _, self._rest = line.partition(_VARYING)
+        head, _, self._rest = line.partition(_VARYING)
+        self._head = head + b'"at":'
 
     def __len__(self) -> int:
         return len(self._head) + len(self._rest)
 
     def body(self, at: float, request_id: bytes) -> bytes:
         """Return what `encode_record` does; `request_id` must need no escape in JSON."""
-        return b"".join(
-            (self._head, b'"at":', orjson.dumps(at), b',"request_id":"', request_id, self._rest)
-        )
+        return b"".join((self._head, orjson.dumps(at), b',"request_id":"', request_id, self._rest))
 
 
 _VARYING = b'"at":0.0,"request_id":"'

@@ -103,7 +103,10 @@ class RequestLines:
         self._write = write
         self._encode = _ENCODERS[log_format]
         self._logger = logging.getLogger("gateway.request")
-        self._before_time, self._before_id, self._before_seconds, _ = self._cut({})
+        self._before_time, *between, _ = self._cut({})
+        before_id, before_seconds = (part.replace(b"%", b"%%") for part in between)
+        self._form = b"%b.%06dZ" + before_id + b"%b" + before_seconds + b"%.6f%b"
+        """A prepared line, of the values that differ."""
         self._second = (0, b"")
 
     def write(self, at: float, fields: Mapping[str, Any]) -> bool:
@@ -125,20 +128,9 @@ class RequestLines:
             return False
         second, micros = divmod(round(at * 1e6), 1_000_000)
         if second != self._second[0]:
-            self._second = second, rfc3339(second).partition(".")[0].encode()
-        self._write(
-            b"%b%b.%06dZ%b%b%b%d.%06d%b"
-            % (
-                self._before_time,
-                self._second[1],
-                micros,
-                self._before_id,
-                request_id,
-                self._before_seconds,
-                *divmod(round(seconds * 1e6), 1_000_000),
-                prepared,
-            )
-        )
+            until_second = rfc3339(second).partition(".")[0].encode()
+            self._second = second, self._before_time + until_second
+        self._write(self._form % (self._second[1], micros, request_id, seconds, prepared))
         return True
 
     def _cut(self, fields: Mapping[str, Any]) -> list[bytes]:

@@ -287,7 +287,8 @@ class ListenerConnection(web.RequestHandler):
         if self.transport is not None:
             self.transport.write(response)
             self._defer_idle_timeout()
-            self._read_again()
+            if self._unread:
+                self._read_again()
 
     def hand_over(self) -> None:
         """Let aiohttp parse the request in progress here, and serve the rest of it."""

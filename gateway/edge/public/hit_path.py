@@ -27,7 +27,7 @@ from gateway.edge.public.outcome import RequestOutcome
 from gateway.edge.public.prepared_response import ResponseEncoder
 from gateway.edge.public.request_log import RequestLog
 from gateway.edge.public.request_memory import PreparedHit, RememberedRequest, RequestMemory
-from gateway.flow.audit_log import BatchAuditLog
+from gateway.flow.audit_log import BatchAuditLog, RecordOutcome
 from gateway.flow.console_links import CachedLinkEntry
 from gateway.flow.decide import DecisionVersion
 from gateway.flow.identify import CachedToken
@@ -82,6 +82,8 @@ class HitPath:
         self._has_proxies = bool(trusted_proxies)
         self._new_id = new_id
         self.begun_count = 0
+        self._checked: tuple[RecordOutcome, DecisionVersion] | None = None
+        """A commit, and the version that was current at its end."""
 
     def learn(self, request: ListenerRequest, api_request: ApiRequest) -> None:
         """Remember a request that was a hit, at the second sight of its bytes."""
@@ -165,20 +167,27 @@ class HitPath:
             principal.groups,
         )
         line = self.request_log.prepare_hit(client, principal, call, link)
-        return PreparedHit(permit, link, client, PreparedRecord(record), line, counts)
+        body = orjson.dumps({"url": link.url.reveal()})
+        return PreparedHit(permit, link, client, PreparedRecord(record), line, body, counts)
 
-    def conclude(self, hit: "BegunHit") -> bool:
+    def conclude(self, hit: "BegunHit", outcome: RecordOutcome) -> bool:
         """Respond to a recorded hit if nothing has changed meanwhile; False: nothing was done."""
-        token, cached, prepared = hit.token, hit.cached, hit.prepared
+        token, version, cached, prepared = hit.token, hit.version, hit.cached, hit.prepared
         now, recorded_at = self._clock.now(), self._clock.monotonic()
-        if not self._decide.is_current(hit.version) or now >= token.valid_until:
+        if not version.since <= now < version.until or now >= token.valid_until:
             return False
+        checked = self._checked
+        # Hits of one commit are concluded directly one after another: only time passes in between.
+        if checked is None or checked[0] is not outcome or checked[1] is not version:
+            if not self._decide.is_current(version):
+                return False
+            self._checked = outcome, version
         if recorded_at > cached.usable_until:
             return False
         link = cached.link
         hit.connection.finish(
             self._encoder.encode_link(
-                orjson.dumps({"url": link.url.reveal()}),
+                prepared.body,
                 hit.ascii_id,
                 link.good_until - recorded_at,
                 now,
@@ -236,13 +245,14 @@ class BegunHit:
         self.recorded: Future[AuditLogUnavailable | None] | None = None
         """Set when the request was handed over to aiohttp."""
 
-    def settle(self, failure: AuditLogUnavailable | None) -> None:
+    def settle(self, outcome: RecordOutcome) -> None:
         """Go on after the record is durable, or has failed."""
+        failure = outcome.failure
         if self.is_abandoned:
             return
         if self.recorded is None:
             try:
-                if failure is None and self._path.conclude(self):
+                if failure is None and self._path.conclude(self, outcome):
                     return
                 self.connection.hand_over()
             except Exception:

@@ -31,15 +31,16 @@ class PreparedHit:
     It decides nothing: a hit uses it only if the stages have found exactly these.
     """
 
-    __slots__ = ("client_address", "counts", "line", "link", "permit", "record")
+    __slots__ = ("body", "client_address", "counts", "line", "link", "permit", "record")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is encoded, and of what
         self,
         permit: Permit,
         link: ConsoleLink,
         client_address: str,
         record: PreparedRecord,
         line: bytes,
+        body: bytes,
         counts: HitCounts,
     ) -> None:
         self.permit = permit
@@ -48,6 +49,8 @@ class PreparedHit:
         self.record = record
         self.line = line
         """`RequestLog.prepare_hit`."""
+        self.body = body
+        """The body of the response. It contains the link."""
         self.counts = counts
 
     def fits(self, permit: Permit, link: ConsoleLink, client_address: str) -> bool:
@@ -69,7 +72,8 @@ class RememberedRequest:
 
     def keep(self, prepared: PreparedHit) -> None:
         """Keep what is prepared for the next hit, unless it is long: of a person in many groups."""
-        is_long = len(prepared.record) + len(prepared.line) > _PREPARED_BYTES_MAX
+        size = len(prepared.record) + len(prepared.line) + len(prepared.body)
+        is_long = size > _PREPARED_BYTES_MAX
         self.prepared = None if is_long else prepared
 
 
