@@ -1,5 +1,8 @@
 """RuleIndex: compiled rules are those it was made of, and the rules of one person are found."""
 
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,3 +110,28 @@ def test_decisions_stay_right_when_caches_overflow() -> None:
             (found,) = index.grants(person, CONSOLE_OPEN)
             assert list(found.granting("p", f"s{i}")) == [rules[i]]
             assert list(found.granting("p", "s0")) == [rules[0]][: i == 0]
+
+
+def test_old_index_is_freed_in_slices_and_without_the_collector() -> None:
+    """A full collection would hold a worker for a tenth of a second or more."""
+    rule = Rule(
+        RuleRef(RuleKind.GRANT, "p.yaml", 1, "x"),
+        *(frozenset({CONSOLE_OPEN}), None),
+        *(frozenset({"ann"}), frozenset(), frozenset(), frozenset()),
+    )
+    index = RuleIndex(compile_rules([rule] * 50))
+    person = Principal("corp", "ann", frozenset(), 0.0, 1.0, None)
+    assert index.grants(person, CONSOLE_OPEN)
+    assert list(index.rules) == [rule] * 50
+    assert index.forget(20)
+    assert index.forget(20)
+    assert not index.forget(20)
+    (found,) = index.grants(person, CONSOLE_OPEN)
+    assert len(list(found.granting("p", "s"))) == 50
+    reference = weakref.ref(index)
+    gc.disable()
+    try:
+        del index
+        assert reference() is None
+    finally:
+        gc.enable()

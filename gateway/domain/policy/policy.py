@@ -97,6 +97,15 @@ class Policy:
     def size(self) -> int:
         return len(self.rules)
 
+    def forget(self, count: int) -> bool:
+        """Remove up to `count` entries of each cache; return whether more are left.
+
+        To free all of a large policy's at once would hold the event loop.
+        """
+        for _ in range(min(count, len(self._permits))):
+            self._permits.popitem()
+        return self._index.forget(count) or bool(self._permits)
+
     def with_locks(self, locks: TargetLocks) -> "Policy":
         """Return a policy of the same rules under these locks."""
         return Policy(self._index, version=self.version, locks=locks, requested=self._requested)

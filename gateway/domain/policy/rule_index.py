@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from struct import Struct
-from typing import Final, overload
+from typing import Any, Final, overload
 
 import msgspec
 
@@ -172,10 +172,18 @@ def _server_key(targets: int, server: str) -> bytes:
 class RulesByTarget:
     """Rules of one kind, permission and person or group, indexed by their targets."""
 
-    __slots__ = ("_index", "_targets", "is_denial", "permissions", "selects_by_attributes")
+    __slots__ = (
+        *("_many_servers", "_rules", "_targets"),
+        *("is_denial", "permissions", "selects_by_attributes"),
+    )
 
-    def __init__(self, index: "RuleIndex", targets: _Targets) -> None:
-        self._index = index
+    def __init__(self, rules: Sequence[Rule], many_servers: ConstantMap, targets: _Targets) -> None:
+        """Take parts of a RuleIndex, and not itself: an old one is then freed at once.
+
+        `many_servers`: the servers of targets that have many.
+        """
+        self._rules = rules
+        self._many_servers = many_servers
         self._targets = targets
         self.is_denial = targets.is_denial
         self.permissions = targets.permissions
@@ -183,7 +191,7 @@ class RulesByTarget:
         self.selects_by_attributes = targets.selects_by_attributes
 
     def granting(self, project: str, server: str | None) -> Iterator[Rule]:
-        rules, targets = self._index.rules, self._targets
+        rules, targets = self._rules, self._targets
         for number in targets.everything:
             yield rules[number]
         if server is None:
@@ -193,7 +201,7 @@ class RulesByTarget:
         yield from self._on_server(project, server)
 
     def denying(self, project: str, server: str | None) -> Iterator[Rule]:
-        rules, targets = self._index.rules, self._targets
+        rules, targets = self._rules, self._targets
         for number in targets.everything:
             yield rules[number]
         for number in targets.by_project.get(project, ()):
@@ -206,7 +214,7 @@ class RulesByTarget:
 
     def on_whole(self, project: str) -> Iterator[Rule]:
         """Yield the rules on everything and on the project, if it is not excluded."""
-        rules, targets = self._index.rules, self._targets
+        rules, targets = self._rules, self._targets
         for number in (*targets.everything, *targets.by_project.get(project, ())):
             if project not in rules[number].excluded_projects:
                 yield rules[number]
@@ -220,13 +228,14 @@ class RulesByTarget:
     def _on_server(self, project: str, server: str) -> Iterator[Rule]:
         targets = self._targets
         if targets.by_server is None:
-            numbers: Sequence[int] = self._index.rules_on_server(targets.number, server)
+            found = self._many_servers.get(_server_key(targets.number, server))
+            numbers: Sequence[int] = () if found is None else _NUMBERS.decode(found)
         else:
             numbers = targets.by_server.get(server, ())
         yield from self._in_project(numbers, project)
 
     def _in_project(self, numbers: Iterable[int], project: str) -> Iterator[Rule]:
-        rules = self._index.rules
+        rules = self._rules
         for number in numbers:
             rule = rules[number]
             if not rule.projects or project in rule.projects:
@@ -258,7 +267,7 @@ class _StoredRules(Sequence[Rule]):
         self._numbers = numbers
         self._encoded = encoded
         self._permissions = permissions
-        self._cached: dict[int, Rule] = {}
+        self.cached: dict[int, Rule] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -271,7 +280,7 @@ class _StoredRules(Sequence[Rule]):
         if isinstance(number, slice):
             return [self[one] for one in range(*number.indices(self._count))]
         number = number if number >= 0 else number + self._count
-        rule = self._cached.get(number)
+        rule = self.cached.get(number)
         return self._decode(number) if rule is None else rule
 
     def _decode(self, number: int) -> Rule:
@@ -281,9 +290,9 @@ class _StoredRules(Sequence[Rule]):
         rule = _RULE.decode(self._encoded[begin:end])
         granted = self._permissions[self._numbers[self._count + 1 + number]]
         rule = rule.with_permissions(granted)
-        if len(self._cached) >= _RULES_CACHED_MAX:
-            self._cached.clear()
-        self._cached[number] = rule
+        if len(self.cached) >= _RULES_CACHED_MAX:
+            self.cached.clear()
+        self.cached[number] = rule
         return rule
 
 
@@ -340,10 +349,13 @@ class RuleIndex:
     def denials(self, principal: Principal, permission: str) -> Sequence[RulesByTarget]:
         return self._rules_for(principal, permission)[1]
 
-    def rules_on_server(self, targets: int, server: str) -> Sequence[int]:
-        """Return the rules of targets with many servers that name this one."""
-        found = self._servers.get(_server_key(targets, server))
-        return () if found is None else _NUMBERS.decode(found)
+    def forget(self, count: int) -> bool:
+        """Remove up to `count` entries of each cache; return whether more are left."""
+        caches: list[dict[Any, Any]] = [self._people, self._targets_cached, self.rules.cached]
+        for cache in caches:
+            for _ in range(min(count, len(cache))):
+                cache.popitem()
+        return any(caches)
 
     def _rules_for(self, principal: Principal, permission: str) -> _Found:
         key = (principal.issuer, principal.subject, principal.groups)
@@ -378,6 +390,8 @@ class RuleIndex:
             return ()
         if len(self._targets_cached) >= _TARGETS_CACHED_MAX:
             self._targets_cached.clear()
-        made = tuple(RulesByTarget(self, one) for one in _TARGETS.decode(found))
+        made = tuple(
+            RulesByTarget(self.rules, self._servers, one) for one in _TARGETS.decode(found)
+        )
         self._targets_cached[subject] = made
         return made

@@ -34,6 +34,8 @@ _READ_INTERVAL_S = 1.0
 _SETTLE_S = 0.1
 """A changed file is loaded if its content is the same after so long."""
 _TURN_INTERVAL_S = 0.02
+_FORGOTTEN_AT_ONCE = 200
+_FORGET_INTERVAL_S = 0.001
 _PENDING_RECORDS_MAX = 100
 _LOGGED_ERRORS_MAX = 50
 
@@ -85,6 +87,7 @@ class PolicyFile:
             self._reject(invalid)
         self._audit_log: AuditLog | None = None
         self._pending_records: deque[AuditRecord] = deque()
+        self._replaced: Policy | None = None
         self._loading = asyncio.Lock()
         """Held from the reading until its policy is in force: otherwise an older reading that takes
         long to parse could replace a newer one."""
@@ -109,6 +112,7 @@ class PolicyFile:
                 seen, read_at = signature, now
                 await self._load_if_changed()
                 await self._write_records()
+                await self._forget_replaced()
 
     async def _load_if_changed(self) -> None:
         first = await asyncio.to_thread(self._read)
@@ -125,6 +129,7 @@ class PolicyFile:
         async with self._loading:
             loaded = await self._load(await asyncio.to_thread(self._read))
         await self._write_records()
+        await self._forget_replaced()
         return loaded
 
     async def attach_audit_log(self, audit_log: AuditLog) -> None:
@@ -142,6 +147,7 @@ class PolicyFile:
             self._add_record("policy_rejected", self.error, at=self._clock.now())
             return False
         self._digest = found.digest
+        self._replaced = self._policy
         self._apply(policy)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
         await asyncio.to_thread(self._hand_over, found)
@@ -183,6 +189,12 @@ class PolicyFile:
                 except AuditLogUnavailable:
                     return  # the next check tries again
                 self._pending_records.popleft()
+
+    async def _forget_replaced(self) -> None:
+        """Free what the policy of before has cached, in slices."""
+        replaced, self._replaced = self._replaced, None
+        while replaced is not None and replaced.forget(_FORGOTTEN_AT_ONCE):
+            await self._clock.sleep(_FORGET_INTERVAL_S)
 
     def _read(self, *, or_written: bool = False) -> _PolicyFileContent:
         """Read the file; a changed file that is being written is unreadable, unless `or_written`.
