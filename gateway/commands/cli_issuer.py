@@ -83,7 +83,10 @@ def with_tokens(login: StoredLogin, tokens: Mapping[str, Any]) -> StoredLogin:
         token=token,
         # An issuer that does not rotate refresh tokens sends none.
         refresh_token=refresh_token if isinstance(refresh_token, str) else login.refresh_token,
-        expires_at=expiry_of(token, tokens),
+        # `expires_in` is that of the access token (RFC 6749, 5.1).
+        expires_at=expiry_of(
+            token, None if login.token_kind == _TOKEN_KINDS[1] else tokens.get("expires_in")
+        ),
         subject=subject if isinstance(subject, str) else login.subject,
     )
 

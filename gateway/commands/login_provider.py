@@ -152,13 +152,25 @@ def unverified_claims(token: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def expiry_of(token: str, answer: Mapping[str, Any]) -> float:
-    """Return when a token expires; without a time in it, in `expires_in` or at once."""
-    claim = unverified_claims(token).get("exp")
-    if isinstance(claim, int | float):
-        return float(claim)
-    life = answer.get("expires_in")
-    return current_time() + (float(life) if isinstance(life, int | float) else 0.0)
+def expiry_of(token: str, life_s: object) -> float:
+    """Return when a token that was just issued expires, by the clock of this machine.
+
+    That clock may differ from the issuer's, so the life of the token counts: `life_s` (from
+    `expires_in`) or the span of its own times. Without any, it expires at once.
+    """
+    claims, now = unverified_claims(token), current_time()
+    expiry, issued_at = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
+    life = _seconds(life_s)
+    if life is None and expiry is not None and issued_at is not None:
+        life = expiry - issued_at
+    if expiry is None or (expiry <= now and life is not None):
+        return now + (life or 0.0)
+    return expiry if life is None else min(expiry, now + life)
+
+
+def _seconds(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 1e12 else None
 
 
 def current_time() -> float:
