@@ -130,6 +130,7 @@ def test_ticket_of_another_person_is_refused(visitor: LoginVisitor) -> None:
     visitor.open(f"/console#{visitor.site.ticket('olga')}")
     visitor.expect_state("rejected")
     assert "for another person" in visitor.facts()["Message"]
+    visitor.expect_contact()
     visitor.show("login-other-person")
     visitor.button("Show who is logged in").click()
     visitor.expect_state("in")
