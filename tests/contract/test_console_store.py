@@ -199,6 +199,26 @@ async def test_ticket_is_redeemed_once_by_concurrent_calls(subject: Subject) -> 
     assert len(await subject.store.sessions()) == 1
 
 
+async def test_ticket_is_replaced_once_by_concurrent_calls(subject: Subject) -> None:
+    for number in range(10):
+        await issue(subject.store, f"t{number}", life_s=5)
+    results = await asyncio.gather(
+        *(
+            subject.store.replace_ticket(
+                hash_of("t0"), hash_of(f"new{one}"), a_ticket(), per_person_max=10, lifetime_s=60
+            )
+            for one in range(5)
+        )
+    )
+    assert sorted(results) == [False] * 4 + [True]
+    assert await subject.store.find_ticket(hash_of("t0")) is None
+    found = [await subject.store.find_ticket(hash_of(f"new{one}")) for one in range(5)]
+    assert [one is not None for one in found] == results
+    assert all(5 < one.left_s <= 60 for one in found if one is not None)
+    # It takes the place of the one that it replaces.
+    assert await subject.store.find_ticket(hash_of("t1")) is not None
+
+
 async def test_console_in_use_keeps_the_ticket(subject: Subject) -> None:
     first = await running(subject.store, "a")
     result = await redeem(subject.store, a_session("b", "ben"), "b")

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.domain.consoles.model import BrowserLogin, SessionMode
 from gateway.domain.errors import (
+    ConsoleStoreUnavailable,
     FreshLoginRequired,
     LoginRequired,
     NotPermitted,
@@ -71,6 +72,28 @@ def test_ticket_is_either_parked_or_redeemed() -> None:
             assert len(won) == 1, results
             if isinstance(won[0], NewSession):
                 break
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("without_redis", [False, True])
+@pytest.mark.parametrize("after_ms", [0.9, 1.8, 2.7, 4.5])
+def test_failed_parking_keeps_the_ticket(after_ms: float, *, without_redis: bool) -> None:
+    """Redis fails during a step or between two; the person tries again when it has recovered."""
+
+    async def scenario(replica: Replica) -> None:
+        replica.outage.is_down = without_redis
+        ticket = await replica.ticket()
+        replica.outage.is_down = False
+        failing = asyncio.create_task(park(replica, ticket))
+        await asyncio.sleep(after_ms / 1000)
+        replica.outage.is_down = True
+        await asyncio.sleep(0.1)
+        replica.outage.is_down = False
+        if isinstance(failing.exception(), ConsoleStoreUnavailable):
+            await redeem(replica, await park(replica, ticket), login(replica))
+        else:
+            await redeem(replica, failing.result(), login(replica))
 
     run(scenario)
 

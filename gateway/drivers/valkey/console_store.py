@@ -92,10 +92,17 @@ class ValkeyConsoleStore:
     async def add_ticket(
         self, ticket_hash: bytes, ticket: Ticket, *, per_person_max: int, lifetime_s: float
     ) -> None:
+        await self._step(
+            "add_ticket", *self._ticket_words(ticket_hash, ticket, lifetime_s, per_person_max)
+        )
+
+    def _ticket_words(
+        self, ticket_hash: bytes, ticket: Ticket, lifetime_s: float, per_person_max: int
+    ) -> tuple[str | bytes | int, ...]:
         name = ticket_hash.hex()
         sealed = self._seal("ticket", name, ticket)
         person = _index("person", ticket.person.key)
-        await self._step("add_ticket", name, sealed, person, _ms(lifetime_s), per_person_max)
+        return name, sealed, person, _ms(lifetime_s), per_person_max
 
     async def find_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
         return self._found(ticket_hash, await self._step("find_ticket", ticket_hash.hex()))
@@ -112,8 +119,17 @@ class ValkeyConsoleStore:
     async def claim_rejection(self, name: str) -> bool:
         return bool(await self._step("claim_rejection", name, _ms(REJECTION_REMEMBERED_S)))
 
-    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
-        return self._found(ticket_hash, await self._step("spend_ticket", ticket_hash.hex()))
+    async def replace_ticket(
+        self,
+        ticket_hash: bytes,
+        new_hash: bytes,
+        ticket: Ticket,
+        *,
+        per_person_max: int,
+        lifetime_s: float,
+    ) -> bool:
+        new = self._ticket_words(new_hash, ticket, lifetime_s, per_person_max)
+        return bool(await self._step("replace_ticket", ticket_hash.hex(), *new))
 
     async def redeem(
         self,

@@ -224,8 +224,16 @@ class ConsoleStore(Protocol):
     async def claim_rejection(self, name: str) -> bool:
         """Return whether the caller is the first, over all replicas, to record a rejection."""
 
-    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
-        """Return an unspent ticket and forget it, so that one caller only gets it."""
+    async def replace_ticket(
+        self,
+        ticket_hash: bytes,
+        new_hash: bytes,
+        ticket: Ticket,
+        *,
+        per_person_max: int,
+        lifetime_s: float,
+    ) -> bool:
+        """Spend a ticket and store another: both or neither; False: it was spent or has expired."""
 
     async def redeem(
         self,

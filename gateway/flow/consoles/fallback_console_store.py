@@ -10,7 +10,7 @@ the session is registered again, another process accepts the older key, with the
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import (
@@ -50,6 +50,8 @@ from gateway.flow.consoles.local_console_store import LocalConsoleStore
 
 _SETTLED_AFTER_S = LEASE_S + RESUME_WITHIN_S
 """After Redis was unavailable, every owner has registered again by then, or is dead."""
+_RedeemResult = Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached
+_Redeem = Callable[[ConsoleStore, bytes, SessionLimits], Awaitable[_RedeemResult]]
 
 
 class FallbackConsoleStore:
@@ -125,11 +127,35 @@ class FallbackConsoleStore:
         if not self.local.has_issued(ticket_hash):
             raise StoreUnavailable("another process has the ticket in its memory")
 
-    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
-        if is_local_ticket(ticket_hash):
-            return self._take_local(ticket_hash)
-        with _Watch(self):
-            return await self._shared.spend_ticket(ticket_hash)
+    async def replace_ticket(
+        self,
+        ticket_hash: bytes,
+        new_hash: bytes,
+        ticket: Ticket,
+        *,
+        per_person_max: int,
+        lifetime_s: float,
+    ) -> bool:
+        if not is_local_ticket(ticket_hash):
+            with _Watch(self):
+                return await self._shared.replace_ticket(
+                    ticket_hash,
+                    new_hash,
+                    ticket,
+                    per_person_max=per_person_max,
+                    lifetime_s=lifetime_s,
+                )
+        found = self._take_local(ticket_hash)
+        if found is None:
+            return False
+        try:
+            await self.add_ticket(
+                new_hash, ticket, per_person_max=per_person_max, lifetime_s=lifetime_s
+            )
+        except StoreUnavailable:
+            self.local.put_ticket(ticket_hash, found)
+            raise
+        return True
 
     async def redeem(
         self,
@@ -140,37 +166,28 @@ class FallbackConsoleStore:
         *,
         take_over: TakeOver,
         recorded: frozenset[str] = frozenset(),
-    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
+    ) -> _RedeemResult:
+        def redeem(
+            store: ConsoleStore, name: bytes, limits: SessionLimits
+        ) -> Awaitable[_RedeemResult]:
+            return store.redeem(
+                name, session, resume_hash, limits, take_over=take_over, recorded=recorded
+            )
+
         if not is_local_ticket(ticket_hash):
             with _Watch(self):
-                return await self._shared.redeem(
-                    ticket_hash,
-                    session,
-                    resume_hash,
-                    limits,
-                    take_over=take_over,
-                    recorded=recorded,
-                )
+                return await redeem(self._shared, ticket_hash, limits)
         found = self._take_local(ticket_hash)
         if found is None:
             return TicketGone()
-        result = await self._redeem_local(
-            found, session, resume_hash, limits, take_over=take_over, recorded=recorded
-        )
+        result = await self._redeem_local(found, session.id, limits, redeem)
         if not isinstance(result, Redeemed):
             self.local.put_ticket(ticket_hash, found)
         return result
 
     async def _redeem_local(
-        self,
-        found: FoundTicket,
-        session: ConsoleSession,
-        resume_hash: bytes,
-        limits: SessionLimits,
-        *,
-        take_over: TakeOver,
-        recorded: frozenset[str],
-    ) -> Redeemed | WouldEnd | TicketGone | ConsoleInUse | LimitReached:
+        self, found: FoundTicket, session_id: str, limits: SessionLimits, redeem: _Redeem
+    ) -> _RedeemResult:
         # Under a hash that no other process can know: an unclear result repeats no ticket.
         ticket_hash = secrets.token_bytes(32)
         try:
@@ -178,29 +195,14 @@ class FallbackConsoleStore:
                 await self._shared.add_ticket(
                     ticket_hash, found.ticket, per_person_max=1_000, lifetime_s=found.left_s
                 )
-                return await self._shared.redeem(
-                    ticket_hash,
-                    session,
-                    resume_hash,
-                    limits,
-                    take_over=take_over,
-                    recorded=recorded,
-                )
+                return await redeem(self._shared, ticket_hash, limits)
         except StoreUnavailable:
             self.local.put_ticket(ticket_hash, found)
-            share = limits.share(self._processes())
-            result = await self.local.redeem(
-                ticket_hash,
-                session,
-                resume_hash,
-                share,
-                take_over=take_over,
-                recorded=recorded,
-            )
+            result = await redeem(self.local, ticket_hash, limits.share(self._processes()))
             self.local.take_ticket(ticket_hash)
             if isinstance(result, Redeemed):
-                self._local_only.add(session.id)
-                self._unshared.add(session.id)
+                self._local_only.add(session_id)
+                self._unshared.add(session_id)
             return result
 
     async def attach(  # noqa: PLR0913 - the session, its keys, and the owner

@@ -119,8 +119,21 @@ class LocalConsoleStore:
         self._rejected[name] = self._now
         return True
 
-    async def spend_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
-        return self.take_ticket(ticket_hash)
+    async def replace_ticket(
+        self,
+        ticket_hash: bytes,
+        new_hash: bytes,
+        ticket: Ticket,
+        *,
+        per_person_max: int,
+        lifetime_s: float,
+    ) -> bool:
+        if self.take_ticket(ticket_hash) is None:
+            return False
+        await self.add_ticket(
+            new_hash, ticket, per_person_max=per_person_max, lifetime_s=lifetime_s
+        )
+        return True
 
     def take_ticket(self, ticket_hash: bytes) -> FoundTicket | None:
         """Return an unspent ticket and forget it."""

@@ -186,18 +186,15 @@ class Redemption:
         ticket_hash = self._name_of(text)
         if ticket_hash is None or is_parked(text):
             raise TicketRejected("not a ticket of this gateway", is_genuine=False)
-        await self._find(text, context)
-        return await self._shielded.run(self._park(text, ticket_hash, context))
+        ticket = (await self._find(text, context)).ticket
+        parked = replace(ticket, parked_fingerprint=self._fingerprint(text, ticket))
+        return await self._shielded.run(self._park(ticket_hash, parked, context))
 
-    async def _park(self, text: str, ticket_hash: bytes, context: RequestContext) -> Secret:
+    async def _park(self, ticket_hash: bytes, ticket: Ticket, context: RequestContext) -> Secret:
         secret = self._new_secrets.token()
         try:
-            found = await self._store.spend_ticket(ticket_hash)
-            if found is None:
-                raise TicketRejected("spent or expired", is_genuine=True)
-            fingerprint = self._fingerprint(text, found.ticket)
-            ticket = replace(found.ticket, parked_fingerprint=fingerprint)
-            await self._store.add_ticket(
+            is_parked_now = await self._store.replace_ticket(
+                ticket_hash,
                 secret_hash(parked_text(secret)),
                 ticket,
                 per_person_max=TICKETS_PER_PERSON_MAX,
@@ -205,6 +202,8 @@ class Redemption:
             )
         except StoreUnavailable as error:
             raise _unavailable(error) from None
+        if not is_parked_now:
+            raise TicketRejected("spent or expired", is_genuine=True)
         await self._audit.ticket_parked(ticket, context)
         return Secret(secret)
 

@@ -179,11 +179,11 @@ function steps.claim_rejection(name, remember)
   return redis.call('SET', key, '1', 'NX', 'PX', remember) and 1 or 0
 end
 
--- hash
-function steps.spend_ticket(hash)
-  local found = steps.find_ticket(hash)
+-- hash, then the arguments of add_ticket
+function steps.replace_ticket(hash, ...)
+  if not ticket_of(hash) then return 0 end
   redis.call('DEL', base .. ':ticket:' .. hash)
-  return found
+  return steps.add_ticket(...)
 end
 
 -- hash, person, server, account, ID, record, cookie, resume key, mode, start, then the limits of
