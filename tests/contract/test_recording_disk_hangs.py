@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -259,6 +259,39 @@ async def test_hung_write_ends_its_own_session_only(
             part.close([END])
     assert failed == {1: ["stalled: the disk accepts no data"], 2: []}
     assert scene.screen(a_recording(2).id) == b"goes on " * (wrote + 1)
+
+
+async def test_hung_write_delays_no_write_that_its_thread_has_done(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, queued, release = open_part._write, threading.Event(), threading.Event()
+
+    async with scene.running() as recordings:
+        done, hung = [await recordings.open_part(a_recording(i), print) for i in (1, 2)]
+        hung_fd = hung._part.open_part._fd
+
+        def hangs(fd: int, data: bytes) -> None:
+            queued.wait(30)
+            if fd == hung_fd:
+                release.wait(30)
+            write(fd, data)
+
+        monkeypatch.setattr(open_part, "_write", hangs)
+        first = asyncio.ensure_future(done.append([screen_record(1, b"seen")]))
+        second = asyncio.ensure_future(hung.append([screen_record(1, b"hangs")]))
+        await asyncio.sleep(0)  # both wait for the one thread
+        queued.set()
+        try:
+            async with asyncio.timeout(30):
+                await first
+            assert not release.is_set()
+        finally:
+            release.set()
+        with suppress(RecordingFailed):
+            await second
+        for part in (done, hung):
+            part.close([END])
+    assert scene.screen(a_recording(1).id) == b"seen"
 
 
 async def test_hung_sync_fails_the_parts_of_its_thread_only(

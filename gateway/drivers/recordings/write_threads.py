@@ -40,6 +40,8 @@ class WriteThreads:
         self._awake = 0
         """Threads that were woken and have not reported that they found no work."""
         self._help: asyncio.TimerHandle | None = None
+        self._done: deque[QueuedWrite] = deque()
+        """Written and not reported: a thread may hang in its next write before it reports."""
         self._written = 0
         self._written_before = -1
         """At the last tick."""
@@ -50,7 +52,7 @@ class WriteThreads:
         self._ready.append(write)
         if not self._awake:
             self._wake()
-        elif self._help is None:
+        if self._help is None:
             self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
 
     def find_stalled(self) -> Sequence[QueuedWrite]:
@@ -81,17 +83,17 @@ class WriteThreads:
 
     def _send_help(self) -> None:
         self._help = None
-        try:
-            waited_s = self._clock.monotonic() - self._ready[0].queued_at
-        except IndexError:  # a thread took it
+        self._collect()
+        if not self._submitted:
             return
-        if waited_s >= _HELP_AFTER_S and self._awake < THREADS_MAX:
-            self._wake()
         self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
+        with suppress(IndexError):  # a thread took it
+            waited_s = self._clock.monotonic() - self._ready[0].queued_at
+            if waited_s >= _HELP_AFTER_S and self._awake < THREADS_MAX:
+                self._wake()
 
     def _work(self) -> None:
         while self._wakes.get():
-            written: list[QueuedWrite] = []
             reported_at = self._clock.monotonic()
             while True:
                 try:
@@ -99,11 +101,11 @@ class WriteThreads:
                 except IndexError:
                     break
                 self._write(write)
-                written.append(write)
+                self._done.append(write)
                 if self._clock.monotonic() - reported_at >= _REPORT_EVERY_S:
-                    self._report(written, is_done=False)
-                    written, reported_at = [], self._clock.monotonic()
-            self._report(written, is_done=True)
+                    self._report(is_done=False)
+                    reported_at = self._clock.monotonic()
+            self._report(is_done=True)
 
     @staticmethod
     def _write(write: QueuedWrite) -> None:
@@ -113,15 +115,19 @@ class WriteThreads:
         except Exception as error:  # noqa: BLE001 - raised where the write is awaited
             write.error = error
 
-    def _report(self, written: Sequence[QueuedWrite], *, is_done: bool) -> None:
+    def _report(self, *, is_done: bool) -> None:
         with suppress(RuntimeError):  # the event loop has ended
-            self._loop.call_soon_threadsafe(self._finish, written, is_done)
+            self._loop.call_soon_threadsafe(self._finish, is_done)
 
-    def _finish(self, written: Sequence[QueuedWrite], is_done: bool) -> None:  # noqa: FBT001 - of a callback
+    def _finish(self, is_done: bool) -> None:  # noqa: FBT001 - of a callback
         self._awake -= is_done
-        self._written += len(written)
-        for write in written:
-            self._submitted.discard(write)
-            self._on_written(write)
+        self._collect()
         if self._ready and not self._awake:
             self._wake()
+
+    def _collect(self) -> None:
+        for _ in range(len(self._done)):
+            write = self._done.popleft()
+            self._written += 1
+            self._submitted.discard(write)
+            self._on_written(write)
