@@ -19,7 +19,7 @@ from gateway.commands.client_options import add_client_options, run_client_comma
 from gateway.commands.exit_codes import LATER, OK, REJECTED, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
 from gateway.commands.terminal import print_json, print_line, print_rows
-from gateway.commands.times import DURATION_HELP, TIME_HELP, duration, time_or_age
+from gateway.commands.times import DURATION_HELP, TIME_HELP, duration, rfc3339, time_or_age
 from gateway.domain.model import Logger, LogLevel
 from gateway.domain.timestamps import iso
 from gateway.flow.admin.action_specs import ACTION_SPECS
@@ -237,7 +237,12 @@ def _reload_code(response: Json) -> int:
 
 
 def _query(fields: Json) -> str:
-    query = urlencode({name: value for name, value in fields.items() if value is not None})
+    texts = {
+        name: rfc3339(value) if isinstance(value, float) else value  # a time
+        for name, value in fields.items()
+        if value is not None
+    }
+    query = urlencode(texts)
     return f"?{query}" if query else ""
 
 

@@ -1,7 +1,6 @@
 """`gateway admin explain` and `gateway admin audit`: why a decision, and what was recorded."""
 
 import argparse
-from datetime import UTC, datetime
 from typing import Any
 
 from gateway.commands.arguments import CommandParser, nonempty
@@ -71,12 +70,8 @@ def audit_options(parser: CommandParser) -> None:
     parser.add_argument("--server", type=nonempty, metavar="ID", help="a server")
     parser.add_argument("--request-id", type=nonempty, metavar="ID", help="X-Request-Id")
     parser.add_argument("--event", type=nonempty, help="such as console_link_issued")
-    parser.add_argument("--since", type=_moment, metavar="TIME", help=f"from {TIME_HELP}")
-    parser.add_argument("--until", type=_moment, metavar="TIME", help=f"before {TIME_HELP}")
-
-
-def _moment(text: str) -> str:
-    return datetime.fromtimestamp(time_or_age(text), UTC).isoformat()
+    parser.add_argument("--since", type=time_or_age, metavar="TIME", help=f"from {TIME_HELP}")
+    parser.add_argument("--until", type=time_or_age, metavar="TIME", help=f"before {TIME_HELP}")
 
 
 def show_records(response: Json) -> None:

@@ -17,6 +17,7 @@ import pytest
 from gateway.commands import console, servers
 from gateway.commands.parser import main
 
+PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 SERVER = "11111111-2222-4333-8444-555555555555"
 LINK = {"url": "https://console.example/?token=x"}
 BUSY = {"error_code": "CGW.4291", "error_msg": "The cloud's rate limit is used up for now."}
@@ -86,7 +87,7 @@ def options(gateway: ScriptedGateway, **changed: Any) -> argparse.Namespace:
         "open": False,
         "print": True,
         "renew": False,
-        "projects": ["p"],
+        "query": [PROJECT],
     }
     return argparse.Namespace(**(defaults | changed))
 
@@ -209,7 +210,7 @@ def test_malformed_projects_and_permissions_are_unexpected(
     gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.responses = [(200, {}, {"projects": [{"name": "x"}]})]
-    assert servers.run(options(gateway, projects=[])) == 1
+    assert servers.run(options(gateway, query=[])) == 1
     for permissions in ({}, {"servers": [{"id": SERVER}]}):
         listed: Scripted = (200, {}, {"servers": [{"id": SERVER}], "page_info": 7})
         gateway.responses = [listed, (200, {}, permissions)]
