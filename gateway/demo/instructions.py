@@ -81,9 +81,9 @@ Tokens, valid for 12 hours:
 
 {tokens}
 
-Log in with a browser, as olga: {gateway}/login
-Then an address that olga requests opens for olga only in this browser. Log in as victor instead,
-and one of hers is refused.
+Open the page of servers and log in, as olga: {gateway}/
+It opens consoles and switches power. An address that olga requests then opens for olga only in
+this browser. Log in as victor instead, and one of hers is refused.
 
 The commands log in as well: choose olga in the browser, or in any other with the code of --device.
 

@@ -14,6 +14,7 @@ from tests.benchmarks import (
     relay_path,
     scrape_lag,
     server_lists,
+    servers_page,
     side_by_side,
     storm,
     webhook_outage,
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     policy_reload.main()
     inventory.main()
     server_lists.main()
+    servers_page.main()
     memory.main()
     side_by_side.main()
     hit_path.main()

@@ -227,3 +227,62 @@ def test_servers_are_searched_by_words(stack: Stack) -> None:
     missing = programs.run("gateway", "servers", "bms", "no-such-word", environ=environ)
     assert (missing.returncode, missing.stdout) == (0, "")
     assert "No such server is visible to you." in missing.stderr
+
+
+def logged_in(stack: Stack, person: str) -> LoginBrowser:
+    browser = LoginBrowser(stack.gateway.url)
+    browser.log_in(person)
+    assert browser.session().status == 200
+    return browser
+
+
+def ui_path(stack: Stack, server: str, call: str) -> str:
+    return f"/ui/servers/{stack.cloud.project}/{server}/{call}"
+
+
+def test_page_exists_beside_the_api(stack: Stack) -> None:
+    base, server = stack.gateway.url, stack.cloud.servers[0]
+    for path in ("/", f"/page/servers/{stack.cloud.project}/{server}", "/page/requests"):
+        shell = fetch(base, "GET", path)
+        assert (shell.status, shell.headers["content-type"][:9]) == (200, "text/html"), path
+        assert b"bms-" not in shell.body
+    assert fetch(base, "POST", "/").status == 405
+    assert fetch(base, "GET", "/servers").status == 401
+    assert fetch(base, "GET", "/requests").status == 401
+
+
+def test_page_requests_a_console_as_the_api_does(stack: Stack) -> None:
+    """Same link, permission and record; a page of another origin, or without token, gets none."""
+    olga, server = logged_in(stack, "olga"), stack.cloud.servers[3]
+    path = ui_path(stack, server, "console")
+    opened = olga.ui("POST", path)
+    assert opened.status == 200, opened.body
+    assert opened.json["delivery"] == "direct"
+    assert opened.json["expires_in"] > 0
+    assert dict(opened.headers)["Cache-Control"] == "no-store"
+    by_jwt = stack.gateway.console(stack.cloud.token("olga", groups=["operators"]), server)
+    assert by_jwt.json["url"] == opened.json["url"]
+    records = stack.gateway.audit("console_link_issued")[-2:]
+    names = ("subject", "operation", "servers", "rule", "link_fingerprint")
+    assert {name: records[0][name] for name in names} == {name: records[1][name] for name in names}
+    assert olga.ui("POST", path, {"fresh": True}).json["url"] != opened.json["url"]
+    for headers in ({"X-CSRF-Token": "x"}, {"Origin": "https://evil.example"}):
+        assert olga.ui("POST", path, headers=headers).status == 403
+    assert olga.ui("POST", path, {"fresh": "yes"}).status == 400
+    assert olga.ui("GET", path).status == 405
+    assert LoginBrowser(stack.gateway.url).ui("POST", path).status == 401
+
+
+def test_page_gets_no_more_than_the_policy_gives(stack: Stack) -> None:
+    """A hidden server is answered as one that does not exist."""
+    olga = logged_in(stack, "olga")
+    hidden, missing = stack.cloud.servers[-1], "7d1f0c52-0000-4000-8000-000000000000"
+    for call, body in (("console", {}), ("power", {"action": "off"})):
+        answers = [olga.ui("POST", ui_path(stack, one, call), body) for one in (hidden, missing)]
+        assert answers[0].status == answers[1].status == 403
+        assert answers[0].body == answers[1].body
+    refused = stack.gateway.audit("refused")[-1]
+    assert (refused["subject"], refused["operation"]) == ("olga", "ChangeServerPowerState")
+    allowed = ui_path(stack, stack.cloud.servers[0], "power")
+    assert olga.ui("POST", allowed, {"action": "off"}).status == 403
+    assert olga.ui("POST", allowed, {"action": "explode"}).status == 400

@@ -26,8 +26,8 @@ from gateway.edge.json_endpoint import JsonEndpoint
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.mount import require_read
 
-_NAME: Final = "[A-Za-z0-9._-]{1,128}"
-_PATHS: Final = rf"/page/(servers/{_NAME}/{_NAME}|requests(/{_NAME})?|sessions|recordings)"
+_PATHS: Final = r"/|/page(/.*)?"
+"""The script says which of them are pages."""
 
 
 class PeoplePage:
@@ -37,7 +37,7 @@ class PeoplePage:
         self, assets: PageAssets, prefix: str, pages: Sequence[str], contact: Contact | None
     ) -> None:
         """`prefix` is the path of `listen.public_url`; `pages`: names of those with data."""
-        self._pattern = re.compile(rf"{re.escape(prefix)}(/|{_PATHS}/?)")
+        self._pattern = re.compile(rf"{re.escape(prefix)}({_PATHS})")
         template = assets.files[PEOPLE_PAGE]
         config = {"base": prefix, "pages": pages, "contact": contact}
         page = template.replace(

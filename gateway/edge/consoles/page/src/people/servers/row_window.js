@@ -45,11 +45,7 @@ export class RowWindow {
   /** Show other items; rows of the same key are rendered anew. */
   set items(items) {
     this.#items = items;
-    const focused = this.#focusedKey();
-    for (const row of this.#shown.values()) row.element.remove();
-    this.#shown.clear();
-    this.#update();
-    if (focused !== null) this.#shown.get(focused)?.element.querySelector("a")?.focus({ preventScroll: true });
+    this.#renderAgain();
   }
 
   /** Scroll to a row and focus its link. */
@@ -83,8 +79,24 @@ export class RowWindow {
   }
 
   #measureAgain() {
-    this.#rowHeight = 0;
-    this.#later();
+    const height = this.#measure();
+    if (height === this.#rowHeight) this.#later();
+    else {
+      this.#rowHeight = height;
+      this.#renderAgain();
+    }
+  }
+
+  /** Render every row anew; the row that has the focus gets it again. */
+  #renderAgain() {
+    const focused = this.#focusedKey();
+    for (const row of this.#shown.values()) row.element.remove();
+    this.#shown.clear();
+    this.#update();
+    const index = focused === null ? -1 : this.#items.findIndex((item) => this.#key(item) === focused);
+    if (index < 0) return;
+    this.#place(index);
+    this.#shown.get(focused).element.querySelector("a")?.focus({ preventScroll: true });
   }
 
   #update() {
@@ -130,8 +142,6 @@ export class RowWindow {
     this.#list.append(probe);
     const { height } = probe.getBoundingClientRect();
     probe.remove();
-    for (const row of this.#shown.values()) row.element.remove();
-    this.#shown.clear();
     return height;
   }
 }
