@@ -17,6 +17,8 @@ BUILT = {
     "licenses.txt",
     "login.html",
     "login.js",
+    "operators.html",
+    "operators.js",
     "page.js",
     "people.css",
     "people.html",

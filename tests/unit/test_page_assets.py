@@ -26,18 +26,12 @@ EXAMPLES = ROOT / "config"
 BUILT = ROOT / "gateway" / "edge" / "consoles" / "page" / "dist"
 """`make page` completes the pages."""
 FILES = {
-    "index.html": (BUILT / "index.html").read_bytes(),
-    "login.html": (BUILT / "login.html").read_bytes(),
-    "people.html": (BUILT / "people.html").read_bytes(),
-    "player.html": (BUILT / "player.html").read_bytes(),
+    **{page.name: page.read_bytes() for page in BUILT.glob("*.html")},
+    **{script.name: b"export {};" for script in BUILT.glob("*.js")},
+    **{style.name: b"body{}" for style in BUILT.glob("*.css")},
     "icon.svg": b"<svg/>",
     "licenses.txt": b"MPL-2.0",
-    "login.js": b"export {};",
-    "page.js": b"export {};",
-    "people.css": b"body{}",
-    "people.js": b"export {};",
     "player.js": b"export {};</script>",
-    "style.css": b"body{}",
 }
 
 
