@@ -32,6 +32,7 @@ _CONTENT_TYPES: Final = {
     "icon.svg": "image/svg+xml",
     "licenses.txt": "text/plain; charset=utf-8",
     "login.js": "text/javascript; charset=utf-8",
+    "operators.css": "text/css; charset=utf-8",
     "operators.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "people.css": "text/css; charset=utf-8",

@@ -1,6 +1,7 @@
 // The search of the audit log of this replica.
 import { AUDIT } from "./texts.js";
-import { field, make, time } from "./dom.js";
+import { clockTime } from "../people/times.js";
+import { field, fieldForm } from "./dom.js";
 import { Listing } from "./listing.js";
 
 const { columns } = AUDIT;
@@ -30,13 +31,7 @@ export class AuditView {
       until: field(AUDIT.until, { type: "datetime-local" }),
     };
     const listing = this.#records(fields);
-    const search = make("button", { type: "submit", className: "primary", textContent: AUDIT.search });
-    const boxes = Object.values(fields).map(({ box }) => box);
-    const form = make("form", { className: "op-form" }, ...boxes, make("div", { className: "row" }, search));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      listing.refresh();
-    });
+    const form = fieldForm(fields, AUDIT.search, () => listing.refresh());
     root.replaceChildren(form, listing.element);
   }
 
@@ -55,7 +50,7 @@ export class AuditView {
         return { status, data, rows: data.records, note: notes.filter(Boolean).join(" ") };
       },
       columns: [
-        [columns.at, (one) => time(one.at)],
+        [columns.at, (one) => clockTime(one.at)],
         [columns.event, (one) => one.event],
         [columns.person, (one) => [one.issuer, one.subject].filter(Boolean).join(": ")],
         [columns.decision, (one) => [one.decision, one.rule].filter(Boolean).join(", ")],

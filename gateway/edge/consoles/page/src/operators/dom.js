@@ -1,22 +1,6 @@
-// Elements of the operators' pages. Texts are set as text only.
+// What the operators' pages have besides the elements of all pages.
 import { plainText } from "../bounds.js";
-
-/** Return an element with properties, data and children. */
-export function make(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.includes("-") || name === "role" || name === "for") made.setAttribute(name, value);
-    else made[name] = value;
-  }
-  made.append(...children);
-  return made;
-}
-
-export function button(label, act, className = "") {
-  const made = make("button", { type: "button", className, textContent: label });
-  made.addEventListener("click", act);
-  return made;
-}
+import { make } from "../people/dom.js";
 
 let fields = 0;
 
@@ -26,28 +10,28 @@ export function field(label, { type = "text", choices, value = "", required = fa
   let control;
   if (choices) {
     const options = choices.map(([one, text]) => make("option", { value: one, textContent: text }));
-    control = make("select", { id }, ...options);
+    control = make("select", { id }, options);
   } else {
     control = make("input", { id, type, autocomplete: "off", spellcheck: false, maxLength: 500 });
   }
   if (value) control.value = value;
   control.required = required;
-  return { box: make("div", {}, make("label", { for: id, textContent: label }), control), control };
+  return { box: make("div", {}, make("label", { htmlFor: id, textContent: label }), control), control };
 }
 
-const DATE = { dateStyle: "short", timeStyle: "medium" };
-
-/** Return a time in the reader's zone. */
-export function time(value) {
-  const at = typeof value === "number" ? new Date(value * 1000) : new Date(value);
-  return Number.isNaN(at.getTime()) ? "" : at.toLocaleString([], DATE);
+/** Return a form of fields, whose button calls `act` with their values by name. */
+export function fieldForm(fields, label, act) {
+  const submit = make("button", { type: "submit", className: "primary", textContent: label });
+  const send = async (event) => {
+    event.preventDefault();
+    submit.disabled = true;
+    const values = Object.entries(fields).map(([name, { control }]) => [name, control.value.trim()]);
+    await act(Object.fromEntries(values));
+    submit.disabled = false;
+  };
+  const boxes = Object.values(fields).map(({ box }) => box);
+  return make("form", { className: "op-form", on: { submit: send } }, boxes, make("div", { className: "row" }, submit));
 }
 
-export function zoneName() {
-  const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
-  const parts = new Intl.DateTimeFormat([], { timeZoneName: "short" }).formatToParts(new Date());
-  const short = parts.find(({ type }) => type === "timeZoneName")?.value ?? "";
-  return `${timeZone} (${short})`;
-}
-
-export const text = (value, max = 300) => plainText(value, max);
+/** Return one line of a text from the gateway. */
+export const text = (value) => plainText(value, 300);

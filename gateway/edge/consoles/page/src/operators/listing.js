@@ -1,6 +1,8 @@
 // A table that is read from the gateway: loading, empty, rows, or an error with what was shown.
 import { LISTING, STATES } from "./texts.js";
-import { button, make, text, time } from "./dom.js";
+import { button, make } from "../people/dom.js";
+import { clockTime } from "../people/times.js";
+import { text } from "./dom.js";
 
 const ROWS_MAX = 200;
 let listings = 0;
@@ -27,17 +29,22 @@ export class Listing {
     this.#empty = empty;
     const id = `op-listing-${(listings += 1)}`;
     const parts = this.#parts;
-    parts.filter = make("input", { type: "search", placeholder: LISTING.filter, "aria-label": `${LISTING.filter}: ${name}` });
-    parts.filter.addEventListener("input", () => this.#render());
+    parts.filter = make("input", {
+      type: "search",
+      placeholder: LISTING.filter,
+      attributes: { "aria-label": `${LISTING.filter}: ${name}` },
+      on: { input: () => this.#render() },
+    });
     parts.refresh = button(LISTING.refresh, () => this.refresh());
-    parts.notice = make("p", { className: "op-notice", role: "status" });
-    parts.table = make("table", { "aria-labelledby": id });
-    parts.box = make("div", { className: "op-scroll", role: "region", "aria-label": LISTING.region(name), tabIndex: 0 }, parts.table);
+    parts.notice = make("p", { className: "op-notice", attributes: { role: "status" } });
+    parts.table = make("table", { attributes: { "aria-labelledby": id } });
+    const region = { role: "region", "aria-label": LISTING.region(name) };
+    parts.box = make("div", { className: "op-scroll", tabIndex: 0, attributes: region }, parts.table);
     parts.foot = make("p", { className: "hint" });
     this.element = make(
       "section",
-      { className: "op-listing", "aria-labelledby": id },
-      make("div", { className: "op-bar" }, make("h2", { id, textContent: name }), parts.filter, ...more, parts.refresh),
+      { className: "op-listing", attributes: { "aria-labelledby": id } },
+      make("div", { className: "op-bar" }, make("h2", { id, textContent: name }), parts.filter, more, parts.refresh),
       parts.notice,
       parts.box,
       parts.foot,
@@ -61,7 +68,7 @@ export class Listing {
     }
     this.#rows = rows;
     this.#note = note;
-    this.#parts.foot.textContent = LISTING.updated(time(Date.now() / 1000));
+    this.#parts.foot.textContent = LISTING.updated(clockTime(Date.now()));
     this.#render();
     return undefined;
   }
@@ -86,9 +93,9 @@ export class Listing {
     const rows = shown.map(([row, texts]) => {
       const line = texts.map((one) => make("td", { dir: "auto", textContent: one }));
       if (actions.length) line.push(this.#actionCell(actions, row, texts[0]));
-      return make("tr", {}, ...line);
+      return make("tr", {}, line);
     });
-    table.replaceChildren(make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...rows));
+    table.replaceChildren(make("thead", {}, make("tr", {}, names)), make("tbody", {}, rows));
   }
 
   #actionCell(actions, row, name) {
@@ -100,6 +107,6 @@ export class Listing {
       made.setAttribute("aria-label", `${label}: ${name}`);
       return made;
     });
-    return make("td", { className: "op-actions" }, ...buttons);
+    return make("td", { className: "op-actions" }, buttons);
   }
 }

@@ -1,7 +1,9 @@
 // Locks, revocations and other overrides: list, add, lift, clear.
 import { LOCKS } from "./texts.js";
 import { confirmAction } from "./dialog.js";
-import { button, field, text, time } from "./dom.js";
+import { button } from "../people/dom.js";
+import { clockTime } from "../people/times.js";
+import { field, text } from "./dom.js";
 import { Listing } from "./listing.js";
 
 const REVOCATIONS = ["revoked_token", "revoked_subject", "revoked_before"];
@@ -86,10 +88,10 @@ export class LocksView {
       },
       columns: [
         [columns.what, (one) => describe(one.effect)],
-        [columns.until, (one) => (one.expires_at.startsWith("9999-") ? LOCKS.untilLifted : time(one.expires_at))],
+        [columns.until, (one) => (one.expires_at.startsWith("9999-") ? LOCKS.untilLifted : clockTime(one.expires_at))],
         [columns.reason, (one) => one.reason],
         [columns.by, (one) => one.created_by],
-        [columns.since, (one) => time(one.created_at)],
+        [columns.since, (one) => clockTime(one.created_at)],
         [columns.id, (one) => one.id],
       ],
       actions: [

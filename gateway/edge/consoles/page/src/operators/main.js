@@ -1,10 +1,14 @@
 // The operators' pages: who is logged in, the navigation, and the view of this address.
 import { element } from "../view.js";
+import "./style.css";
+import { button, make } from "../people/dom.js";
+import { contactLink } from "../people/failure.js";
 import { BrowserSession } from "../people/session.js";
+import { zoneName } from "../people/times.js";
 import { AdminApi } from "./api.js";
 import { AuditView } from "./audit.js";
 import { BudgetsView } from "./budgets.js";
-import { button, make, text, zoneName } from "./dom.js";
+import { text } from "./dom.js";
 import { LocksView } from "./locks.js";
 import { PolicyView } from "./policy.js";
 import { RequestsView } from "./requests.js";
@@ -45,12 +49,6 @@ function problem(status, data) {
   return text(data.error_msg || `HTTP ${status}`, 500);
 }
 
-/** Whom a person without a permission turns to, where the config names a contact. */
-function contact() {
-  const { text: words, url } = config.contact ?? {};
-  return url ? [make("a", { href: url, target: "_blank", rel: "noopener noreferrer", textContent: text(words) })] : [];
-}
-
 function logIn() {
   location.assign(`${config.base}/login?return=${encodeURIComponent(config.base + here)}`);
 }
@@ -60,7 +58,7 @@ function expired() {
   element("op-leave").hidden = true;
   element("op-person").textContent = "";
   element("op-dialog").close();
-  const action = button(STATES.expired.action, logIn, "primary");
+  const action = button(STATES.expired.action, logIn, { isPrimary: true });
   show("expired", STATES.expired, action);
   action.focus();
 }
@@ -110,12 +108,12 @@ function enter({ person, permissions: granted }) {
   element("op-leave").onclick = leave;
   navigation();
   const [, words, View, permission] = VIEWS[here] ?? [];
-  if (!granted.length) return show("nothing", STATES.nothing, ...contact());
+  if (!granted.length) return show("nothing", STATES.nothing, contactLink(config.contact) ?? "");
   if (!View) return show("nothing", { title: PAGE.unknown });
   if (!permissions.has(permission)) {
     const first = Object.keys(VIEWS).find((path) => permissions.has(VIEWS[path][3]));
     if (here === "/" && first) return location.replace(config.base + first);
-    return show("nothing", { title: words.title, lead: PAGE.missing(permission) }, ...contact());
+    return show("nothing", { title: words.title, lead: PAGE.missing(permission) }, contactLink(config.contact) ?? "");
   }
   const isReader = granted.every((one) => one === "read" || one === "audit");
   show("open", { title: words.title, lead: words.lead });
@@ -130,8 +128,11 @@ async function start() {
   const { status, data } = await session.load();
   if (status === 200) return enter(data);
   if (status === 401) return logIn();
-  const again = button(STATES.retry, start, "primary");
-  if (status !== 503) return show("failed", { title: STATES.notOpened, lead: problem(status, data) }, again);
+  const again = button(STATES.retry, start, { isPrimary: true });
+  if (status !== 503) {
+    const help = contactLink(config.contact) ?? "";
+    return show("failed", { title: STATES.notOpened, lead: problem(status, data) }, again, help);
+  }
   const lead = `${problem(status, data)} ${STATES.unavailable.lead}`;
   return show("failed", { title: STATES.unavailable.title, lead }, again);
 }

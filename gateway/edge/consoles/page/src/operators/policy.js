@@ -2,7 +2,9 @@
 import { POLICY } from "./texts.js";
 import { fillFacts } from "../view.js";
 import { confirmAction } from "./dialog.js";
-import { button, field, make, text, time } from "./dom.js";
+import { button, make } from "../people/dom.js";
+import { clockTime } from "../people/times.js";
+import { field, fieldForm, text } from "./dom.js";
 import { Listing } from "./listing.js";
 import { describe } from "./locks.js";
 import { missing } from "./processes.js";
@@ -45,7 +47,7 @@ export class PolicyView {
         [columns.process, (one) => one.process],
         [columns.version, (one) => one.version],
         [columns.rules, (one) => one.rules],
-        [columns.loaded, (one) => time(one.loaded_at)],
+        [columns.loaded, (one) => clockTime(one.loaded_at)],
         [columns.file, (one) => (one.file_rejected ? POLICY.rejected(one.error) : POLICY.inForce)],
       ],
     });
@@ -70,17 +72,8 @@ export class PolicyView {
       server: field(POLICY.server),
       permission: field(POLICY.permission, { choices: PERMISSIONS.map((one) => [one, one]) }),
     };
-    const ask = make("button", { type: "submit", className: "primary", textContent: POLICY.ask });
-    const answer = make("div", { className: "op-answer", role: "status" });
-    const boxes = Object.values(fields).map(({ box }) => box);
-    const form = make("form", { className: "op-form" }, ...boxes, make("div", { className: "row" }, ask));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      ask.disabled = true;
-      const values = Object.entries(fields).map(([name, { control }]) => [name, control.value.trim()]);
-      await this.#ask(Object.fromEntries(values), answer);
-      ask.disabled = false;
-    });
+    const answer = make("div", { className: "op-answer", attributes: { role: "status" } });
+    const form = fieldForm(fields, POLICY.ask, (values) => this.#ask(values, answer));
     const heading = make("h2", { textContent: POLICY.explain });
     return make("section", { className: "op-listing" }, heading, form, answer);
   }

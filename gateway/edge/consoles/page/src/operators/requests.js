@@ -1,7 +1,8 @@
 // Access requests: list, and end one.
 import { REQUESTS } from "./texts.js";
 import { confirmAction } from "./dialog.js";
-import { field, text, time } from "./dom.js";
+import { clockTime } from "../people/times.js";
+import { field, text } from "./dom.js";
 import { Listing } from "./listing.js";
 
 const { columns } = REQUESTS;
@@ -30,10 +31,10 @@ export class RequestsView {
         [columns.state, (one) => REQUESTS.states[one.state] ?? one.state],
         [columns.role, (one) => one.role],
         [columns.servers, (one) => one.servers.join(", ") || one.project],
-        [columns.ends, (one) => (one.ends_at ? time(one.ends_at) : "")],
+        [columns.ends, (one) => (one.ends_at ? clockTime(one.ends_at) : "")],
         [columns.approved, (one) => (one.break_glass ? REQUESTS.breakGlass : one.approved_by.join(", "))],
         [columns.reason, (one) => [one.ticket, one.reason].filter(Boolean).join(": ")],
-        [columns.created, (one) => time(one.created_at)],
+        [columns.created, (one) => clockTime(one.created_at)],
         [columns.id, (one) => one.id],
       ],
       actions: [

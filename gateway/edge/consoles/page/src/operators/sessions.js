@@ -1,7 +1,8 @@
 // Live consoles and tokens in use.
 import { LOCKS, SESSIONS } from "./texts.js";
 import { confirmAction } from "./dialog.js";
-import { text, time } from "./dom.js";
+import { clockTime } from "../people/times.js";
+import { text } from "./dom.js";
 import { Listing } from "./listing.js";
 import { lockDialog, revokeDialog } from "./locks.js";
 import { missing } from "./processes.js";
@@ -38,7 +39,7 @@ export class SessionsView {
         [columns.project, (one) => one.project],
         [columns.account, (one) => one.account],
         [columns.mode, (one) => SESSIONS.mode[one.mode] ?? one.mode],
-        [columns.started, (one) => time(one.started_at)],
+        [columns.started, (one) => clockTime(one.started_at)],
         [columns.from, (one) => one.client_address],
         [columns.process, (one) => one.process],
       ],
@@ -75,8 +76,8 @@ export class SessionsView {
         [columns.person, (one) => one.subject],
         [columns.issuer, (one) => one.issuer],
         [columns.token, (one) => one.token_id],
-        [columns.issued, (one) => time(one.issued_at)],
-        [columns.expires, (one) => time(one.expires_at)],
+        [columns.issued, (one) => clockTime(one.issued_at)],
+        [columns.expires, (one) => clockTime(one.expires_at)],
         [columns.process, (one) => one.process],
       ],
       actions: [
