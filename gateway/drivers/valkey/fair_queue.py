@@ -2,7 +2,7 @@
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -13,6 +13,7 @@ from gateway.domain.queue.fair_queue import (
     BatchResult,
     BudgetLimit,
     QueueBatch,
+    QueueEntry,
     QueueState,
     tolerance_s,
 )
@@ -22,6 +23,8 @@ from gateway.flow.clock import Clock
 from gateway.flow.shared_queue import QueueUpdate
 
 _SCRIPT = LuaScript("fair_queue")
+_LESSON_AT, _TATS_AT = 6, 14
+"""Where the learned rate and the arrival times begin in a reply."""
 _LOOK_AHEAD_S = 0.02
 """Slots are granted this long before they start, so that the message arrives in time."""
 _LOOK_AHEAD_MAX_S = 0.15
@@ -60,7 +63,7 @@ class _ServerClock:
         return int(monotonic * 1e6 + self._offset_us)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submission:
     """A batch as the script reads it."""
 
@@ -135,7 +138,7 @@ class ValkeyFairQueue:
     def submission(self, batch: QueueBatch, state: QueueState) -> Submission:
         """Return a batch for a script that calls fair_queue.lua with `keys` and the words."""
         began = self._clock.monotonic()
-        words = " ".join((self._state_words(began, state), *_batch_words(batch)))
+        words = f"{self._state_words(began, state)} {_batch_words(batch)}"
         return Submission(words, batch, began)
 
     def result(self, reply: bytes, submitted: Submission) -> BatchResult:
@@ -143,10 +146,9 @@ class ValkeyFairQueue:
         began, ended = submitted.began, self._clock.monotonic()
         self._former, self._returned = "-", 0
         try:
-            fields = iter(reply.split())
-            server_us = int(next(fields))
+            fields = reply.split()
             self._round_trip_s += 0.2 * (ended - began - self._round_trip_s)
-            self._server_clock.compare(server_us, began=began, ended=ended)
+            self._server_clock.compare(int(fields[0]), began=began, ended=ended)
             return self._outcome(fields, submitted.batch)
         except (ValueError, StopIteration, TypeError, LookupError, AttributeError):
             raise StoreUnavailable("fair_queue: unexpected response") from None
@@ -164,9 +166,9 @@ class ValkeyFairQueue:
         )
         # Two processes may differ by twice the error in their view of the server's clock.
         clock_error_s = min(2 * self._server_clock.error_s(now), 1.0)
+        known = [_us(tat - now) for tat in state.tats] or ["-"] * len(self._windows)
         windows = " ".join(
-            f"{window} {_us(state.tats[i] - now) if state.tats else '-'}"
-            for i, window in enumerate(self._windows)
+            [f"{window} {tat}" for window, tat in zip(self._windows, known, strict=True)]
         )
         return (
             f"{self._replica} {self._former} {self._fixed} {_us(look_ahead_s)} {state.version} "
@@ -174,24 +176,26 @@ class ValkeyFairQueue:
             f"{lesson} {_us(clock_error_s)} {windows}"
         )
 
-    def _outcome(self, fields: Iterator[bytes], batch: QueueBatch) -> BatchResult:
-        version, virtual_time = int(next(fields)), float(next(fields))
-        paused = self._server_clock.to_monotonic(next(fields))
-        following, waiting = next(fields), int(next(fields))
-        learned = self._learned([next(fields) for _ in range(8)])
-        tats = tuple(self._server_clock.to_monotonic(next(fields)) for _ in self._limit.windows)
-        granted = {key: self._server_clock.to_monotonic(slot) for key, slot in _pairs(fields)}
-        refused = {key: int(wait) / 1e6 for key, wait in _pairs(fields)}
-        tags = {key: float(tag) for key, tag in _pairs(fields)}
-        waiters = {call.entry.id: call.waiters for call in batch.shared}
+    def _outcome(self, fields: list[bytes], batch: QueueBatch) -> BatchResult:
+        _, version, virtual_time, paused, following, waiting = fields[:_LESSON_AT]
+        to_monotonic = self._server_clock.to_monotonic
+        lists_at = _TATS_AT + len(self._limit.windows)
+        granted, refused, tags, inherited = _pairs(fields, lists_at)
+        waiters = {call.entry.id: call.waiters for call in batch.shared} if inherited else {}
         return BatchResult(
-            state=QueueState(tats, virtual_time, paused, learned, version),
-            waiting=waiting,
-            next_at=None if following == b"-" else self._server_clock.to_monotonic(following),
-            granted=granted,
-            refused=refused,
-            tags=tags,
-            inherited={key: waiters[key][int(donor) - 1] for key, donor in _pairs(fields)},
+            state=QueueState(
+                tuple([to_monotonic(tat) for tat in fields[_TATS_AT:lists_at]]),
+                float(virtual_time),
+                to_monotonic(paused),
+                self._learned(fields[_LESSON_AT:_TATS_AT]),
+                int(version),
+            ),
+            waiting=int(waiting),
+            next_at=None if following == b"-" else to_monotonic(following),
+            granted={key: to_monotonic(slot) for key, slot in granted},
+            refused={key: int(wait) / 1e6 for key, wait in refused},
+            tags={key: float(tag) for key, tag in tags},
+            inherited={key: waiters[key][int(donor) - 1] for key, donor in inherited},
         )
 
     def _learned(self, lesson: list[bytes]) -> LearnedRate | None:
@@ -243,37 +247,43 @@ class ValkeyFairQueue:
         )
 
 
-def _batch_words(batch: QueueBatch) -> Iterator[str]:
-    yield str(len(batch.throttlings))
-    for throttling in batch.throttlings:
-        yield f"{_us(throttling.pause_s)} {_or_unknown(throttling.named_rate)}"
-    yield str(len(batch.leaving))
-    for one in batch.leaving:
-        yield f"{one.id} {_digest(one.request.caller)} {one.request.weight!r}"
-    yield str(len(batch.entering))
-    for one in batch.entering:
-        request = one.request
-        yield (
-            f"{one.id} {_digest(request.caller)} {request.weight!r} {request.priority.value} "
-            f"{_us(one.timeout_s)} {_or_unknown(one.tag)}"
-        )
-    yield str(len(batch.shared))
+def _batch_words(batch: QueueBatch) -> str:
+    words = [
+        str(len(batch.throttlings)),
+        *[f"{_us(one.pause_s)} {_or_unknown(one.named_rate)}" for one in batch.throttlings],
+        str(len(batch.leaving)),
+        *[_caller_words(one) for one in batch.leaving],
+        str(len(batch.entering)),
+        *[
+            f"{_caller_words(one)} {one.request.priority.value} {_us(one.timeout_s)} "
+            f"{_or_unknown(one.tag)}"
+            for one in batch.entering
+        ],
+        str(len(batch.shared)),
+    ]
     for call in batch.shared:
-        entry, request = call.entry, call.entry.request
-        yield f"{entry.id} {_digest(request.caller)} {request.weight!r} {request.priority.value}"
-        yield str(len(call.waiters))
-        for waiter in call.waiters:
-            yield f"{_digest(waiter.caller)} {waiter.weight!r}"
+        entry = call.entry
+        words.append(f"{_caller_words(entry)} {entry.request.priority.value} {len(call.waiters)}")
+        words += [f"{_digest(waiter.caller)} {waiter.weight!r}" for waiter in call.waiters]
+    return " ".join(words)
+
+
+def _caller_words(entry: QueueEntry) -> str:
+    return f"{entry.id} {_digest(entry.request.caller)} {entry.request.weight!r}"
 
 
 def _or_unknown(value: float | None) -> str:
     return "-" if value is None else repr(value)
 
 
-def _pairs(fields: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
-    for _ in range(int(next(fields))):
-        key = next(fields)
-        yield key.decode(), next(fields)
+def _pairs(fields: list[bytes], at: int) -> list[list[tuple[str, bytes]]]:
+    """Return the lists from `at` on: each has its length, then a key and a value per item."""
+    found: list[list[tuple[str, bytes]]] = []
+    while at < len(fields):
+        begin, end = at + 1, at + 1 + 2 * int(fields[at])
+        found.append([(fields[i].decode(), fields[i + 1]) for i in range(begin, end, 2)])
+        at = end
+    return found
 
 
 @lru_cache(maxsize=10_000)
