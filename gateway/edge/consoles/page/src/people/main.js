@@ -4,12 +4,18 @@ import { element } from "../view.js";
 import { plainText } from "../bounds.js";
 import { make, stateCard } from "./dom.js";
 import { failureCard } from "./failure.js";
+import { RecordingsView } from "./recordings/recordings_view.js";
+import { NewRequestView } from "./requests/new_request_view.js";
+import { RequestView } from "./requests/request_view.js";
+import { RequestsView } from "./requests/requests_view.js";
+import { WaitingCount } from "./requests/waiting_count.js";
 import { Router, loginPath } from "./router.js";
 import { RecentServers } from "./servers/recent.js";
 import { ServerStore } from "./servers/server_store.js";
 import { ServerView } from "./servers/server_view.js";
 import { ServersView } from "./servers/servers_view.js";
 import { BrowserSession } from "./session.js";
+import { SessionsView } from "./sessions/sessions_view.js";
 import { EXPIRED, FAILURES, FRESH, NAVIGATION, PAGE } from "./texts.js";
 import * as texts from "./texts.js";
 import { zoneName } from "./times.js";
@@ -22,6 +28,11 @@ import { zoneName } from "./times.js";
 const ROUTES = [
   { path: "/", page: "servers", View: ServersView },
   { path: "/servers/:project/:server", page: "servers", View: ServerView },
+  { path: "/requests", page: "requests", View: RequestsView },
+  { path: "/requests/new", page: "requests", View: NewRequestView },
+  { path: "/requests/:id", page: "requests", View: RequestView },
+  { path: "/sessions", page: "sessions", View: SessionsView },
+  { path: "/recordings", page: "recordings", View: RecordingsView },
 ];
 
 class Pages {
@@ -89,7 +100,7 @@ class Pages {
       },
       /** Return the path that requests access to a server; null without such a page. */
       asks: hasRequests
-        ? (project, server) => (project ? `/requests?project=${project}&server=${server}` : "/requests")
+        ? (project, server) => (project ? `/requests/new?project=${project}&server=${server}` : "/requests/new")
         : null,
     };
   }
@@ -116,6 +127,8 @@ class Pages {
       return route ? [make("a", { href, textContent: text, data: { page } })] : [];
     });
     element("nav").replaceChildren(...links);
+    const requests = links.find((link) => link.dataset.page === "requests");
+    if (requests) new WaitingCount(this.#session, requests).start();
   }
 
   #showConnection() {

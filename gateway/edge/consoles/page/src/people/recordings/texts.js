@@ -1,0 +1,38 @@
+// Every text of the list of recordings.
+
+export const RECORDINGS = {
+  title: "Recordings",
+  lead: "Consoles that were recorded, where you may view recordings. The audit log records each view.",
+  server: "Server ID",
+  subject: "Person",
+  since: "From",
+  spans: { day: "Last 24 hours", week: "Last 7 days", month: "Last 30 days", all: "Any time" },
+  search: "Search",
+  empty: {
+    title: "No recordings here.",
+    lead: "There are none in this time, or none that you may view.",
+  },
+  columns: {
+    server: "Server",
+    person: "Person",
+    started: "Began",
+    length: "Length",
+    host: "Recorded on",
+    play: "Play",
+  },
+  play: "Play",
+  playOf: (server, at) => `Play the recording of ${server}, ${at}`,
+  opening: "Opening the player",
+  states: { in_progress: "In progress", not_closed: "Not closed yet: its process has failed" },
+  later: "When it has ended",
+  elsewhere: "Not on this replica",
+  problems: (texts) => `Not intact: ${texts.join("; ")}`,
+  notHere: (texts) => texts.join("; "),
+  held: "Retained",
+  keys: "With keys",
+  view: "Watched only",
+  more: "Show older",
+  incomplete: "The recordings of other hosts are unknown at the moment. Some may be missing.",
+  count: (count) => (count === 1 ? "1 recording" : `${count} recordings`),
+  notPlayed: "The recording was not opened.",
+};
