@@ -166,7 +166,7 @@ class ValkeyFairQueue:
         )
         # Two processes may differ by twice the error in their view of the server's clock.
         clock_error_s = min(2 * self._server_clock.error_s(now), 1.0)
-        known = [_us(tat - now) for tat in state.tats] or ["-"] * len(self._windows)
+        known = [str(_us(tat - now)) for tat in state.tats] or ["-"] * len(self._windows)
         windows = " ".join(
             [f"{window} {tat}" for window, tat in zip(self._windows, known, strict=True)]
         )
