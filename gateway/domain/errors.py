@@ -341,9 +341,11 @@ class RecordingUnavailable(GatewayError):
 class RecordingElsewhere(GatewayError):
     """Another host has the files; the caller may view the recording."""
 
-    def __init__(self, hosts: Sequence[str]) -> None:
+    def __init__(self, hosts: Sequence[str], gone: Sequence[str] = ()) -> None:
+        """`gone`: those of `hosts` from which no gateway reports any more."""
         super().__init__(f"the recording is on {', '.join(hosts)}")
         self.hosts = tuple(hosts)
+        self.gone = tuple(gone)
 
 
 class ConsoleStoreUnavailable(RetryLater):

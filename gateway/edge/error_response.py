@@ -64,9 +64,12 @@ def _message(error: GatewayError, message: str) -> str:
             return f"Missing admin permission: {error.required}. {message}"
         case errors.RecordingElsewhere():
             where = ", ".join(error.hosts)
+            gone = (
+                f" No gateway reports from {', '.join(error.gone)} any more." if error.gone else ""
+            )
             return (
                 f"The files of this recording are on {where}, which the replica that answered"
-                " cannot read. Report the request ID to the operators."
+                f" cannot read.{gone} Report the request ID to the operators."
             )
         case errors.BadRequest() | errors.RecordingUnavailable():
             return error.detail or message

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.model import Secret
-from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import PartState, RecordingInfo, RecordingQuery
 from gateway.domain.recordings.records import RecordKind, json_record, screen_record
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.host.clock import SystemClock
@@ -68,6 +68,7 @@ class Host:
         return found
 
     async def publish(self, recording: str) -> None:
+        await self.catalogue.report()
         await self.catalogue.publish(await self.info(recording))
 
 
@@ -248,6 +249,58 @@ async def test_publisher_follows_what_changes(left: Host, right: Host) -> None:
     await until_listed(TWO)
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_removal_unpublishes_what_other_hosts_had_of_it(
+    valkey: Valkey, tmp_path: Path, left: Host, right: Host
+) -> None:
+    """A pod before this one, and a replica that shares the directory, have published it, too."""
+    pod = a_host(valkey, tmp_path / "left", "old-pod")
+    pod.record(1)
+    left.record(1)
+    right.record(1)
+    for host in (pod, left, right):
+        await host.publish(ONE)
+    publisher = RecordingPublisher(left.store, left.catalogue, FakeClock())
+    task = asyncio.create_task(publisher.run())
+    later = FakeClock(SystemClock().now() + 7_200.0)
+    scene = RecordingScene(tmp_path / "left", clock=later, keep_s=1.0)
+    scene.retention.apply()
+    removed = scene.retention.take_removed()
+    assert removed == {ONE: {("old-pod", 1), ("left", 2)}}
+    publisher.unpublish_soon(ONE, removed[ONE])
+    async with asyncio.timeout(30):
+        while len(await left.catalogue.find(ONE)) > 1:  # noqa: ASYNC110 - Redis has it
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait({task})
+    found = await left.known.find(ONE)
+    assert found is not None
+    assert (found.is_here, found.elsewhere) == (False, ("right",))
+
+
+async def test_host_that_reports_no_more_is_named_as_gone(
+    left: Host, right: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part stays open for ever: it is not in progress."""
+    right.record(1)
+    info = await right.info(ONE)
+    open_part = replace(info.parts[0], state=PartState.OPEN, ended_at=None, end="")
+    await right.catalogue.publish(replace(info, parts=(open_part,)))
+    await right.catalogue.report()
+    found = await left.known.find(ONE)
+    assert found is not None
+    assert (found.gone, found.state) == ((), "in_progress")
+    monkeypatch.setattr(recording_catalogue, "REPORTED_S", 0.05)
+    await asyncio.sleep(0.1)
+    for found in (
+        await left.known.find(ONE),
+        *(await left.known.list(RecordingQuery(), 10)).recordings,
+    ):
+        assert found is not None
+        assert (found.elsewhere, found.gone, found.state) == (("right",), ("right",), "not_closed")
+        (warning,) = found.warnings
+        assert warning.endswith("; no gateway reports from right: is the host gone?")
 
 
 async def test_gateway_reports_each_part_that_begins_and_ends(left: Host) -> None:

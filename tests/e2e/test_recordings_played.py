@@ -1,10 +1,19 @@
 """Recordings from a live session to the player: real processes, and Chromium on both ends."""
 
+import array
+import base64
+import fcntl
 import json
+import select
+import socket
 import stat
+import struct
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -19,8 +28,15 @@ from gateway.drivers.recordings.recording_directory import (
 from tests.e2e.test_commands import run
 from tests.support.browser import ConsoleTab, needs_chromium
 from tests.support.live_delivery import PROJECT, deliver_live, ticket
-from tests.support.long_recording import lines_at, shown_lines, write_long_recording
+from tests.support.long_recording import (
+    CHUNKS,
+    lines_at,
+    shown_lines,
+    write_large_recording,
+    write_long_recording,
+)
 from tests.support.recorded_live import (
+    RoundTrips,
     allow,
     api,
     jump,
@@ -28,10 +44,11 @@ from tests.support.recorded_live import (
     newest,
     open_player,
     record,
+    served_at,
     still_picture,
 )
 from tests.support.recordings import a_recording
-from tests.support.stack import CloudProcess, Stack, eventually
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
 
 pytestmark = needs_chromium
 WAIT_MS = 30_000
@@ -42,6 +59,8 @@ def live() -> Iterator[Stack]:
     stack = Stack(CloudProcess("--live-project", PROJECT), start=False)
     deliver_live(stack.gateway)
     record(stack.gateway)
+    stack.gateway.config["accounts"][0]["console"]["record_keys"] = True
+    stack.gateway.write_config()
     stack.gateway.start()
     yield stack
     stack.close()
@@ -157,17 +176,129 @@ def test_view_ends_with_its_right(live: Stack, browser: Browser) -> None:
     if not has_any(live, server):
         record_session(live, browser, server)
     page = open_player(live.gateway, browser, newest(live.gateway, server))
-    allow(live.gateway)
-    began = time.monotonic()
-    try:
-        expect(page.locator("body")).to_have_attribute("data-state", "ended", timeout=WAIT_MS)
-        # A changed policy file is noticed within a second, and ends the view in another.
-        assert time.monotonic() - began < 4
-        assert page.locator("#screen canvas").count() == 0
-    finally:
-        allow(live.gateway, "nora")
+    began = time.time()
+    with RoundTrips(live.gateway) as trips:
+        allow(live.gateway)
+        try:
+            expect(page.locator("body")).to_have_attribute("data-state", "ended", timeout=WAIT_MS)
+            ended_at = served_at(live.gateway, "OpenPlayerSocket", since=began)
+            assert page.locator("#screen canvas").count() == 0
+        finally:
+            allow(live.gateway, "nora")
+    assert ended_at - policy_changed_at(live, since=began) <= 1.0 + 3 * trips.longest_s
     page.close()
     eventually(lambda: has_any(live, server))
+
+
+def policy_changed_at(live: Stack, *, since: float) -> float:
+    return min(one["at"] for one in live.gateway.audit("policy_loaded") if one["at"] >= since)
+
+
+@pytest.mark.parametrize(
+    ("how", "operation"), [("views", "OpenPlayerSocket"), ("export", "ExportRecording")]
+)
+def test_client_that_does_not_read_is_cut_off_with_its_right(
+    live: Stack, how: str, operation: str
+) -> None:
+    """Neither the end nor the reset waits for it, and what it has not received is dropped."""
+    gateway, number = live.gateway, {"views": 21, "export": 22}[how]
+    target = ConsoleTarget("prod", ProjectId(live.cloud.project), ServerId(live.cloud.servers[6]))
+    details = a_recording(number, target=target, started_at=time.time() - 3_600)
+    key = Secret((gateway.directory / "recording.key").read_text())
+    write_large_recording(gateway.directory / "recordings", key, details)
+    began = time.time()
+    with stalled_client(gateway, details.id, how) as client, RoundTrips(gateway) as trips:
+        try:
+            allow(gateway)
+            is_reset = select.poll()
+            is_reset.register(client, select.POLLERR)
+            assert [event & select.POLLERR for _, event in is_reset.poll(WAIT_MS)] == [
+                select.POLLERR
+            ]
+            ended_at = served_at(gateway, operation, since=began)
+        finally:
+            allow(gateway, "nora")
+        received = 0
+        with pytest.raises(ConnectionResetError):
+            while data := client.recv(1 << 20):
+                received += len(data)
+        assert received < 1 << 20  # only what the client's own buffer had
+    assert ended_at - policy_changed_at(live, since=began) <= 1.0 + 3 * trips.longest_s
+
+
+@contextmanager
+def stalled_client(gateway: RunningGateway, recording: str, how: str) -> Iterator[socket.socket]:
+    """Yield a connection whose client reads no more, once the gateway waits for it."""
+    path, body = f"/console/recordings/{recording}/{how}", {}
+    head = f"POST {path} HTTP/1.1\r\nAuthorization: Bearer {gateway.cloud.token('nora')}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 2\r\n"
+    frames = b"{}"
+    if how == "views":
+        ticket = api(gateway, "POST", path, "nora", body).json["url"].partition("#")[2]
+        head = "GET /console/player/socket HTTP/1.1\r\nUpgrade: websocket\r\n"
+        head += "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        head += f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
+        head += f"Sec-WebSocket-Protocol: console-recording.v1\r\nOrigin: {gateway.url}\r\n"
+        frames = text_frame({"type": "open", "ticket": ticket})
+        for chunk in range(CHUNKS):
+            frames += text_frame({"type": "read", "part": 1, "chunk": chunk})
+    host, port = urlsplit(gateway.url).hostname, urlsplit(gateway.url).port
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.connect((host, port))
+        client.sendall(f"{head}Host: {host}:{port}\r\n\r\n".encode() + frames)
+        waiting = [-1, 0]
+
+        def is_stalled() -> bool:
+            unread = array.array("i", [0])
+            fcntl.ioctl(client, termios.FIONREAD, unread)
+            waiting.append(unread[0])
+            time.sleep(0.3)
+            return waiting[-1] > 0 and waiting[-1] == waiting[-2] == waiting[-3]
+
+        eventually(is_stalled)
+        yield client
+
+
+def text_frame(message: dict[str, object]) -> bytes:
+    data = json.dumps(message).encode()
+    return struct.pack(">BBHI", 0x81, 0xFE, len(data), 0) + data
+
+
+def test_keystrokes_are_shown_with_their_own_right(live: Stack, browser: Browser) -> None:
+    server, gateway = live.cloud.servers[5], live.gateway
+    tab = ConsoleTab(browser.new_page())
+    token = live.cloud.token("anna")
+    tab.page.goto(f"{gateway.url}/console#{ticket(gateway, token, server)}")
+    words = "The screen of this session and what you type are recorded, passwords included."
+    expect(tab.page.get_by_text(words)).to_be_visible()
+    tab.page.get_by_role("button", name="Connect", exact=True).press("Enter")
+    tab.wait_for_state("live")
+    tab.type("root\n")
+    tab.disconnect()
+    tab.page.close()
+    recording = newest(gateway, server)
+    path = f"/console/recordings/{recording}/views"
+    reply = api(gateway, "POST", path, "nora", {"keys": True})
+    assert (reply.status, reply.json["error_code"]) == (404, "CGW.4048")
+    refused = [one for one in gateway.audit("refused") if recording in one["detail"]]
+    assert {(one["subject"], one["permission"]) for one in refused} == {("nora", "recording:keys")}
+    began = time.time()
+    allow(gateway, "nora", with_keystrokes="nora")
+    try:
+        eventually(lambda: [one for one in gateway.audit("policy_loaded") if one["at"] >= began])
+        page = open_player(gateway, browser, recording, with_keystrokes=True)
+        jump_to_end(page)
+        expect(page.locator("#keys")).to_have_text("r o o t ⏎")
+        page.close()
+    finally:
+        allow(gateway, "nora")
+    details = [one["detail"] for one in gateway.audit("recording_viewed")]
+    assert "with keystrokes" in details
+    page = open_player(gateway, browser, recording)
+    jump_to_end(page)
+    expect(page.locator("#keys")).to_be_hidden()
+    page.close()
 
 
 def test_exported_file_plays_offline(live: Stack, browser: Browser, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A recording of eight hours at a terminal, written by the real driver in a second."""
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from playwright.sync_api import Page
 from gateway.demo.cloud.screen.font import HEIGHT, glyph
 from gateway.domain.model import Secret
 from gateway.domain.recordings.model import RecordingDetails
+from gateway.domain.recordings.part_format import CHUNK_BYTES
 from gateway.domain.recordings.records import Record, RecordKind, json_record, screen_record
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.recordings.file_recordings import RecordingFiles, open_recording_part
 from tests.support.recordings import RecordingScene
 
 HOURS: Final = 8
+CHUNKS: Final = 24
+"""Of a large recording; a chunk has 1 MiB."""
 EVERY_S: Final = 8
 """A line is printed this often."""
 ROWS, COLUMNS, DIGITS = 24, 80, 6
@@ -38,6 +42,19 @@ def write_long_recording(root: Path, key: Secret, details: RecordingDetails) -> 
     scene.closer.recover([part.file.parent])
     scene.index.close()
     return size
+
+
+def write_large_recording(root: Path, key: Secret, details: RecordingDetails) -> None:
+    """Record more than the sockets between a gateway and its client take."""
+    scene = RecordingScene(root, clock=SystemClock(), keys=[key])
+    files = RecordingFiles(scene.directory, scene.keys, scene.index, "host-1")
+    part = open_recording_part(files, details, details.started_at)
+    for number in range(CHUNKS):
+        part.append([screen_record(number, os.urandom(CHUNK_BYTES))])
+    part.append([json_record(CHUNKS, RecordKind.END, {"end": "person", "detail": ""})])
+    part.close()
+    scene.closer.recover([part.file.parent])
+    scene.index.close()
 
 
 def lines_at(second: int) -> list[str]:

@@ -3,8 +3,11 @@
 import base64
 import json
 import os
+import time
+from datetime import datetime
 from pathlib import Path
-from typing import Final
+from threading import Event, Thread
+from typing import Final, Self
 
 from playwright.sync_api import Browser, Page, expect
 
@@ -32,13 +35,53 @@ def record(gateway: RunningGateway, directory: Path | None = None) -> None:
     allow(gateway, VIEWER)
 
 
-def allow(gateway: RunningGateway, *viewers: str) -> None:
-    """Let these persons, and no others, view recordings."""
+def allow(gateway: RunningGateway, *viewers: str, with_keystrokes: str = "") -> None:
+    """Let these persons, and no others, view recordings; one of them also the keystrokes."""
     policy = json.loads(gateway.policy_file.read_text())
     policy["roles"]["auditor"] = ["recording:view"]
-    grants = [one for one in policy["grants"] if one["role"] != "auditor"]
+    policy["roles"]["reader"] = ["recording:keys"]
+    grants = [one for one in policy["grants"] if one["role"] not in ("auditor", "reader")]
     grants += [{"role": "auditor", "to": {"users": [one]}, "on": "everything"} for one in viewers]
+    if with_keystrokes:
+        to = {"users": [with_keystrokes]}
+        grants.append({"role": "reader", "to": to, "on": "everything"})
     gateway.write_policy({**policy, "grants": grants})
+
+
+class RoundTrips:
+    """Times requests that change nothing: on a busy machine all else takes longer, too."""
+
+    def __init__(self, gateway: RunningGateway) -> None:
+        self.longest_s = 0.0
+        self._gateway = gateway
+        self._is_over = Event()
+        self._thread = Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(0.05):
+            began = time.monotonic()
+            fetch(self._gateway.url, "GET", "/console/none")
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+
+
+def served_at(gateway: RunningGateway, operation: str, *, since: float) -> float:
+    """Return when a request that began before `since` has ended, by the gateway's clock."""
+
+    def found() -> list[float]:
+        lines = [one for one in gateway.log_lines("request") if one.get("operation") == operation]
+        times = [datetime.fromisoformat(one["time"]).timestamp() for one in lines]
+        return [one for one in times if one >= since]
+
+    eventually(found, within_s=40)
+    return found()[0]
 
 
 def picture(page: Page) -> str:
@@ -81,11 +124,17 @@ def newest(gateway: RunningGateway, server: str) -> str:
 
 
 def open_player(
-    gateway: RunningGateway, browser: Browser, recording: str, subject: str = VIEWER
+    gateway: RunningGateway,
+    browser: Browser,
+    recording: str,
+    subject: str = VIEWER,
+    *,
+    with_keystrokes: bool = False,
 ) -> Page:
     """Open a recording; it is paused at its start."""
     page = browser.new_page()
-    reply = api(gateway, "POST", f"/console/recordings/{recording}/views", subject, {})
+    body = {"keys": True} if with_keystrokes else {}
+    reply = api(gateway, "POST", f"/console/recordings/{recording}/views", subject, body)
     assert reply.status == 200, reply.body
     page.goto(reply.json["url"])
     page.get_by_role("button", name="Play", exact=True).click()

@@ -68,6 +68,10 @@ class RecordingDetails:
         )
 
 
+PartId = tuple[str, int]
+"""The host that recorded a part, and its number: each host counts for itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartInfo:
     """One connection to the cloud's console."""
@@ -100,6 +104,8 @@ class RecordingInfo:
     """False: only another host has its files."""
     elsewhere: tuple[str, ...] = ()
     """The other hosts that have parts of it, which this one cannot read."""
+    gone: tuple[str, ...] = ()
+    """Those of `elsewhere` from which no gateway reports any more."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -108,6 +114,8 @@ class RecordingInfo:
             return self.problems
         what = "more of it is" if self.is_here else "its files are"
         where = f"{what} on {', '.join(self.elsewhere)}, which this replica cannot read"
+        if self.gone:
+            where += f"; no gateway reports from {', '.join(self.gone)}: is the host gone?"
         return (*self.problems, where)
 
     @property

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from gateway.domain.recordings.index_lines import part_opened, recording_opened
-from gateway.domain.recordings.model import RecordingDetails
+from gateway.domain.recordings.model import PartId, RecordingDetails
 from gateway.domain.recordings.records import Record
 from gateway.drivers.host.bounded_threads import BoundedThreads
 from gateway.drivers.host.worker_thread import WorkerThread
@@ -87,10 +87,15 @@ class FileRecordings:
         self._ending: asyncio.Queue[_Ending] = asyncio.Queue()
         self._closing: asyncio.Queue[OpenPart] = asyncio.Queue()
         self._on_change: Callable[[str], None] = lambda _: None
+        self._on_removal: Callable[[str, Collection[PartId]], None] = lambda *_: None
 
     def on_change(self, call: Callable[[str], None]) -> None:
         """Call `call` with the ID of a recording when a part of it has begun or was closed."""
         self._on_change = call
+
+    def on_removal(self, call: Callable[[str, Collection[PartId]], None]) -> None:
+        """Call `call` with the ID and parts of a recording that retention has removed."""
+        self._on_removal = call
 
     @property
     def open_parts(self) -> int:
@@ -189,6 +194,8 @@ class FileRecordings:
     async def _retain(self) -> None:
         while True:
             await self._pass(self._measure)
+            for recording, parts in self._retention.take_removed().items():
+                self._on_removal(recording, parts)
             await self._clock.sleep(_RETENTION_EVERY_S)
 
     def _measure(self) -> None:

@@ -5,13 +5,14 @@ Everything here blocks and raises OSError.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gateway.domain.recordings.index_lines import RemovalReason, recording_removed
+from gateway.domain.recordings.model import PartId
 from gateway.drivers.host.clock_steps import ClockSteps
 from gateway.drivers.recordings.recording_directory import (
     RecordingDirectory,
@@ -22,6 +23,7 @@ from gateway.drivers.recordings.recording_directory import (
     on_hold,
     part_files,
     read_footer,
+    read_info,
     removals_locked,
 )
 from gateway.drivers.recordings.recording_index import RecordingIndex
@@ -84,6 +86,12 @@ class RecordingRetention:
         self._bytes_max = bytes_max
         self._steps = ClockSteps(clock)
         self._has_reference_time = False
+        self._removed: dict[str, frozenset[PartId]] = {}
+
+    def take_removed(self) -> Mapping[str, frozenset[PartId]]:
+        """Return the parts of each recording that was removed since the last call."""
+        removed, self._removed = self._removed, {}
+        return removed
 
     def apply(self) -> RecordingUsage:
         """Remove what is due; return what is left."""
@@ -147,8 +155,18 @@ class RecordingRetention:
         with removals_locked(self._directory.root) as is_locked:
             if not is_locked or _read_stored(path) != one:
                 return None
+            parts = _parts(path)
             self._index.append(recording_removed(self._clock.now(), path.name, reason))
-            return mark_removed(path)
+            removed = mark_removed(path)
+            self._removed[path.name] = parts
+            return removed
+
+
+def _parts(path: Path) -> frozenset[PartId]:
+    try:
+        return frozenset((one.host, one.number) for one in read_info(path).parts)
+    except (OSError, ValueError):  # damaged
+        return frozenset()
 
 
 def measure_usage(directory: RecordingDirectory, now: float) -> RecordingUsage:

@@ -3,7 +3,7 @@
 In the clear are the IDs of recordings, their starts and the names of hosts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -13,9 +13,14 @@ from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.recordings.recording_catalogue import RECORDINGS_MAX, PublishedRecording
+from gateway.flow.recordings.recording_catalogue import (
+    RECORDINGS_MAX,
+    REPORTED_S,
+    PublishedRecording,
+)
 
 _PUBLISH, _REMOVE = LuaScript("publish_recording"), LuaScript("unpublish_recording")
+_REPORT, _REPORTING = LuaScript("report_recording_host"), LuaScript("list_recording_hosts")
 _LIST, _READ = LuaScript("list_recordings"), LuaScript("read_recordings")
 _TAG: Final = "recordings"
 _BATCH: Final = 200
@@ -32,6 +37,7 @@ class ValkeyRecordingCatalogue:
         self._host = host
         self._ttl_ms = round(ttl_s * 1_000)
         self._all = valkey.key("all", tag=_TAG)
+        self._hosts = valkey.key("hosts", tag=_TAG)
 
     async def publish(self, info: RecordingInfo) -> None:
         name = info.details.id
@@ -43,9 +49,18 @@ class ValkeyRecordingCatalogue:
         args += [self._host, sealed, self._ttl_ms, RECORDINGS_MAX]
         await self._valkey.run_script(_PUBLISH, keys, args)
 
-    async def remove(self, recording: str) -> None:
+    async def remove(self, recording: str, host: str | None = None) -> None:
         keys = [self._all, self._key(recording)]
-        await self._valkey.run_script(_REMOVE, keys, [recording, self._host])
+        await self._valkey.run_script(_REMOVE, keys, [recording, host or self._host])
+
+    async def report(self) -> None:
+        await self._valkey.run_script(_REPORT, [self._hosts], [self._host, self._ttl_ms])
+
+    async def reporting(self) -> Collection[str]:
+        args = [round(REPORTED_S * 1_000)]
+        return {
+            one.decode() for one in await self._valkey.run_script(_REPORTING, [self._hosts], args)
+        }
 
     async def list(
         self, query: RecordingQuery, limit: int

@@ -4,12 +4,13 @@ The catalogue is a convenience: it may lack recordings, and it decides nothing. 
 recording is decided on its details, as for those of this host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
 
+REPORTED_S = 1_800.0
 RECORDINGS_MAX = 10_000
 """Recordings in the catalogue, the newest of all hosts."""
 
@@ -27,8 +28,14 @@ class RecordingCatalogue(Protocol):
     async def publish(self, info: RecordingInfo) -> None:
         """Add or replace what this host has of a recording."""
 
-    async def remove(self, recording: str) -> None:
-        """Remove what this host had of a recording."""
+    async def remove(self, recording: str, host: str | None = None) -> None:
+        """Remove what a host had of a recording; None: this host."""
+
+    async def report(self) -> None:
+        """Report that a gateway runs on this host."""
+
+    async def reporting(self) -> Collection[str]:
+        """Return the hosts that have reported within `REPORTED_S`."""
 
     async def list(
         self, query: RecordingQuery, limit: int

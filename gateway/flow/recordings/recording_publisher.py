@@ -5,12 +5,12 @@ missed, and removes what retention has removed.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
 
 from gateway.domain.errors import StoreUnavailable
-from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
+from gateway.domain.recordings.model import PartId, RecordingInfo, RecordingQuery
 from gateway.flow.clock import Clock
 from gateway.flow.recordings.recording_catalogue import RECORDINGS_MAX, RecordingCatalogue
 from gateway.flow.recordings.recording_store import RecordingStore, RecordingUnreadable
@@ -26,6 +26,7 @@ class RecordingPublisher:
         self._catalogue = catalogue
         self._clock = clock
         self._changed: set[str] = set()
+        self._removed: dict[str, Collection[PartId]] = {}
         self._published: dict[str, int] = {}
         """The hash of what was published, by recording."""
         self._refreshed_at = clock.monotonic()
@@ -34,6 +35,11 @@ class RecordingPublisher:
 
     def publish_soon(self, recording: str) -> None:
         self._changed.add(recording)
+        self._wake.set()
+
+    def unpublish_soon(self, recording: str, parts: Collection[PartId]) -> None:
+        """Unpublish a recording that retention has removed, with these parts."""
+        self._removed[recording] = parts
         self._wake.set()
 
     def publish_all_soon(self) -> None:
@@ -63,13 +69,29 @@ class RecordingPublisher:
             with suppress(StoreUnavailable, RecordingUnreadable):
                 if self._pass_is_due:
                     self._pass_is_due = False
+                    await self._catalogue.report()
                     await self._publish_all()
+                for recording in list(self._removed):
+                    await self._unpublish(recording)
                 changed, self._changed = self._changed, set()
                 found = [await self._store.find(one) for one in changed]
                 await self._publish_each(one for one in found if one is not None)
             if not (self._pass_is_due or self._changed):
                 self._wake.clear()
                 await self._wake.wait()
+
+    async def _unpublish(self, recording: str) -> None:
+        """Remove the entries of all hosts whose parts were removed here.
+
+        A host of another name may have published them: a pod before this one, or one that shares
+        the directory.
+        """
+        parts = self._removed[recording]
+        for one in await self._catalogue.find(recording):
+            if {(part.host, part.number) for part in one.info.parts} <= set(parts):
+                await self._catalogue.remove(recording, one.host)
+        self._published.pop(recording, None)
+        del self._removed[recording]
 
     async def _publish_all(self) -> None:
         page = await self._store.list(RecordingQuery(), RECORDINGS_MAX)

@@ -224,7 +224,7 @@ class RecordingViews:
         reader = await self._open(info, with_keystrokes=False)
         active = ActiveView(permit)
         self._active.add(active)
-        info = replace(reader.info, elsewhere=info.elsewhere)
+        info = replace(reader.info, elsewhere=info.elsewhere, gone=info.gone)
         export = RecordingExport(info, reader, active, self._active)
         try:
             await self._record("recording_exported", info, permit, context)
@@ -297,7 +297,7 @@ class RecordingViews:
             ticket.recording, context, with_keystrokes=ticket.with_keystrokes
         )
         reader = await self._open(info, with_keystrokes=ticket.with_keystrokes)
-        info = replace(reader.info, elsewhere=info.elsewhere)
+        info = replace(reader.info, elsewhere=info.elsewhere, gone=info.gone)
         active = ActiveView(permit)
         active.ended = ended
         self._active.add(active)
@@ -380,7 +380,7 @@ class RecordingViews:
 
     async def _open(self, info: RecordingInfo, *, with_keystrokes: bool) -> RecordingReader:
         if not info.is_here:
-            raise RecordingElsewhere(info.elsewhere)
+            raise RecordingElsewhere(info.elsewhere, info.gone)
         opening = self._recordings.open(info.details.id, with_keystrokes=with_keystrokes)
         return await _readable(opening)
 

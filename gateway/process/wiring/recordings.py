@@ -99,6 +99,7 @@ def _open_known(
     )
     publisher = RecordingPublisher(stored, catalogue, runtime.clock)
     writer.on_change(publisher.publish_soon)
+    writer.on_removal(publisher.unpublish_soon)
     valkey.on_availability_change(publisher.publish_all_soon)
     runtime.tasks["recording catalogue"] = publisher.run
     return KnownRecordings(stored, catalogue, host=host)
