@@ -282,7 +282,7 @@ async def test_removal_unpublishes_what_other_hosts_had_of_it(
 async def test_host_that_reports_no_more_is_named_as_gone(
     left: Host, right: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its part stays open for ever: it is not in progress."""
+    """Its last part never closes; it is not in progress."""
     right.record(1)
     info = await right.info(ONE)
     open_part = replace(info.parts[0], state=PartState.OPEN, ended_at=None, end="")

@@ -218,11 +218,9 @@ def test_client_that_does_not_read_is_cut_off_with_its_right(
             ended_at = served_at(gateway, operation, since=began)
         finally:
             allow(gateway, "nora")
-        received = 0
+        # Only what the client's own buffer had; after it, a reset.
         with pytest.raises(ConnectionResetError):
-            while data := client.recv(1 << 20):
-                received += len(data)
-        assert received < 1 << 20  # only what the client's own buffer had
+            client.recv(16 << 20, socket.MSG_WAITALL)
     assert ended_at - policy_changed_at(live, since=began) <= 1.0 + 3 * trips.longest_s
 
 

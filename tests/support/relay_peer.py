@@ -230,7 +230,7 @@ async def _recording(directory: Path) -> AsyncIterator[Record]:
             working.cancel()
             await asyncio.wait({working})
             for syncs in recordings._threads._syncs:
-                syncs.parts.discard(part._part)
+                syncs.parts.pop(part._part, None)
 
     async with scene.running() as recordings:
         yield record

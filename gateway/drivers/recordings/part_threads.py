@@ -56,11 +56,11 @@ class PartThreads:
         syncs = min(self._syncs, key=lambda one: len(one.parts))
 
         def failed(kind: RecordingFailure, detail: str) -> None:
-            syncs.parts.discard(added)
+            syncs.parts.pop(added, None)
             on_failure(kind, detail)
 
         added = ThreadedPart(part, failed)
-        syncs.parts.add(added)
+        syncs.parts[added] = None
         return added
 
     async def write(self, part: ThreadedPart, records: Sequence[Record]) -> int:

@@ -4,6 +4,7 @@ Each part has one of several such threads, so that the sync of one part waits fo
 write waits for a sync.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,8 +28,10 @@ class SyncThread:
     """Its methods are called in the event loop."""
 
     def __init__(self, clock: Clock) -> None:
-        self.parts: set[ThreadedPart] = set()
+        self.parts: dict[ThreadedPart, None] = {}
+        """In an order that stays, so that each part is synced once in each period."""
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._thread = WorkerThread("recording syncs")
         self._jobs = 0
         """Jobs that have not ended."""
@@ -40,16 +43,18 @@ class SyncThread:
 
     async def run(self) -> None:
         """Check the parts, and make them durable, until cancelled."""
-        checks = 0
+        checks, due_at = 0, self._clock.monotonic()
         while True:
-            await self._clock.sleep(_CHECK_EVERY_S)
+            # At a fixed rate: the time that the last check took does not add to the period.
+            due_at = max(due_at + _CHECK_EVERY_S, self._clock.monotonic())
+            await self._clock.sleep(due_at - self._clock.monotonic())
             checks += 1
             if self.parts:
                 await self._check_parts(syncs=checks % _CHECKS_PER_SYNC == 0)
 
     async def release(self, part: ThreadedPart) -> None:
         """Make a part durable, as far as possible, and check it no more."""
-        self.parts.discard(part)
+        self.parts.pop(part, None)
         with suppress(OSError):
             await self._do(part.open_part.sync)
 
@@ -70,14 +75,9 @@ class SyncThread:
         self._thread.end()
 
     async def _check_parts(self, *, syncs: bool) -> None:
-        parts, began = list(self.parts), self._clock.monotonic()
-        errors = await self._do(partial(self._check, parts, syncs=syncs))
+        errors = await self._do(partial(self._check, list(self.parts), syncs=syncs))
         for part, (kind, detail) in errors.items():
             part.fail(kind, detail)
-        if syncs:
-            for part in parts:
-                is_durable = part.written_at < began
-                part.unsynced_since = None if is_durable else began
 
     def _check(
         self, parts: Sequence[ThreadedPart], *, syncs: bool
@@ -87,7 +87,10 @@ class SyncThread:
             try:
                 part.open_part.check()
                 if syncs and part.unsynced_since is not None:
+                    began = self._clock.monotonic()
                     part.open_part.sync()
+                    with suppress(RuntimeError):  # the event loop has ended
+                        self._loop.call_soon_threadsafe(part.note_sync, began)
             except PartFileMissing as error:
                 errors[part] = (RecordingFailure.REMOVED, describe(error))
             except OSError as error:

@@ -45,6 +45,10 @@ class ThreadedPart:
         """Monotonic time at which the last write was reported."""
         self._on_failure = on_failure
 
+    def note_sync(self, began: float) -> None:
+        """Note that what was written before a monotonic time is durable."""
+        self.unsynced_since = None if self.written_at < began else began
+
     def fail(self, kind: RecordingFailure, detail: str) -> None:
         """End the recording, once: no queued write is awaited or begun any more."""
         if self.failure is not None:

@@ -18,7 +18,6 @@ from gateway.flow.clock import Clock
 
 THREADS_MAX: Final = 32
 _HELP_AFTER_S: Final = 0.005
-_REPORT_EVERY_S: Final = 0.002
 STALL_TICKS: Final = 9
 """A call without progress for this many ticks has failed: a recording that cannot be written ends
 its session within a second. Ticks, not time: a process that was suspended finds one tick, however
@@ -39,9 +38,9 @@ class WriteThreads:
         self._started = 0
         self._awake = 0
         """Threads that were woken and have not reported that they found no work."""
+        self._reports: deque[QueuedWrite | None] = deque()
+        self._is_reported = False
         self._help: asyncio.TimerHandle | None = None
-        self._done: deque[QueuedWrite] = deque()
-        """Written and not reported: a thread may hang in its next write before it reports."""
         self._written = 0
         self._written_before = -1
         """At the last tick."""
@@ -52,7 +51,7 @@ class WriteThreads:
         self._ready.append(write)
         if not self._awake:
             self._wake()
-        if self._help is None:
+        elif self._help is None:
             self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
 
     def find_stalled(self) -> Sequence[QueuedWrite]:
@@ -83,51 +82,46 @@ class WriteThreads:
 
     def _send_help(self) -> None:
         self._help = None
-        self._collect()
-        if not self._submitted:
-            return
-        self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
-        with suppress(IndexError):  # a thread took it
+        try:
             waited_s = self._clock.monotonic() - self._ready[0].queued_at
-            if waited_s >= _HELP_AFTER_S and self._awake < THREADS_MAX:
-                self._wake()
+        except IndexError:  # a thread took it
+            return
+        if waited_s >= _HELP_AFTER_S and self._awake < THREADS_MAX:
+            self._wake()
+        self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
 
     def _work(self) -> None:
         while self._wakes.get():
-            reported_at = self._clock.monotonic()
             while True:
                 try:
                     write = self._ready.popleft()
                 except IndexError:
                     break
-                self._write(write)
-                self._done.append(write)
-                if self._clock.monotonic() - reported_at >= _REPORT_EVERY_S:
-                    self._report(is_done=False)
-                    reported_at = self._clock.monotonic()
-            self._report(is_done=True)
+                write.has_begun = True
+                try:
+                    write.size = write.part.open_part.append(write.records)
+                except Exception as error:  # noqa: BLE001 - raised where the write is awaited
+                    write.error = error
+                self._report(write)
+            self._report(None)
 
-    @staticmethod
-    def _write(write: QueuedWrite) -> None:
-        write.has_begun = True
-        try:
-            write.size = write.part.open_part.append(write.records)
-        except Exception as error:  # noqa: BLE001 - raised where the write is awaited
-            write.error = error
+    def _report(self, done: QueuedWrite | None) -> None:
+        """Report a write, or that the thread found no work, before the next call may block."""
+        self._reports.append(done)
+        if not self._is_reported:
+            self._is_reported = True
+            with suppress(RuntimeError):  # the event loop has ended
+                self._loop.call_soon_threadsafe(self._take_reports)
 
-    def _report(self, *, is_done: bool) -> None:
-        with suppress(RuntimeError):  # the event loop has ended
-            self._loop.call_soon_threadsafe(self._finish, is_done)
-
-    def _finish(self, is_done: bool) -> None:  # noqa: FBT001 - of a callback
-        self._awake -= is_done
-        self._collect()
-        if self._ready and not self._awake:
-            self._wake()
-
-    def _collect(self) -> None:
-        for _ in range(len(self._done)):
-            write = self._done.popleft()
+    def _take_reports(self) -> None:
+        self._is_reported = False  # before the reports: a later one is announced again
+        while self._reports:
+            write = self._reports.popleft()
+            if write is None:
+                self._awake -= 1
+                continue
             self._written += 1
             self._submitted.discard(write)
             self._on_written(write)
+        if self._ready and not self._awake:
+            self._wake()

@@ -17,9 +17,9 @@ https://github.com/novnc/noVNC/tree/v${version}.\nThe page itself is part of Con
   return about + (await Promise.all(texts)).join("");
 }
 
-/** Write a page with the card that console and player share. */
-async function writePage(name) {
-  const [page, card] = await Promise.all(["src/" + name, "src/card.html"].map(
+/** Write a page with the card that console, player and login share. */
+async function writePage(name, directory = "src") {
+  const [page, card] = await Promise.all([`${directory}/${name}`, "src/card.html"].map(
     (one) => readFile(one, "utf8"),
   ));
   await writeFile(`dist/${name}`, page.replace("{{card}}", () => card));
@@ -49,7 +49,8 @@ await build({
 });
 await copyFile("src/icon.svg", "dist/icon.svg");
 await writePage("player.html");
-for (const name of ["login.html", "people.html"]) await copyFile(`src/people/${name}`, `dist/${name}`);
+await writePage("login.html", "src/people");
+await copyFile("src/people/people.html", "dist/people.html");
 await copyFile("src/operators/operators.html", "dist/operators.html");
 await writeFile("dist/licenses.txt", await licenseTexts());
 // The last file: it exists only beside all others.
