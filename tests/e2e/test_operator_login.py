@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.demo.cloud.idp_login import ADMIN_CLIENT
+from gateway.flow.admin.action_specs import ACTION_SPECS
 from tests.support.browser_login import (
     ADMIN_API,
     ENVIRON,
@@ -59,6 +60,25 @@ def test_operator_has_the_permissions_of_the_groups(stack: Stack, ada: LoginBrow
     assert (record["issuer"], record["subject"]) == ("corp", "ada")
     assert record["target"] == ":mallory"
     assert "admin session" in stack.gateway.audit("login")[-1]["detail"]
+
+
+def test_every_action_needs_the_session(stack: Stack, ada: LoginBrowser) -> None:
+    """The pages have the actions of the admin API, no more and no fewer."""
+    stranger = LoginBrowser(stack.gateway.admin)
+    for spec in ACTION_SPECS.values():
+        refused = stranger.ui(spec.method, f"/ui/admin{spec.path}")
+        assert (refused.status, refused.json["error_code"]) == (401, "CGW.4011"), spec.name
+        known = ada.ui(spec.method, f"/ui/admin{spec.path}", {"no_such_field": ""})
+        assert known.status in (200, 400), (spec.name, known.body)
+    assert stranger.ui("GET", "/ui/servers").status == 404
+
+
+def test_session_has_the_limits_of_the_admin_listener(stack: Stack) -> None:
+    browser = LoginBrowser(stack.gateway.admin)
+    headers = [value for name, value in browser.log_in("rita").headers if name == "Set-Cookie"]
+    (cookie,) = (one for one in headers if one.startswith(f"{ADMIN_COOKIE}="))
+    assert "Max-Age=28800" in cookie
+    assert "SameSite=Strict" in cookie
 
 
 def test_read_only_operator_changes_nothing(stack: Stack) -> None:

@@ -150,6 +150,8 @@ def test_operator_explains_and_searches(site: OperatorSite, visitor: OperatorVis
     expect(visitor.row("victor").first).to_contain_text("corp: ada")
     expect(page.get_by_text("The chain of the records that were read is intact.")).to_be_visible()
     visitor.check_accessibility()
+    visitor.go("Access requests")
+    expect(page.get_by_text("No access requests in this state.")).to_be_visible()
 
 
 def test_read_only_operator_has_no_buttons(site: OperatorSite, visitor: OperatorVisitor) -> None:

@@ -47,3 +47,14 @@ def test_oldest_login_makes_place() -> None:
     removed, added = COOKIES.set_attempt(request(known), "0009", Secret("v"))
     assert removed[1].startswith("__Host-gateway-login-0000=; Path=/; Max-Age=0")
     assert added[1].startswith("__Host-gateway-login-0009=v")
+
+
+def test_listeners_have_other_names() -> None:
+    """Cookies know no ports: a browser sends those of both listeners to both."""
+    admin = LoginCookies(is_secure=True, session_age_max_s=600, name="gateway-admin")
+    both = request("__Host-gateway-session=a; __Host-gateway-admin-session=b")
+    assert (COOKIES.session(both), admin.session(both)) == ("a", "b")
+    assert admin.session(request("__Host-gateway-session=a")) is None
+    attempts = "; ".join(f"__Host-gateway-login-000{i}=x" for i in range(5))
+    ((_, added),) = admin.set_attempt(request(attempts), "0009", Secret("v"))
+    assert added.startswith("__Host-gateway-admin-login-0009=v;")

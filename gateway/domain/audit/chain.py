@@ -96,6 +96,12 @@ def link_lines(head: Head, bodies: Iterable[bytes]) -> tuple[list[bytes], Head]:
     return lines, Head(head.chain, seq, last.decode())
 
 
+def line_start(head: Head) -> bytes:
+    """Return how the line after `head` begins; its own members follow."""
+    start = f'{{"chain":"{head.chain}","seq":{head.seq + 1},"prev":"{head.hash}",'
+    return start.encode()
+
+
 def segment_opened_body(
     number: int, at: float, *, neighbours: dict[str, object] | None = None
 ) -> bytes:
