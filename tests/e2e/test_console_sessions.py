@@ -21,7 +21,14 @@ from tests.support.live_delivery import (
     ticket,
 )
 from tests.support.live_page import LivePage
-from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
+from tests.support.stack import (
+    CloudProcess,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+    make_policy,
+)
 from tests.support.valkey import free_port
 
 ENDED_WITHIN_S = 1.0
@@ -33,6 +40,12 @@ def live() -> Iterator[Stack]:
     deliver_live(stack.gateway)
     second = stack.replica(start=False, admin_api=ADMIN_API)
     deliver_live(second)
+    second.config["page"] = {"enabled": True}
+    second.write_config()
+    policy = make_policy(stack.cloud)
+    policy["roles"]["watcher"] = ["console:view"]
+    watchers = {"role": "watcher", "to": {"groups": ["watchers"]}, "on": {"projects": [PROJECT]}}
+    second.write_policy({**policy, "grants": [*policy["grants"], watchers]})
     stack.gateway.start()
     second.start()
     yield stack
@@ -84,6 +97,26 @@ def ended(gateways: list[RunningGateway], session: str) -> list[dict[str, Any]]:
         for record in gateway.audit("console_session_ended")
         if record["session"] == session
     ]
+
+
+async def test_people_on_consoles_of_other_replicas_are_listed(
+    live: Stack, client: aiohttp.ClientSession, server: str
+) -> None:
+    page = await open_console(live, client, server, "olga")
+    second = live._gateways[1]
+
+    def sessions(group: str) -> list[tuple[str, str]] | None:
+        token = live.cloud.token("walter", groups=[group])
+        state = fetch(second.url, "GET", "/servers/state", {"Authorization": f"Bearer {token}"})
+        consoles = json.loads(state.body)["consoles"]
+        if consoles is None:
+            return None
+        return [(one["server_id"], one["person"]["subject"]) for one in consoles["sessions"]]
+
+    await asyncio.to_thread(eventually, lambda: sessions("watchers") == [(server, "olga")])
+    assert await asyncio.to_thread(sessions, "operators") is None
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
 
 
 async def test_ticket_opens_a_live_console_once(
