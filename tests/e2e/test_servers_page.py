@@ -82,7 +82,7 @@ def test_keystroke_renders_few_rows_and_sends_no_request(visitor: ServersVisitor
     visitor.open()
     expect(visitor.page.locator("#list-count")).to_have_text("10000 servers")
     assert visitor.rows().count() <= ROWS_MAX
-    before = list(site.requests)
+    before = len(site.requests)
     visitor.page.evaluate(
         """() => {
           window.added = 0;
@@ -98,7 +98,8 @@ def test_keystroke_renders_few_rows_and_sends_no_request(visitor: ServersVisitor
         visitor.page.keyboard.type(typed)
         expect(visitor.page.locator("#list-count")).to_contain_text(f"{left} ")
         assert 0 < visitor.page.evaluate("() => window.added") <= ROWS_MAX
-    assert site.requests == before
+    # The page polls meanwhile, if the machine is slow.
+    assert [path for _, path, _ in site.requests[before:]] in ([], ["/ui/servers/state"])
     expect(visitor.page.get_by_role("table")).to_have_attribute("aria-rowcount", "101")
 
 
@@ -168,7 +169,8 @@ def test_names_are_text_whatever_they_contain(visitor: ServersVisitor) -> None:
     visitor.show("servers-hostile")
     page.get_by_role("link", name=HOSTILE[3]).click()
     expect(visitor.title()).to_have_text(HOSTILE[3])
-    visitor.show("server-hostile")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
 
 
 def test_list_follows_the_gateway(visitor: ServersVisitor) -> None:
@@ -201,7 +203,7 @@ def test_list_follows_the_gateway(visitor: ServersVisitor) -> None:
     visitor.read_again()
     expect(visitor.rows()).to_have_count(2)
     expect(link).to_be_focused()
-    assert site.requests[-1][1] == "/ui/servers"
+    assert ("GET", "/ui/servers", None) in site.requests[before:]
     assert site.activity[0] is True
     assert not any(site.activity[1:])
     page.keyboard.press("Shift")
@@ -280,7 +282,7 @@ def test_console_opens_in_a_tab_without_a_trace(visitor: ServersVisitor) -> None
     assert tab.url.endswith("#a-ticket")
     assert tab.evaluate("() => [window.opener, document.referrer]") == [None, ""]
     path = f"/ui/servers/{PROJECT}/{server(3)['id']}/console"
-    assert site.requests[-1] == ("POST", path, {"fresh": False})
+    assert site.posts == [(path, {"fresh": False})]
     seen = page.content() + page.evaluate("() => JSON.stringify({...localStorage, ...history})")
     assert "a-ticket" not in seen
     expect(visitor.dialog()).to_have_count(0)
@@ -302,7 +304,7 @@ def test_address_of_the_cloud_is_called_a_secret(visitor: ServersVisitor) -> Non
     tab = opened.value
     assert tab.evaluate("() => [window.opener, document.referrer]") == [None, ""]
     visitor.button("Does not open? Request another address").click()
-    visitor.wait_for(lambda: site.requests[-1][2] == {"fresh": True})
+    visitor.wait_for(lambda: site.posts[-1][1] == {"fresh": True})
 
 
 def test_console_that_waits_or_fails_has_words(visitor: ServersVisitor) -> None:
@@ -315,7 +317,6 @@ def test_console_that_waits_or_fails_has_words(visitor: ServersVisitor) -> None:
     expect(visitor.dialog()).to_contain_text("Yours waits in the queue.")
     expect(visitor.dialog()).to_contain_text("The queue is full.")
     expect(visitor.dialog()).to_contain_text("request-1")
-    visitor.show("console-failed")
     site.delay_s, site.console = 0.0, (403, {"error_code": "CGW.4036"})
     again = visitor.button("Try again")
     expect(again).to_be_enabled()
@@ -328,6 +329,7 @@ def test_console_that_waits_or_fails_has_words(visitor: ServersVisitor) -> None:
 def test_power_is_confirmed(visitor: ServersVisitor) -> None:
     page, site = visitor.page, visitor.site
     visitor.open(f"page/servers/{PROJECT}/{server(7)['id']}")
+    expect(visitor.button("Switch off")).to_be_visible()
     assert visitor.buttons() == [
         *("Log out", "Open console", "Copy link to this page", "Switch off", "Restart"),
     ]
@@ -337,13 +339,13 @@ def test_power_is_confirmed(visitor: ServersVisitor) -> None:
     expect(visitor.button("Cancel")).to_be_focused()
     page.keyboard.press("Enter")
     expect(visitor.dialog()).to_have_count(0)
-    assert site.requests[-1][0] == "GET"
+    assert site.posts == []
     visitor.button("Switch off").click()
     visitor.show("power")
     visitor.dialog().get_by_role("button", name="Switch off").click()
     expect(visitor.dialog()).to_contain_text("The cloud switches the server off.")
     path = f"/ui/servers/{PROJECT}/{server(7)['id']}/power"
-    assert site.requests[-1] == ("POST", path, {"action": "off"})
+    assert site.posts == [(path, {"action": "off"})]
 
 
 def test_only_permitted_actions_are_offered(visitor: ServersVisitor) -> None:

@@ -84,6 +84,11 @@ class PeopleSite(PageServer):
     def address(self) -> str:
         return f"{getattr(self, 'origin', '')}{PREFIX}/"
 
+    @property
+    def posts(self) -> list[tuple[str, Json | None]]:
+        """Path and body of each write so far."""
+        return [(path, body) for method, path, body in self.requests if method == "POST"]
+
     def server_page(self, number: int) -> str:
         return f"{self.address}page/servers/{PROJECT}/{server(number)['id']}"
 
@@ -104,7 +109,8 @@ class PeopleSite(PageServer):
         return page.response(request, CIMultiDict(COMMON_HEADERS))
 
     async def _login(self, request: web.Request) -> web.Response:
-        return web.Response(text="<!doctype html><title>Login</title>", content_type="text/html")
+        page = '<!doctype html><title>Login</title><link rel="icon" href="data:,">'
+        return web.Response(text=page, content_type="text/html")
 
     async def _session(self, request: web.Request) -> web.Response:
         if self.session_status != OK:

@@ -4,6 +4,7 @@ import { element } from "../view.js";
 import { plainText } from "../bounds.js";
 import { make, stateCard } from "./dom.js";
 import { failureCard } from "./failure.js";
+import { isFailure } from "./poller.js";
 import { RecordingsView } from "./recordings/recordings_view.js";
 import { NewRequestView } from "./requests/new_request_view.js";
 import { RequestView } from "./requests/request_view.js";
@@ -14,7 +15,7 @@ import { RecentServers } from "./servers/recent.js";
 import { ServerStore } from "./servers/server_store.js";
 import { ServerView } from "./servers/server_view.js";
 import { ServersView } from "./servers/servers_view.js";
-import { BrowserSession } from "./session.js";
+import { BrowserSession, needsLogin } from "./session.js";
 import { SessionsView } from "./sessions/sessions_view.js";
 import { EXPIRED, FAILURES, FRESH, NAVIGATION, PAGE } from "./texts.js";
 import * as texts from "./texts.js";
@@ -51,7 +52,7 @@ class Pages {
     this.#servers.follow(() => this.#showConnection());
     this.#servers.start();
     const reply = await this.#session.load();
-    if (reply.status === 401) this.#goToLogin(false);
+    if (needsLogin(reply)) this.#goToLogin(false);
     else if (reply.status === 200) this.#begin(reply.data.person);
     else {
       const retry = () => location.reload();
@@ -134,8 +135,8 @@ class Pages {
   #showConnection() {
     const { failure, isLoaded } = this.#servers;
     const line = element("connection");
-    const isFailing = failure !== null && isLoaded && failure.status !== 401;
-    if (isFailing) line.textContent = failure.status === 0 ? PAGE.offline : PAGE.failing;
+    const isFailing = failure !== null && isLoaded && !needsLogin(failure);
+    if (isFailing) line.textContent = connectionText(failure);
     else if (!line.hidden) element("announcement").textContent = PAGE.online;
     line.hidden = !isFailing;
   }
@@ -234,13 +235,19 @@ class Pages {
   /** Load the page anew if another tab of this browser has another person's session now. */
   async #checkPerson() {
     if (document.hidden || this.#isLeaving) return;
-    const { status, data } = await this.#session.load();
-    if (status === 401) this.#requireLogin(false);
-    else if (status === 200) {
-      const { issuer, subject } = data.person;
+    const reply = await this.#session.load();
+    if (needsLogin(reply)) this.#requireLogin(false);
+    else if (reply.status === 200) {
+      const { issuer, subject } = reply.data.person;
       if (issuer !== this.#person.issuer || subject !== this.#person.subject) location.reload();
+      else this.#servers.start(); // a new login in another tab
     }
   }
+}
+
+function connectionText(failure) {
+  if (failure.status === 0) return PAGE.offline;
+  return isFailure(failure.status) ? PAGE.failing : plainText(failure.data.error_msg, 500);
 }
 
 // A page that "back" brings up again may show a person who has logged out.

@@ -51,8 +51,9 @@ export class Poller {
     if (!this.#isRunning || this.#isReading || document.hidden) return;
     clearTimeout(this.#timer);
     this.#isReading = true;
-    const { status, retryAfterS } = await this.#read();
-    this.#isReading = false;
+    const { status, retryAfterS } = await this.#read().finally(() => {
+      this.#isReading = false;
+    });
     this.#failures = isFailure(status) ? this.#failures + 1 : 0;
     if (!this.#isRunning || document.hidden) return;
     const waitMs = nextWaitMs({ failures: this.#failures, retryAfterS }, Math.random());

@@ -1,7 +1,12 @@
 // The session of this browser: who is logged in, and requests that need it.
 
 const LOGIN_REQUIRED = "CGW.4011";
-const FRESH_LOGIN_REQUIRED = "CGW.4036";
+export const FRESH_LOGIN_REQUIRED = "CGW.4036";
+
+/** Whether a reply says that there is no login: a locked person gets another 401. */
+export function needsLogin({ status, data }) {
+  return status === 401 && data.error_code === LOGIN_REQUIRED;
+}
 
 export class BrowserSession {
   #base;
@@ -65,8 +70,9 @@ export class BrowserSession {
     return reply;
   }
 
-  #checkLogin({ status, data }) {
-    if (status === 401 && data.error_code === LOGIN_REQUIRED) this.#onLoginRequired(false);
+  #checkLogin(reply) {
+    const { status, data } = reply;
+    if (needsLogin(reply)) this.#onLoginRequired(false);
     if (status === 403 && data.error_code === FRESH_LOGIN_REQUIRED) this.#onLoginRequired(true);
   }
 

@@ -3,10 +3,10 @@
 // The address is never in the document: it goes from the reply to the new tab.
 import { button, shownName } from "../dom.js";
 import { contactLink, failureFacts, retryButton } from "../failure.js";
+import { FRESH_LOGIN_REQUIRED } from "../session.js";
 import { CONSOLE, FAILURES, POWER_WORDS, SERVER } from "../texts.js";
 
 const WAITING_AFTER_MS = 2_000;
-const FRESH_LOGIN_REQUIRED = "CGW.4036";
 
 export class ConsoleDialog {
   #tools;

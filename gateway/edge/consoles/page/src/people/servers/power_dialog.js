@@ -1,9 +1,8 @@
 // Power operations of one server: confirmed, sent once, with their outcome.
 import { button, shownName } from "../dom.js";
 import { contactLink, failureFacts } from "../failure.js";
+import { FRESH_LOGIN_REQUIRED } from "../session.js";
 import { FAILURES, POWER, POWER_WORDS } from "../texts.js";
-
-const FRESH_LOGIN_REQUIRED = "CGW.4036";
 
 export class PowerDialog {
   #tools;

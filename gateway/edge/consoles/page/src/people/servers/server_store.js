@@ -77,7 +77,10 @@ export class ServerStore {
 
   async #get(kind, path) {
     const reply = await this.#session.get(path, { etag: this.#etags[kind] });
-    if (reply.status === 200) this.#etags[kind] = reply.etag;
+    if (reply.status !== 200) return reply;
+    // A network that demands a login of its own answers 200 with a page.
+    if (!Array.isArray(reply.data.projects)) return { ...reply, status: 502 };
+    this.#etags[kind] = reply.etag;
     return reply;
   }
 
