@@ -41,11 +41,13 @@ class RecordOutcome:
     They are reported directly one after another: the event loop does nothing else in between.
     """
 
-    __slots__ = ("failure",)
+    __slots__ = ("checked", "failure")
 
     def __init__(self, failure: AuditLogUnavailable | None) -> None:
         """`failure`: why the records are not durable; None: they are."""
         self.failure = failure
+        self.checked: object = None
+        """What a receiver has found to be current, for those after it."""
 
 
 Settled = Callable[[RecordOutcome], None]

@@ -82,8 +82,6 @@ class HitPath:
         self._has_proxies = bool(trusted_proxies)
         self._new_id = new_id
         self.begun_count = 0
-        self._checked: tuple[RecordOutcome, DecisionVersion] | None = None
-        """A commit, and the version that was current at its end."""
 
     def learn(self, request: ListenerRequest, api_request: ApiRequest) -> None:
         """Remember a request that was a hit, at the second sight of its bytes."""
@@ -176,12 +174,11 @@ class HitPath:
         now, recorded_at = self._clock.now(), self._clock.monotonic()
         if not version.since <= now < version.until or now >= token.valid_until:
             return False
-        checked = self._checked
         # Hits of one commit are concluded directly one after another: only time passes in between.
-        if checked is None or checked[0] is not outcome or checked[1] is not version:
+        if outcome.checked is not version:
             if not self._decide.is_current(version):
                 return False
-            self._checked = outcome, version
+            outcome.checked = version
         if recorded_at > cached.usable_until:
             return False
         link = cached.link
