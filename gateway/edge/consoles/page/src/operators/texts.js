@@ -39,7 +39,8 @@ export const STATES = {
   },
   notOpened: "The page cannot be opened now.",
   offline: "The gateway does not answer. Check your network; what is shown may be out of date.",
-  stale: "You have logged in again in another tab. Reload this page.",
+  stale:
+    "The gateway accepts actions from its configured address (`admin.public_url`) and from the newest login of this browser only. Reload this page.",
   retry: "Try again",
 };
 
