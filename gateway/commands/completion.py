@@ -83,7 +83,7 @@ def _names(prefix: str) -> list[str]:
     names = ServerNames.of(client)
     if names.age_s() > _FRESH_S:
         with suppress(Exception):
-            list_servers(client)
+            names.remember(list_servers(client) or [])
     return [*names.beginning_with(prefix)] if names.age_s() < _STALE_S else []
 
 

@@ -8,12 +8,13 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from gateway.commands.gateway_client import GatewayClient
+from gateway.commands.server_list import ListedServer
 
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SERVERS_MAX: Final = 20_000
@@ -38,10 +39,10 @@ class ServerNames:
             for file in _folder().glob(f"servers-{_digest(gateway)}-*"):
                 file.unlink(missing_ok=True)
 
-    def remember(self, servers: Iterable[tuple[str, str]]) -> None:
-        """Store names and IDs, if the folder is writable."""
-        pairs = [pair for pair, _ in zip(servers, range(_SERVERS_MAX), strict=False)]
-        texts = dict.fromkeys((*(name for name, _ in pairs), *(id_ for _, id_ in pairs)))
+    def remember(self, servers: Sequence[ListedServer]) -> None:
+        """Store names and IDs of servers with a console, if the folder is writable."""
+        some = [one for one in servers if one.can_open][:_SERVERS_MAX]
+        texts = dict.fromkeys((*(one.name for one in some), *(one.id for one in some)))
         lines = "".join(f"{text}\n" for text in texts if _HARMLESS.fullmatch(text))
         temporary = self._file.with_suffix(f".{os.getpid()}.new")
         with suppress(OSError):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from gateway.commands.completion_names import ServerNames
 from gateway.commands.exit_codes import CommandFailed
 from gateway.commands.gateway_client import GatewayClient, require_member
 
@@ -77,10 +76,7 @@ class ListedServer:
 
 
 def list_servers(gateway: GatewayClient) -> list[ListedServer] | None:
-    """Return each visible server; None if this gateway does not list them.
-
-    Remembers the names for the completion of the shell.
-    """
+    """Return each visible server; None if this gateway does not list them."""
     try:
         projects = require_member(gateway.request("/servers").data, "projects", list)
     except CommandFailed as error:
@@ -94,7 +90,6 @@ def list_servers(gateway: GatewayClient) -> list[ListedServer] | None:
         for server in require_member(project, "servers", list):
             permissions = tuple(map(str, require_member(server, "permissions", list)))
             found.append(ListedServer.parse(project_id, server, permissions, **areas))
-    ServerNames.of(gateway).remember((one.name, one.id) for one in found if one.can_open)
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from gateway.commands.arguments import CommandParser
 from gateway.commands.client_options import add_client_options, run_client_command
+from gateway.commands.completion_names import ServerNames
 from gateway.commands.exit_codes import OK
 from gateway.commands.gateway_client import GatewayClient, require_member
 from gateway.commands.server_list import ListedServer, list_servers
@@ -34,6 +35,8 @@ def _servers(options: argparse.Namespace, gateway: GatewayClient) -> int:
     listed = None if projects else list_servers(gateway)
     if listed is None:
         listed = [*_by_project(gateway, projects)]
+    else:
+        ServerNames.of(gateway).remember(listed)
     found = [one for one in listed if one.matches(words)]
     if options.json:
         print_json({"servers": [one.fields for one in found]})
