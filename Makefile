@@ -115,6 +115,9 @@ bench-misses: $(VENV)/.dev ## the forward path beside the same, 3 minutes
 # Without it, the benchmarks name what they do not measure.
 ENVOY := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[bench]"
 
+pictures: $(VENV)/.dev page ## take the pictures of the tutorial from a demo, in Chromium
+	$(BIN)/python -m tests.support.tutorial_pictures
+
 soak: $(VENV)/.dev ## 20 minutes of mixed load with faults, and a report of what grew
 	$(BIN)/python -m tests.soak
 
@@ -135,4 +138,4 @@ lock: $(VENV)/.dev ## update the lock files from pyproject.toml
 	$(COMPILE) --extra keyring -c requirements-dev.lock pyproject.toml -o requirements-keyring.lock
 	$(COMPILE) --extra otel -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 
-.PHONY: help page demo format lint unit fast-tests e2e test all-tests bench bench-hits bench-misses soak docs release lock
+.PHONY: help page demo format lint unit fast-tests e2e test all-tests bench bench-hits bench-misses pictures soak docs release lock

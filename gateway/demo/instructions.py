@@ -54,8 +54,9 @@ Explain a decision, check the config and every dependency, read a metric:
   gateway check --config $CONFIG --online
   curl -s {admin}/metrics | grep ^gateway_links_total
 
-Request access for an hour: victor may not open this console (403 says that he may ask). He asks,
-anna approves with the ID that is printed, and he opens it, until the time is over or he ends it.
+Request access for an hour: victor may not open this console, and the 403 says that he may request
+it. anna approves with the ID that is printed, and he opens it, until the time is over or he ends
+it. In the browser: log in as victor at {gateway}/, and as anna in a private window.
 
   gateway console --token-env VIEWER --print {live}
   gateway requests create --token-env VIEWER {live} --role operator --for 1h --reason "new disk"
