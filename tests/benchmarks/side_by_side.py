@@ -199,29 +199,50 @@ class Bench:
                         driver.opened(per_s=per_s, seconds=_LATENCY_SECONDS, spins=spins, seed=seed)
                     )
 
-    def print_table(self, title: str, per_s: float) -> None:
+    def print_table(self, title: str, per_s: float, *, beside: str) -> None:
+        """Print the figures, and their ratios to those of the server `beside`, round by round."""
+        named = [one for one in self.servers if one.name == beside]
+        base = named[0] if named else self.servers[0]
         print(f"\n{title}; medians of {_ROUNDS} interleaved rounds, least and most in brackets")
+        print(f"  ratios to {base.name}; per core by CPU: from the CPU time of a request")
         print(
-            f"  {'':34} {'req/s per core':>24} {'first':>6} {'CPU µs/req':>11}"
-            f" {f'p50 at {per_s:g}/s':>13} {'p99':>9}"
+            f"  {'':34} {'req/s per core':>24} {'ratio':>6} {'CPU µs/req':>11} {'by CPU':>7}"
+            f" {f'p50 at {per_s:g}/s':>13} {'ratio':>6} {'p99':>9}"
         )
-        first = statistics.median(one.per_s for one in self.servers[0].rounds[_FEW])
         for server in self.servers:
             rates = [one.per_s for one in server.rounds[_FEW]]
-            rate, cpu_us = statistics.median(rates), _median_cpu_us(server.rounds[_FEW])
             p50, p99 = (
-                statistics.median(one[int(len(one) * share)] for one in server.latencies) * 1e3
+                statistics.median(_quantile(one, share) for one in server.latencies) * 1e3
                 for share in (0.5, 0.99)
             )
             print(
-                f"  {server.name:34} {rate:8.0f} ({min(rates):6.0f} {max(rates):6.0f})"
-                f" {rate / first:6.2f} {cpu_us:11.1f} {p50:10.2f} ms {p99:6.2f} ms"
+                f"  {server.name:34} {_figures(server, base, _FEW)} {p50:10.2f} ms"
+                f" {_wait_ratio(server, base):6.2f} {p99:6.2f} ms"
+                f"   ({min(rates):.0f} to {max(rates):.0f} /s)"
             )
-        for server in self.servers:
-            if _MANY in server.rounds:
-                rate = statistics.median(one.per_s for one in server.rounds[_MANY])
-                cpu_us = _median_cpu_us(server.rounds[_MANY])
-                print(f"  {server.name:34} {rate:8.0f} /s, {cpu_us:.1f} µs at {_MANY} connections")
+        if _MANY in base.rounds:
+            print(f"  at {_MANY} connections:")
+            for server in self.servers:
+                if _MANY in server.rounds:
+                    print(f"  {server.name:34} {_figures(server, base, _MANY)}")
+
+
+def _figures(server: Server, base: Server, connections: int) -> str:
+    rounds = list(zip(server.rounds[connections], base.rounds[connections], strict=True))
+    rate = statistics.median(one.per_s for one, _ in rounds)
+    ratio = statistics.median(one.per_s / other.per_s for one, other in rounds)
+    by_cpu = statistics.median(other.cpu_us / one.cpu_us for one, other in rounds)
+    cpu_us = _median_cpu_us(server.rounds[connections])
+    return f"{rate:24.0f} {ratio:6.2f} {cpu_us:11.1f} {by_cpu:7.2f}"
+
+
+def _wait_ratio(server: Server, base: Server) -> float:
+    pairs = zip(server.latencies, base.latencies, strict=True)
+    return statistics.median(_quantile(one, 0.5) / _quantile(other, 0.5) for one, other in pairs)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[int(len(ordered) * share)]
 
 
 def _median_cpu_us(rounds: Sequence[Throughput]) -> float:
@@ -308,7 +329,8 @@ def hits() -> None:
         bench.throughput(_FEW)
         bench.throughput(_MANY, names=["Envoy, JWT cache", stdout.name, "ours, audit on disk"])
         bench.latency(_HITS_PER_S, spins=True)
-        bench.print_table(f"cache-hit path, {_FEW} connections", _HITS_PER_S)
+        title = f"cache-hit path, {_FEW} connections"
+        bench.print_table(title, _HITS_PER_S, beside="Envoy, JWT cache")
         print(f"  the disk's own write and sync of one record: {_sync_ms(bench.directory):.2f} ms")
 
 
@@ -338,7 +360,8 @@ def misses() -> None:
         _pin(cloud_pid, _OTHER_CORE)
         bench.throughput(_FEW)
         bench.latency(_MISSES_PER_S, spins=False)
-        bench.print_table(f"forward path, always a miss, {_FEW} connections", _MISSES_PER_S)
+        title = f"forward path, always a miss, {_FEW} connections"
+        bench.print_table(title, _MISSES_PER_S, beside="plain aiohttp handler")
 
 
 def _sync_ms(directory: Path) -> float:
