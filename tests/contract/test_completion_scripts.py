@@ -40,7 +40,7 @@ class Shell:
     def __init__(self, name: str, directory: Path) -> None:
         program = shutil.which(name)
         if program is None:
-            pytest.skip(f"not installed: {name} (.ci/system-packages)")
+            pytest.skip(f"not installed: {name}")
         self.name, self.program, self.directory = name, program, directory
         (directory / f"script.{name}").write_text(script(name, build_parser()))
         (directory / "gateway").write_text(PROGRAM.format(harmful=HARMFUL))
