@@ -377,8 +377,9 @@ ERROR_TABLE: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.RecordingNotFound: ErrorSpec(
         404,
         "CGW.4048",
-        "No recording with this ID that you may view. You may lack `recording:view` on its server,"
-        " or it may be older than the gateway keeps recordings.",
+        "No recording with this ID that you may view. You may lack `recording:view` on its server"
+        " (and `recording:keys` for keystrokes), or it may be older than the gateway keeps"
+        " recordings.",
         cause="The recording does not exist, was removed by retention, or the caller lacks"
         " `recording:view` on its server (`recording:keys` for keystrokes). Without Redis, also a"
         " recording of another host.",

@@ -344,6 +344,24 @@ def test_command_prints_list_and_address(live: Stack, browser: Browser) -> None:
     assert run("recordings", "play", "x", environ=environ)[0] != 0
 
 
+def test_list_goes_on_where_a_page_ended(live: Stack, browser: Browser) -> None:
+    gateway, environ = live.gateway, of_viewer(live)
+    for server in live.cloud.servers[:2]:
+        if not has_any(live, server):
+            record_session(live, browser, server)
+    everything = api(gateway, "GET", "/console/recordings?limit=1000").json
+    assert (everything["more"], everything["until"]) == (False, None)
+    listed, query = list[str](), "limit=1"
+    for _ in everything["recordings"]:
+        page = api(gateway, "GET", f"/console/recordings?{query}").json
+        listed += [one["id"] for one in page["recordings"]]
+        query = f"limit=1&until={page['until']}"
+    assert listed == [one["id"] for one in everything["recordings"]]
+    assert not page["more"]
+    code, output = run("recordings", "list", "--limit", "1", environ=environ)
+    assert (code, "There are more: narrow the search" in output) == (0, True), output
+
+
 def test_eight_hours_are_played_from_any_second(live: Stack, browser: Browser) -> None:
     """Neither the page nor the gateway keeps all of it in memory."""
     gateway, now = live.gateway, time.time()
