@@ -12,6 +12,8 @@ from gateway.domain.upstream.verdicts import REFUSALS
 from gateway.edge.docs.console_paths import TAG, console_paths, recording_paths
 from gateway.edge.docs.request_paths import TAG as REQUESTS_TAG
 from gateway.edge.docs.request_paths import request_paths
+from gateway.edge.docs.server_paths import TAG as SERVERS_TAG
+from gateway.edge.docs.server_paths import server_paths
 from gateway.edge.error_table import ERROR_SPECS, ERROR_TABLE
 
 Json = dict[str, Any]
@@ -53,7 +55,7 @@ def openapi(operations: Sequence[Operation]) -> Json:
         if row.method == "GET" and allows_head(row):
             item["head"] = _head(item["get"])
     paths |= _FEDERATION | console_paths(_statuses()) | recording_paths(_statuses())
-    paths |= request_paths(_statuses())
+    paths |= request_paths(_statuses()) | server_paths(_statuses())
     return {
         "openapi": "3.1.0",
         "info": {
@@ -66,7 +68,9 @@ def openapi(operations: Sequence[Operation]) -> Json:
         "security": [{"jwt": []}, {"x_auth_token": []}, {"signature": []}],
         "tags": [
             {"name": name}
-            for name in sorted({_tag(row) for row in operations} | {"sdk", TAG, REQUESTS_TAG})
+            for name in sorted(
+                {_tag(row) for row in operations} | {"sdk", TAG, REQUESTS_TAG, SERVERS_TAG}
+            )
         ],
         "paths": paths,
         "components": {
