@@ -102,7 +102,7 @@ class ServerLists:
         found = self._by_rights.get(key)
         if found is None:
             found = ServerList(
-                await encode_body(await encoded_list(moment, rights)),
+                await encode_body(encoded_list(moment, rights)),
                 tuple(one.project for one in rights),
                 _with_permission(rights, CONSOLE_VIEW),
                 _with_permission(rights, SERVER_READ),

@@ -24,7 +24,7 @@ from gateway.flow.servers.console_presence import (
     ConsoleUser,
     Presence,
 )
-from gateway.flow.servers.encoded_body import EncodedBody, encode_body
+from gateway.flow.servers.encoded_body import EncodedBody, encode_small_body
 from gateway.flow.servers.power_readings import PowerReading, PowerReadings, Readings
 from gateway.flow.servers.server_lists import ServerList, ServerLists
 from gateway.flow.servers.visible_servers import ListedProject
@@ -84,7 +84,7 @@ class ServerStates:
                 body = known[1]
             else:
                 fields = await self._fields(person, shown, version)
-                body = await encode_body([orjson.dumps(fields)])
+                body = encode_small_body(orjson.dumps(fields))
             # Otherwise rights have changed meanwhile; other people may still have those of `shown`.
             if self._lists.current(person) is shown:
                 self._encoded[shown] = version, body

@@ -130,9 +130,9 @@ async def rights_at(moment: Moment, person: Principal) -> list[ProjectRights]:
     return found
 
 
-async def encoded_list(moment: Moment, rights: Sequence[ProjectRights]) -> list[bytes]:
-    """Return the JSON of the visible servers in parts; give way to other requests at times."""
-    parts = [b'{"projects":[']
+async def encoded_list(moment: Moment, rights: Sequence[ProjectRights]) -> AsyncIterator[bytes]:
+    """Yield the JSON of the visible servers; give way to other requests at times."""
+    yield b'{"projects":['
     for number, one in enumerate(rights):
         project = one.project
         before, after = encode_project(
@@ -140,14 +140,13 @@ async def encoded_list(moment: Moment, rights: Sequence[ProjectRights]) -> list[
                 project.id, project.name, project.account, project.region, project.delivery
             )
         )
-        parts += [b"," if number else b"", before]
+        yield b"," + before if number else before
         separator = b""
         async for part in _encoded_servers(one, moment.now):
-            parts += [separator, part]
+            yield separator + part
             separator = b","
-        parts.append(after)
-    parts.append(b"]}")
-    return parts
+        yield after
+    yield b"]}"
 
 
 async def _encoded_servers(rights: ProjectRights, now: float) -> AsyncIterator[bytes]:
