@@ -497,3 +497,11 @@ def test_redis_outage_leaves_tokens(stack: Stack, browser: LoginBrowser) -> None
     finally:
         stack.valkey.start()
     eventually(lambda: browser.session().status != 503)
+
+
+def test_page_of_servers_needs_its_setting(stack: Stack) -> None:
+    """Without `page.enabled`, its paths are unknown ones, and a login ends at the login's page."""
+    for path in ("/", "/page/requests"):
+        assert fetch(stack.gateway.url, "GET", path).status == 401
+    browser = LoginBrowser(stack.gateway.url)
+    assert browser.log_in("olga").config["path"] == "/login"

@@ -2,7 +2,7 @@
 import { duration } from "../../texts.js";
 import { ModalCard } from "../dialog.js";
 import { button, foreign, make, shownName, stateCard } from "../dom.js";
-import { failureCard } from "../failure.js";
+import { contactLink, failureCard } from "../failure.js";
 import { FAILURES, LIST, SERVER } from "../texts.js";
 import { ageS, clockTime } from "../times.js";
 import { ConsoleDialog } from "./console_dialog.js";
@@ -130,7 +130,8 @@ export class ServersView {
     const filters = make("div", { id: "filters" });
     const reset = button(LIST.reset, () => this.#reset(), { id: "reset", hidden: true });
     Object.assign(this.#parts, { search, filters, reset });
-    return make("search", { id: "searching" }, search, filters);
+    this.#parts.searching = make("search", { id: "searching" }, search, filters);
+    return this.#parts.searching;
   }
 
   #choice(name, label, values) {
@@ -273,12 +274,16 @@ export class ServersView {
   }
 
   #showNothing(total) {
-    const { nothing } = this.#parts;
+    const { nothing, searching } = this.#parts;
+    searching.hidden = total === 0;
     if (this.#items.length > 0) nothing.replaceChildren();
     else if (total === 0) {
       const { asks } = this.#tools;
       const link = asks ? [make("a", { href: this.#tools.address(asks()), className: "button" }, SERVER.ask)] : [];
-      nothing.replaceChildren(stateCard({ state: "empty", ...LIST.empty, actions: link }));
+      const help = contactLink(this.#tools.contact);
+      const card = stateCard({ state: "empty", ...LIST.empty, actions: link });
+      if (help) card.append(help);
+      nothing.replaceChildren(card);
     } else {
       const reset = button(LIST.reset, () => this.#reset());
       nothing.replaceChildren(stateCard({ state: "no-match", ...LIST.noMatch, actions: [reset] }));
