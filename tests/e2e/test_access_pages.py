@@ -288,7 +288,9 @@ def test_form_says_what_is_wrong_and_loses_nothing(site: AccessSite, victor: Per
 
 
 def test_break_glass_is_confirmed(site: AccessSite, victor: Person) -> None:
-    victor.open(site.form())
+    victor.open(f"/page/servers/{site.gateway.cloud.project}/{site.server}")
+    victor.page.get_by_role("link", name="Request access").click()
+    expect(victor.page.get_by_label("Servers", exact=True)).to_have_value(site.server)
     victor.fill(Reason="short")
     victor.page.get_by_text("Emergency: no time for an approval?").click()
     victor.button("Break the glass…").click()

@@ -3,6 +3,7 @@ import { button, factList, make, shownName, stateCard } from "./dom.js";
 import { failureCard, failureFacts } from "./failure.js";
 import { LIVE } from "./live_texts.js";
 import { loginPath } from "./router.js";
+import { EXPIRED } from "./texts.js";
 
 /** Return what stands for the state of a LiveData other than "ready"; null for that one. */
 export function liveNotice(live, tools) {
@@ -15,8 +16,8 @@ export function liveNotice(live, tools) {
       return failureCard(LIVE.failed, { status: 0, data: {}, retryAfterS: 0 }, retry, tools.contact);
     case "expired": {
       const go = () => location.assign(loginPath(tools.base, location, false));
-      const actions = [button(LIVE.logIn, go, { isPrimary: true })];
-      return stateCard({ state: "expired", title: LIVE.expired, lead: LIVE.expiredLead, actions });
+      const actions = [button(EXPIRED.go, go, { isPrimary: true })];
+      return stateCard({ state: "expired", title: EXPIRED.title, lead: EXPIRED.text, actions });
     }
     case "failed":
       return failureCard(LIVE.failed, live.problem, retry, tools.contact);
@@ -39,6 +40,13 @@ export function pageLink(tools, path, content, className = "") {
 /** Return the name of a server as the reader's list of servers has it, else its ID. */
 export function serverName(tools, project, id) {
   return shownName(tools.servers.find(project, id)?.name, id);
+}
+
+/** Call `render` whenever names of servers may be known; return what ends that. */
+export function followNames(tools, render) {
+  return tools.servers.follow((isChanged) => {
+    if (isChanged) render();
+  });
 }
 
 /** Show a notice in place of the earlier one; null removes it. */

@@ -2,10 +2,7 @@
 
 export const LIVE = {
   loading: "Loading",
-  logIn: "Log in again",
   failed: "This cannot be shown now.",
   refused: "The gateway did not do this.",
   old: "The gateway does not answer. What is below may be old; this page tries again by itself.",
-  expired: "Your session has ended.",
-  expiredLead: "Log in again. You come back to this page.",
 };

@@ -4,7 +4,7 @@ import { duration } from "../../texts.js";
 import { labelled } from "../choice.js";
 import { button, foreign, make, stateCard } from "../dom.js";
 import { failureCard } from "../failure.js";
-import { pageLink, serverName, showRefusal } from "../live_state.js";
+import { followNames, keepFocus, pageLink, serverName, showRefusal } from "../live_state.js";
 import { LIVE } from "../live_texts.js";
 import { clockTime } from "../times.js";
 import { joined, lengthS, pagePath } from "./model.js";
@@ -19,6 +19,7 @@ export class RecordingsView {
   /** Where the next page begins; null: there is none. */
   #until = null;
   #version = 0;
+  #unfollow = null;
   #status = make("div", { attributes: { "aria-live": "polite" } });
   #table = make("div");
   #more = make("div", { className: "row" });
@@ -38,9 +39,13 @@ export class RecordingsView {
       this.#form(), this.#status, this.#refusal, this.#done, this.#table, this.#more,
     );
     this.#search();
+    this.#unfollow = followNames(this.#tools, () => {
+      if (this.#found.length > 0) keepFocus(this.#table, () => this.#render(-1));
+    });
   }
 
   close() {
+    this.#unfollow();
     this.#version += 1;
   }
 
@@ -130,7 +135,7 @@ export class RecordingsView {
   #playButton(recording) {
     if (recording.state !== "ended") return make("span", { className: "hint", textContent: RECORDINGS.later });
     if (!recording.here) return make("span", { className: "hint", textContent: RECORDINGS.elsewhere });
-    const made = button(RECORDINGS.play, () => this.#play(recording, made));
+    const made = button(RECORDINGS.play, () => this.#play(recording, made), { id: `play-${recording.id}` });
     made.setAttribute("aria-label", RECORDINGS.playOf(serverName(this.#tools, recording.server.project_id, recording.server.id), clockTime(recording.started_at)));
     return made;
   }

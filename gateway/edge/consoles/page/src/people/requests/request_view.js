@@ -1,7 +1,7 @@
 // One access request: all of it, its course, and the steps that the reader may take.
 import { button, make, stateCard } from "../dom.js";
 import { LiveData } from "../live_data.js";
-import { liveNotice, pageLink, replaceNotice, showRefusal } from "../live_state.js";
+import { followNames, liveNotice, pageLink, replaceNotice, showRefusal } from "../live_state.js";
 import { isExtendable } from "./model.js";
 import { leftText, requestFacts, stateBadges } from "./parts.js";
 import { confirmStep } from "./steps.js";
@@ -20,6 +20,7 @@ export class RequestView {
   #refusal = make("div", { className: "refusal", attributes: { role: "alert" } });
   #done = make("p", { className: "done", attributes: { role: "status" } });
   #timer = 0;
+  #unfollow = null;
   #isWriting = false;
 
   constructor(tools) {
@@ -35,11 +36,13 @@ export class RequestView {
     this.#live = new LiveData(this.#tools.session, `/ui/requests/${id}`, () => this.#render());
     this.#render();
     this.#live.start();
+    this.#unfollow = followNames(this.#tools, () => this.#render());
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
   }
 
   close() {
     clearInterval(this.#timer);
+    this.#unfollow();
     this.#live.stop();
   }
 

@@ -1,7 +1,7 @@
 // The list of access requests: to decide on, one's own, those of others, and ended ones.
 import { button, foreign, make, stateCard } from "../dom.js";
 import { LiveData } from "../live_data.js";
-import { keepFocus, liveNotice, pageLink, replaceNotice, serverName } from "../live_state.js";
+import { followNames, keepFocus, liveNotice, pageLink, replaceNotice, serverName } from "../live_state.js";
 import { clockTime } from "../times.js";
 import { sections } from "./model.js";
 import { leftText, stateBadges } from "./parts.js";
@@ -19,6 +19,7 @@ export class RequestsView {
   #lists = make("div", { className: "lists" });
   #endedList = make("div");
   #timer = 0;
+  #unfollow = null;
 
   constructor(tools) {
     this.#tools = tools;
@@ -39,11 +40,13 @@ export class RequestsView {
     this.#open = new LiveData(this.#tools.session, OPEN, () => this.#render());
     this.#render();
     this.#open.start();
+    this.#unfollow = followNames(this.#tools, () => this.#render());
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
   }
 
   close() {
     clearInterval(this.#timer);
+    this.#unfollow();
     this.#open.stop();
     this.#ended?.stop();
   }

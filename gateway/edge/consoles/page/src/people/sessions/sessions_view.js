@@ -2,7 +2,7 @@
 import { choose } from "../choice.js";
 import { button, factList, foreign, make, stateCard } from "../dom.js";
 import { LiveData } from "../live_data.js";
-import { keepFocus, liveNotice, pageLink, replaceNotice, serverName, showRefusal } from "../live_state.js";
+import { followNames, keepFocus, liveNotice, pageLink, replaceNotice, serverName, showRefusal } from "../live_state.js";
 import { ageS, clockTime } from "../times.js";
 import { SESSIONS } from "./texts.js";
 
@@ -11,6 +11,7 @@ const PATH = "/ui/console/sessions";
 export class SessionsView {
   #tools;
   #live;
+  #unfollow = null;
   #status = make("div");
   #list = make("div");
   #refusal = make("div", { className: "refusal", attributes: { role: "alert" } });
@@ -30,9 +31,11 @@ export class SessionsView {
     this.#live = new LiveData(this.#tools.session, PATH, () => this.#render());
     this.#render();
     this.#live.start();
+    this.#unfollow = followNames(this.#tools, () => this.#render());
   }
 
   close() {
+    this.#unfollow();
     this.#live.stop();
   }
 
