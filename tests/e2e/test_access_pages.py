@@ -365,15 +365,30 @@ def tab_to(element: Locator) -> None:
 
 
 def test_end_of_the_session_leaves_nothing_on_the_page(victor: Person) -> None:
-    path = victor.request("a disk")
+    victor.request("a disk")
     victor.open("/page/requests")
     expect(victor.page.locator(".row-reason")).to_have_text("a disk")
     victor.page.context.clear_cookies()
-    victor.page.get_by_role("link", name="Sessions").click()
+    victor.read_again()
     expect(victor.page.locator(".card", has_text="Your session has ended.")).to_be_visible()
+    expect(victor.page.locator(".row-reason")).to_have_count(0)
     victor.page.locator("#login-go").click()
     victor.log_in_here("victor")
-    expect(victor.page).to_have_url(f"{victor.site.address}/page/sessions")
-    victor.open(path)
+    victor.page.get_by_role("link", name="operator").click()
     victor.confirm("Withdraw")
     expect(victor.state()).to_have_text("Withdrawn")
+
+
+def test_form_survives_a_login(site: AccessSite, victor: Person) -> None:
+    victor.open(site.form())
+    victor.fill(Reason="typed before the login")
+    victor.page.context.clear_cookies()
+    victor.button("Send request").click()
+    victor.page.locator("#login-go").click()
+    victor.log_in_here("victor")
+    reason = victor.page.get_by_label("Reason", exact=True)
+    expect(reason).to_have_value("typed before the login")
+    expect(victor.page.get_by_label("Servers", exact=True)).to_have_value(site.server)
+    victor.button("Cancel").click()
+    victor.open(site.form())
+    expect(reason).to_have_value("")
