@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -107,8 +108,9 @@ class GatewayClient:
         headers: Mapping[str, str] | None = None,
         *,
         body: Mapping[str, Any] | None = None,
+        method: str = "GET",
     ) -> GatewayResponse:
-        """Send GET, or POST with a body, and return the successful response.
+        """Send GET or `method`, or POST with a body, and return the successful response.
 
         Retries as the gateway's Retry-After says, until the deadline; raises CommandFailed.
         """
@@ -116,8 +118,9 @@ class GatewayClient:
             left_s = self._remaining_s()
             wait = {"Prefer": f"wait={max(1, int(left_s))}"}
             with show_progress("waiting for the gateway"):
-                response = self._send(path, {**(headers or {}), **wait}, body, left_s)
-            if response.status < 300 and response.data:
+                response = self._send(method, path, {**(headers or {}), **wait}, body, left_s)
+            is_whole = response.data or response.status == HTTPStatus.NO_CONTENT
+            if response.status < 300 and is_whole:
                 return response
             delay_s = _retry_after_s(response.headers)
             if response.status not in _RETRIED or not 0 < delay_s < self._remaining_s():
@@ -152,6 +155,7 @@ class GatewayClient:
 
     def _send(
         self,
+        method: str,
         path: str,
         headers: Mapping[str, str],
         body: Mapping[str, Any] | None,
@@ -162,7 +166,7 @@ class GatewayClient:
         path = f"{self._prefix}{path}"
         try:
             if body is None:
-                connection.request("GET", path, headers=sent)
+                connection.request(method, path, headers=sent)
             else:
                 sent["Content-Type"] = "application/json"
                 connection.request("POST", path, json.dumps(body), sent)

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "config": "print the effective config, or the JSON Schemas of config and policy",
     "console": "open or print a console link of a server",
     "servers": "list the servers visible to you and your permissions on them",
+    "sessions": "list your live consoles, or end one",
     "login": "log in with a browser; later commands use the login",
     "logout": "forget the login at a gateway",
     "whoami": "show as whom the commands act at a gateway",

@@ -128,7 +128,7 @@ def test_programs_start_in_several_threads(directory: Path) -> None:
 CONFIG_ONLY = ("check", "config", "explain", "policy")
 CLIENTS = (
     "admin", "audit", "completion", "console", "demo", "login", "logout", "recordings", "requests",
-    "servers", "whoami",
+    "servers", "sessions", "whoami",
 )  # fmt: skip
 
 

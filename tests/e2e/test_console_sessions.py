@@ -660,9 +660,17 @@ async def test_own_sessions_are_listed_and_ended_by_jwt(
     assert refused.status == 403
     anonymous = await asyncio.to_thread(fetch, gateway.url, "GET", "/console/sessions")
     assert (anonymous.status, anonymous.error_code) == (403, "CGW.4035")
-    ended_by_owner = await asyncio.to_thread(fetch, gateway.url, "DELETE", path, own)
-    assert ended_by_owner.status == 204
+    environ = {"CONSOLE_GATEWAY_URL": gateway.url}
+    environ["CONSOLE_GATEWAY_TOKEN"] = live.cloud.token("lister")
+    code, output = await asyncio.to_thread(run, "sessions", environ=environ)
+    assert (code, f"{page.session_id}  {PROJECT}/{server}  control" in output) == (0, True), output
+    code, _ = await asyncio.to_thread(run, "sessions", "end", "0" * 32, environ=environ)
+    assert code == 3
+    code, output = await asyncio.to_thread(run, "sessions", "end", page.session_id, environ=environ)
+    assert (code, output) == (0, f"Ended: {page.session_id}\n")
     assert await page.until_closed() == 4000
+    code, output = await asyncio.to_thread(run, "sessions", environ=environ)
+    assert (code, "You have no live console." in output) == (0, True)
 
 
 async def test_console_command_renews_a_session_with_a_newer_token(
