@@ -157,6 +157,7 @@ def test_request_approval_console_and_recording(
     anna.open("/page/requests")
     expect(anna.page.get_by_role("heading", name="Waiting for your decision")).to_be_visible()
     expect(anna.page.locator(".row-reason")).to_have_text(HTML)
+    expect(anna.page.locator("#nav")).to_contain_text("1 waiting for your decision")
     anna.show("requests-to-decide")
     anna.page.get_by_role("link", name="operator").click()
     expect(anna.page.locator(".reason")).to_have_text(HTML)

@@ -32,25 +32,40 @@ function live(...replies) {
   const session = new FakeSession(...replies);
   const seen = [];
   let poller;
-  const data = new LiveData(session, "/ui/requests", () => seen.push(data.state), (read) => {
-    poller = new FakePoller(read);
-    return poller;
-  });
+  const data = new LiveData(
+    session,
+    "/ui/requests",
+    () => seen.push(data.state),
+    (read) => {
+      poller = new FakePoller(read);
+      return poller;
+    },
+  );
   data.start();
   return { data, session, seen, poller };
 }
 
 test("unchanged data is not announced again", async () => {
-  const { data, session, seen, poller } = live({ status: 200, data: { a: 1 }, etag: '"x"' }, { status: 304 });
+  const { data, session, seen, poller } = live(
+    { status: 200, data: { a: 1 }, etag: '"x"' },
+    { status: 304 },
+  );
   await poller.read();
   await poller.read();
-  assert.deepEqual(session.asked, [["/ui/requests", ""], ["/ui/requests", '"x"']]);
+  assert.deepEqual(session.asked, [
+    ["/ui/requests", ""],
+    ["/ui/requests", '"x"'],
+  ]);
   assert.deepEqual(seen, ["ready"]);
   assert.deepEqual(data.data, { a: 1 });
 });
 
 test("data stays while the gateway does not answer", async () => {
-  const { data, seen, poller } = live({ status: 200, data: { a: 1 } }, { status: 0 }, { status: 304 });
+  const { data, seen, poller } = live(
+    { status: 200, data: { a: 1 } },
+    { status: 0 },
+    { status: 304 },
+  );
   for (let i = 0; i < 3; i += 1) await poller.read();
   assert.deepEqual(seen, ["ready", "offline", "ready"]);
   assert.deepEqual(data.data, { a: 1 });

@@ -8,7 +8,10 @@ test("the first page begins at the span, the next where the gateway says", () =>
   const first = new URL(pagePath({ span: "day", server: "ABC", subject: "anna" }, NOW), "http://x");
   assert.equal(first.pathname, "/ui/console/recordings");
   assert.deepEqual(Object.fromEntries(first.searchParams), {
-    limit: "50", since: "2026-11-29T12:00:00.000Z", server: "abc", subject: "anna",
+    limit: "50",
+    since: "2026-11-29T12:00:00.000Z",
+    server: "abc",
+    subject: "anna",
   });
   const until = "2026-11-20T10:00:00.123456Z";
   const next = new URL(pagePath({ span: "all", server: "", subject: "" }, NOW, until), "http://x");
@@ -16,7 +19,10 @@ test("the first page begins at the span, the next where the gateway says", () =>
 });
 
 test("a recording of both pages is listed once", () => {
-  assert.deepEqual(joined([{ id: "a" }, { id: "b" }], [{ id: "b" }, { id: "c" }]).map(({ id }) => id), ["a", "b", "c"]);
+  assert.deepEqual(
+    joined([{ id: "a" }, { id: "b" }], [{ id: "b" }, { id: "c" }]).map(({ id }) => id),
+    ["a", "b", "c"],
+  );
 });
 
 test("a recording in progress has no length", () => {

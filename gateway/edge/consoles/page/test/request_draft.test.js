@@ -21,7 +21,13 @@ test("a draft is for the person who wrote it", () => {
 });
 
 test("a storage that refuses loses only the draft", () => {
-  const refusing = { getItem: () => "{", setItem() { throw new Error("full"); }, removeItem() {} };
+  const refusing = {
+    getItem: () => "{",
+    setItem() {
+      throw new Error("full");
+    },
+    removeItem() {},
+  };
   const draft = new Draft(refusing, ANNA);
   draft.save({});
   assert.equal(draft.load(), null);

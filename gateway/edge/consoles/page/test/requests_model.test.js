@@ -1,8 +1,17 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import {
-  durationChoices, firstDuration, formProblems, isExtendable, namedProject, requestBody, ruleFor,
-  secondsUntil, sections, serverIds, withoutNames,
+  durationChoices,
+  firstDuration,
+  formProblems,
+  isExtendable,
+  namedProject,
+  requestBody,
+  ruleFor,
+  secondsUntil,
+  sections,
+  serverIds,
+  withoutNames,
 } from "../src/people/requests/model.js";
 import { FORM } from "../src/people/requests/texts.js";
 
@@ -10,12 +19,25 @@ const ID = "1b2c3d4e-2222-4333-8444-555555555555";
 const OTHER = "2b2c3d4e-2222-4333-8444-555555555555";
 const PROJECT = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
 const RULE = {
-  rule: "op", role: "operator", project_ids: [], server_ids: [], duration_max_s: 14_400,
-  ticket_required: false, break_glass: { per_day: 1, reason_min: 10 },
+  rule: "op",
+  role: "operator",
+  project_ids: [],
+  server_ids: [],
+  duration_max_s: 14_400,
+  ticket_required: false,
+  break_glass: { per_day: 1, reason_min: 10 },
 };
-const FILLED = { project: PROJECT, servers: [ID], durationS: 600, reason: "a disk", ticket: "", isBreakGlass: false };
+const FILLED = {
+  project: PROJECT,
+  servers: [ID],
+  durationS: 600,
+  reason: "a disk",
+  ticket: "",
+  isBreakGlass: false,
+};
 
-const problems = (changes, rule = RULE) => formProblems({ ...FILLED, ...changes }, rule, FORM.problems);
+const problems = (changes, rule = RULE) =>
+  formProblems({ ...FILLED, ...changes }, rule, FORM.problems);
 
 test("a request belongs to one list", () => {
   const own = { id: "1", own: true, may: ["withdraw"] };
@@ -28,7 +50,10 @@ test("a request belongs to one list", () => {
 
 test("more time is for one's own access that runs or has run out", () => {
   const states = ["pending", "active", "ended", "denied", "withdrawn", "expired", "revoked"];
-  assert.deepEqual(states.filter((state) => isExtendable({ own: true, state })), ["active", "ended"]);
+  assert.deepEqual(
+    states.filter((state) => isExtendable({ own: true, state })),
+    ["active", "ended"],
+  );
   assert.equal(isExtendable({ own: false, state: "active" }), false);
 });
 
@@ -80,7 +105,11 @@ test("the body has what the API takes, and no more", () => {
 });
 
 test("the form begins with the rule of the earlier request, else with one that allows the server", () => {
-  const rules = [{ ...RULE, rule: "b", role: "b", project_ids: ["p2"] }, { ...RULE, server_ids: [OTHER] }, RULE];
+  const rules = [
+    { ...RULE, rule: "b", role: "b", project_ids: ["p2"] },
+    { ...RULE, server_ids: [OTHER] },
+    RULE,
+  ];
   assert.equal(ruleFor(rules, { rule: "b", project: PROJECT }).rule, "b");
   assert.equal(ruleFor(rules, { role: "operator", project: PROJECT, servers: ID }), RULE);
   assert.equal(ruleFor(rules, { project: PROJECT, servers: OTHER }), rules[1]);

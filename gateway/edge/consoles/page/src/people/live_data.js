@@ -77,4 +77,3 @@ export class LiveData {
     this.#onChange();
   }
 }
-

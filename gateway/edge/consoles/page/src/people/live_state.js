@@ -13,7 +13,12 @@ export function liveNotice(live, tools) {
       return stateCard({ state: "loading", title: LIVE.loading, isBusy: true });
     case "offline":
       if (live.data !== null) return make("p", { className: "old", textContent: LIVE.old });
-      return failureCard(LIVE.failed, { status: 0, data: {}, retryAfterS: 0 }, retry, tools.contact);
+      return failureCard(
+        LIVE.failed,
+        { status: 0, data: {}, retryAfterS: 0 },
+        retry,
+        tools.contact,
+      );
     case "expired": {
       const go = () => location.assign(loginPath(tools.base, location, false));
       const actions = [button(EXPIRED.go, go, { isPrimary: true })];
@@ -29,7 +34,8 @@ export function liveNotice(live, tools) {
 /** Show why a write was refused, in an element with the role `alert`; null empties it. */
 export function showRefusal(place, reply) {
   if (reply === null) place.replaceChildren();
-  else place.replaceChildren(make("h2", { textContent: LIVE.refused }), factList(failureFacts(reply)));
+  else
+    place.replaceChildren(make("h2", { textContent: LIVE.refused }), factList(failureFacts(reply)));
 }
 
 /** Return a link to another view, which the page follows without a load. */

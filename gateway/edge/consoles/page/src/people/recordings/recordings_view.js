@@ -36,7 +36,12 @@ export class RecordingsView {
     root.replaceChildren(
       make("h1", { textContent: RECORDINGS.title, tabIndex: -1 }),
       make("p", { className: "lead", textContent: RECORDINGS.lead }),
-      this.#form(), this.#status, this.#refusal, this.#done, this.#table, this.#more,
+      this.#form(),
+      this.#status,
+      this.#refusal,
+      this.#done,
+      this.#table,
+      this.#more,
     );
     this.#search();
     this.#unfollow = followNames(this.#tools, () => {
@@ -50,16 +55,40 @@ export class RecordingsView {
   }
 
   #form() {
-    const server = make("input", { name: "server", value: this.#filters.server, autocomplete: "off", spellcheck: false });
-    const subject = make("input", { name: "subject", autocomplete: "off", spellcheck: false, dir: "auto" });
-    const span = make("select", { name: "span" },
-      Object.entries(RECORDINGS.spans).map(([value, textContent]) => make("option", { value, textContent })));
+    const server = make("input", {
+      name: "server",
+      value: this.#filters.server,
+      autocomplete: "off",
+      spellcheck: false,
+    });
+    const subject = make("input", {
+      name: "subject",
+      autocomplete: "off",
+      spellcheck: false,
+      dir: "auto",
+    });
+    const span = make(
+      "select",
+      { name: "span" },
+      Object.entries(RECORDINGS.spans).map(([value, textContent]) =>
+        make("option", { value, textContent }),
+      ),
+    );
     span.value = this.#filters.span;
-    const form = make("form", { className: "filters", attributes: { role: "search" } },
-      labelled(RECORDINGS.since, span), labelled(RECORDINGS.server, server), labelled(RECORDINGS.subject, subject),
-      make("button", { type: "submit", textContent: RECORDINGS.search }));
+    const form = make(
+      "form",
+      { className: "filters", attributes: { role: "search" } },
+      labelled(RECORDINGS.since, span),
+      labelled(RECORDINGS.server, server),
+      labelled(RECORDINGS.subject, subject),
+      make("button", { type: "submit", textContent: RECORDINGS.search }),
+    );
     const search = () => {
-      this.#filters = { span: span.value, server: server.value.trim(), subject: subject.value.trim() };
+      this.#filters = {
+        span: span.value,
+        server: server.value.trim(),
+        subject: subject.value.trim(),
+      };
       this.#search();
     };
     form.addEventListener("submit", (event) => {
@@ -82,33 +111,52 @@ export class RecordingsView {
     this.#version += 1;
     const version = this.#version;
     showRefusal(this.#refusal, null);
-    this.#status.replaceChildren(stateCard({ state: "loading", title: LIVE.loading, isBusy: true }));
+    this.#status.replaceChildren(
+      stateCard({ state: "loading", title: LIVE.loading, isBusy: true }),
+    );
     const reply = await this.#tools.session.get(pagePath(this.#filters, this.#tools.now(), until));
     if (version !== this.#version) return;
     if (reply.status !== 200) {
-      this.#status.replaceChildren(failureCard(LIVE.failed, reply, () => this.#read(until), this.#tools.contact));
+      this.#status.replaceChildren(
+        failureCard(LIVE.failed, reply, () => this.#read(until), this.#tools.contact),
+      );
       return;
     }
     const { recordings, more, until: next, complete } = reply.data;
     const firstNew = this.#found.length;
     this.#found = joined(this.#found, recordings);
     this.#until = more ? next : null;
-    this.#status.replaceChildren(...(complete ? [] : [make("p", { className: "warn", textContent: RECORDINGS.incomplete })]));
+    this.#status.replaceChildren(
+      ...(complete ? [] : [make("p", { className: "warn", textContent: RECORDINGS.incomplete })]),
+    );
     this.#render(until === null ? -1 : firstNew);
   }
 
   #render(focusAt) {
     const rows = this.#found.map((one) => this.#row(one));
     const names = Object.values(RECORDINGS.columns);
-    this.#table.replaceChildren(rows.length === 0
-      ? stateCard({ state: "empty", ...RECORDINGS.empty })
-      : make("table", { className: "cards" },
-        make("caption", { textContent: RECORDINGS.count(rows.length) }),
-        make("thead", {}, make("tr", {}, names.map((name) => make("th", { scope: "col", textContent: name })))),
-        make("tbody", {}, rows)));
-    this.#more.replaceChildren(...(this.#until === null
-      ? []
-      : [button(RECORDINGS.more, () => this.#read(this.#until))]));
+    this.#table.replaceChildren(
+      rows.length === 0
+        ? stateCard({ state: "empty", ...RECORDINGS.empty })
+        : make(
+            "table",
+            { className: "cards" },
+            make("caption", { textContent: RECORDINGS.count(rows.length) }),
+            make(
+              "thead",
+              {},
+              make(
+                "tr",
+                {},
+                names.map((name) => make("th", { scope: "col", textContent: name })),
+              ),
+            ),
+            make("tbody", {}, rows),
+          ),
+    );
+    this.#more.replaceChildren(
+      ...(this.#until === null ? [] : [button(RECORDINGS.more, () => this.#read(this.#until))]),
+    );
     rows[focusAt]?.querySelector("a, button")?.focus();
   }
 
@@ -118,25 +166,65 @@ export class RecordingsView {
     const columns = RECORDINGS.columns;
     const cell = (name, ...content) => make("td", { data: { name } }, ...content);
     const seconds = lengthS(recording);
-    return make("tr", {},
-      cell(columns.server, pageLink(this.#tools, path, foreign(serverName(this.#tools, server.project_id, server.id)))),
-      cell(columns.person, foreign(plainText(person.subject, 255)), make("small", { dir: "auto", textContent: plainText(person.issuer, 255) })),
+    return make(
+      "tr",
+      {},
+      cell(
+        columns.server,
+        pageLink(this.#tools, path, foreign(serverName(this.#tools, server.project_id, server.id))),
+      ),
+      cell(
+        columns.person,
+        foreign(plainText(person.subject, 255)),
+        make("small", { dir: "auto", textContent: plainText(person.issuer, 255) }),
+      ),
       cell(columns.started, clockTime(recording.started_at)),
-      cell(columns.length, seconds === null ? RECORDINGS.states[recording.state] ?? RECORDINGS.states.in_progress : duration(seconds), this.#marks(recording)),
-      cell(columns.host, ...recording.hosts.map((host) => make("div", { dir: "auto", textContent: plainText(host, 255) })), problemElement(recording)),
-      cell(columns.play, this.#playButton(recording)));
+      cell(
+        columns.length,
+        seconds === null
+          ? (RECORDINGS.states[recording.state] ?? RECORDINGS.states.in_progress)
+          : duration(seconds),
+        this.#marks(recording),
+      ),
+      cell(
+        columns.host,
+        ...recording.hosts.map((host) =>
+          make("div", { dir: "auto", textContent: plainText(host, 255) }),
+        ),
+        problemElement(recording),
+      ),
+      cell(columns.play, this.#playButton(recording)),
+    );
   }
 
   #marks({ mode, keystrokes, held }) {
-    const marks = [mode === "view" ? RECORDINGS.view : "", keystrokes ? RECORDINGS.keys : "", held ? RECORDINGS.held : ""];
-    return make("span", { className: "badges" }, marks.filter(Boolean).map((text) => make("span", { className: "badge", textContent: text })));
+    const marks = [
+      mode === "view" ? RECORDINGS.view : "",
+      keystrokes ? RECORDINGS.keys : "",
+      held ? RECORDINGS.held : "",
+    ];
+    return make(
+      "span",
+      { className: "badges" },
+      marks.filter(Boolean).map((text) => make("span", { className: "badge", textContent: text })),
+    );
   }
 
   #playButton(recording) {
-    if (recording.state !== "ended") return make("span", { className: "hint", textContent: RECORDINGS.later });
-    if (!recording.here) return make("span", { className: "hint", textContent: RECORDINGS.elsewhere });
-    const made = button(RECORDINGS.play, () => this.#play(recording, made), { id: `play-${recording.id}` });
-    made.setAttribute("aria-label", RECORDINGS.playOf(serverName(this.#tools, recording.server.project_id, recording.server.id), clockTime(recording.started_at)));
+    if (recording.state !== "ended")
+      return make("span", { className: "hint", textContent: RECORDINGS.later });
+    if (!recording.here)
+      return make("span", { className: "hint", textContent: RECORDINGS.elsewhere });
+    const made = button(RECORDINGS.play, () => this.#play(recording, made), {
+      id: `play-${recording.id}`,
+    });
+    made.setAttribute(
+      "aria-label",
+      RECORDINGS.playOf(
+        serverName(this.#tools, recording.server.project_id, recording.server.id),
+        clockTime(recording.started_at),
+      ),
+    );
     return made;
   }
 
@@ -145,7 +233,10 @@ export class RecordingsView {
     showRefusal(this.#refusal, null);
     made.disabled = true;
     this.#done.textContent = RECORDINGS.opening;
-    const reply = await this.#tools.session.write(`/ui/console/recordings/${recording.id}/views`, {});
+    const reply = await this.#tools.session.write(
+      `/ui/console/recordings/${recording.id}/views`,
+      {},
+    );
     made.disabled = false;
     this.#done.textContent = "";
     if (reply.status === 200) location.assign(reply.data.url);
@@ -159,5 +250,9 @@ export class RecordingsView {
 function problemElement({ problems, here }) {
   if (problems.length === 0) return "";
   const texts = problems.map((text) => plainText(text, 500));
-  return make("p", { className: "warn", dir: "auto", textContent: here ? RECORDINGS.problems(texts) : RECORDINGS.notHere(texts) });
+  return make("p", {
+    className: "warn",
+    dir: "auto",
+    textContent: here ? RECORDINGS.problems(texts) : RECORDINGS.notHere(texts),
+  });
 }

@@ -38,7 +38,10 @@ export function firstDuration(longestS, wantedS = DEFAULT_S) {
 
 /** Return the server IDs in a text: separated by spaces, commas or lines; also PROJECT/SERVER. */
 export function serverIds(text) {
-  const words = text.toLowerCase().split(/[\s,;]+/).filter(Boolean);
+  const words = text
+    .toLowerCase()
+    .split(/[\s,;]+/)
+    .filter(Boolean);
   return [...new Set(words.map((one) => one.slice(one.lastIndexOf("/") + 1)))];
 }
 
@@ -56,8 +59,9 @@ export function withoutNames(words, project, rows) {
   let named = project;
   const servers = words.map((word) => {
     if (SERVER_ID.test(word)) return word;
-    const found = rows.filter((row) =>
-      row.name.toLowerCase() === word && (!named || row.project.project_id === named));
+    const found = rows.filter(
+      (row) => row.name.toLowerCase() === word && (!named || row.project.project_id === named),
+    );
     if (found.length !== 1) return word;
     named = found[0].project.project_id;
     return found[0].id;
@@ -80,7 +84,8 @@ export function formProblems(form, rule, texts) {
   const least = form.isBreakGlass ? rule.break_glass.reason_min : 1;
   if (!reason) problems.reason = texts.noReason;
   else if ([...reason].length < least) problems.reason = texts.shortReason(least);
-  else if ([...form.reason].length > REASON_CHARS_MAX) problems.reason = texts.longReason([...form.reason].length, REASON_CHARS_MAX);
+  else if ([...form.reason].length > REASON_CHARS_MAX)
+    problems.reason = texts.longReason([...form.reason].length, REASON_CHARS_MAX);
   if (form.ticket ? !TICKET.test(form.ticket) : rule.ticket_required) {
     problems.ticket = form.ticket ? texts.ticketForm : texts.noTicket;
   }
@@ -108,10 +113,12 @@ export function requestBody(form, rule) {
 export function ruleFor(rules, wanted) {
   const servers = serverIds(wanted.servers ?? "");
   const allows = ({ project_ids: projects, server_ids: ids }) =>
-    (projects.length === 0 || !wanted.project || projects.includes(wanted.project))
-    && (ids.length === 0 || servers.every((one) => ids.includes(one)));
-  return rules.find((one) => one.rule === wanted.rule)
-    ?? rules.find((one) => one.role === wanted.role && allows(one))
-    ?? rules.find(allows)
-    ?? rules[0];
+    (projects.length === 0 || !wanted.project || projects.includes(wanted.project)) &&
+    (ids.length === 0 || servers.every((one) => ids.includes(one)));
+  return (
+    rules.find((one) => one.rule === wanted.rule) ??
+    rules.find((one) => one.role === wanted.role && allows(one)) ??
+    rules.find(allows) ??
+    rules[0]
+  );
 }

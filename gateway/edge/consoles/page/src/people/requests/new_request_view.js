@@ -6,7 +6,15 @@ import { failureCard } from "../failure.js";
 import { pageLink, showRefusal } from "../live_state.js";
 import { LIVE } from "../live_texts.js";
 import {
-  REASON_CHARS_MAX, durationChoices, firstDuration, formProblems, namedProject, requestBody, ruleFor, serverIds, withoutNames,
+  REASON_CHARS_MAX,
+  durationChoices,
+  firstDuration,
+  formProblems,
+  namedProject,
+  requestBody,
+  ruleFor,
+  serverIds,
+  withoutNames,
 } from "./model.js";
 import { serverList } from "./parts.js";
 import { Draft } from "./draft.js";
@@ -57,15 +65,23 @@ export class NewRequestView {
     const { session } = this.#tools;
     const from = /^[0-9a-f]{32}$/.test(query.get("from") ?? "") ? query.get("from") : "";
     const replies = await Promise.all([
-      session.get("/ui/requests/rules"), ...(from ? [session.get(`/ui/requests/${from}`)] : []),
+      session.get("/ui/requests/rules"),
+      ...(from ? [session.get(`/ui/requests/${from}`)] : []),
     ]);
     if (this.#isClosed) return;
     const failed = replies.find(({ status }) => status !== 200);
     if (failed) {
-      this.#place.replaceChildren(failureCard(LIVE.failed, failed, () => this.#load(query), this.#tools.contact));
+      this.#place.replaceChildren(
+        failureCard(LIVE.failed, failed, () => this.#load(query), this.#tools.contact),
+      );
       return;
     }
-    const [{ data: { rules } }, earlier] = replies;
+    const [
+      {
+        data: { rules },
+      },
+      earlier,
+    ] = replies;
     this.#rules = rules;
     if (rules.length === 0) {
       this.#place.replaceChildren(stateCard({ state: "empty", ...FORM.noRules }));
@@ -76,11 +92,22 @@ export class NewRequestView {
 
   #render(wanted) {
     this.#rule = ruleFor(this.#rules, wanted);
-    const rule = make("select", { name: "rule" },
-      this.#rules.map((one) => make("option", { value: one.rule, textContent: FORM.ruleText(one) })));
+    const rule = make(
+      "select",
+      { name: "rule" },
+      this.#rules.map((one) =>
+        make("option", { value: one.rule, textContent: FORM.ruleText(one) }),
+      ),
+    );
     rule.value = this.#rule.rule;
     rule.addEventListener("change", () => this.#choose(rule.value));
-    const reason = make("textarea", { name: "reason", rows: 5, dir: "auto", value: wanted.reason, required: true });
+    const reason = make("textarea", {
+      name: "reason",
+      rows: 5,
+      dir: "auto",
+      value: wanted.reason,
+      required: true,
+    });
     const count = make("p", { className: "hint count" });
     const showCount = () => {
       const length = [...reason.value].length;
@@ -94,12 +121,20 @@ export class NewRequestView {
       make("p", { className: "lead", textContent: wanted.isExtension ? FORM.extends : FORM.lead }),
       labelled(FORM.rule, rule),
       this.#perRule,
-      make("div", { className: "field-with-count" }, labelled(FORM.reason, reason, FORM.reasonHint), count),
+      make(
+        "div",
+        { className: "field-with-count" },
+        labelled(FORM.reason, reason, FORM.reasonHint),
+        count,
+      ),
       this.#problems,
       this.#sending,
-      make("div", { className: "row" },
+      make(
+        "div",
+        { className: "row" },
         make("button", { type: "submit", className: "primary", textContent: FORM.send }),
-        button(FORM.cancel, () => this.#tools.go("/requests"))),
+        button(FORM.cancel, () => this.#tools.go("/requests")),
+      ),
       this.#glass,
     );
     this.#form.addEventListener("submit", (event) => {
@@ -123,10 +158,20 @@ export class NewRequestView {
     const project = projectField(rule, wanted.project);
     const listed = rule.server_ids.length > 0 && rule.server_ids.length <= CHECKBOXES_MAX;
     const servers = listed ? serverBoxes(rule, wanted.servers) : serverText(wanted.servers);
-    const time = make("select", { name: "duration" },
-      durationChoices(rule.duration_max_s).map((seconds) => make("option", { value: String(seconds), textContent: duration(seconds) })));
+    const time = make(
+      "select",
+      { name: "duration" },
+      durationChoices(rule.duration_max_s).map((seconds) =>
+        make("option", { value: String(seconds), textContent: duration(seconds) }),
+      ),
+    );
     time.value = String(closest(rule, wanted.durationS));
-    const ticket = make("input", { name: "ticket", value: wanted.ticket ?? "", autocomplete: "off", required: rule.ticket_required });
+    const ticket = make("input", {
+      name: "ticket",
+      value: wanted.ticket ?? "",
+      autocomplete: "off",
+      required: rule.ticket_required,
+    });
     this.#fields = { ...this.#fields, project, servers, duration: time, ticket };
     this.#perRule.replaceChildren(
       factList([
@@ -135,7 +180,9 @@ export class NewRequestView {
       ]),
       labelled(FORM.project, project, project.tagName === "INPUT" ? FORM.projectHint : ""),
       listed ? servers : labelled(FORM.servers, servers, FORM.serversHint),
-      ...(rule.selects_by_attributes ? [make("p", { className: "hint", textContent: FORM.selects })] : []),
+      ...(rule.selects_by_attributes
+        ? [make("p", { className: "hint", textContent: FORM.selects })]
+        : []),
       labelled(FORM.duration, time),
       labelled(FORM.ticket, ticket, rule.ticket_required ? FORM.ticketHint : FORM.ticketOptional),
     );
@@ -149,15 +196,26 @@ export class NewRequestView {
       this.#glass.replaceChildren();
       return;
     }
-    this.#glass.replaceChildren(make("details", { className: "glass" },
-      make("summary", { textContent: GLASS.summary }),
-      make("p", { textContent: GLASS.text(glass.per_day) }),
-      button(GLASS.start, () => this.#send(true), { className: "danger" })));
+    this.#glass.replaceChildren(
+      make(
+        "details",
+        { className: "glass" },
+        make("summary", { textContent: GLASS.summary }),
+        make("p", { textContent: GLASS.text(glass.per_day) }),
+        button(GLASS.start, () => this.#send(true), { className: "danger" }),
+      ),
+    );
   }
 
   #saveDraft(isExtension) {
     const { rule, role } = this.#rule;
-    this.#draft.save({ ...this.#entered(false), servers: this.#serverText(), isExtension, rule, role });
+    this.#draft.save({
+      ...this.#entered(false),
+      servers: this.#serverText(),
+      isExtension,
+      rule,
+      role,
+    });
   }
 
   #serverText() {
@@ -207,9 +265,19 @@ export class NewRequestView {
         [REQUEST.facts.project, form.project],
         [REQUEST.facts.servers, serverList(this.#tools, form.project, form.servers)],
         [REQUEST.facts.duration, duration(form.durationS)],
-        [REQUEST.facts.reason, make("div", { className: "reason", dir: "auto", textContent: form.reason.trim() })],
+        [
+          REQUEST.facts.reason,
+          make("div", { className: "reason", dir: "auto", textContent: form.reason.trim() }),
+        ],
       ],
-      more: [make("div", { className: "check" }, box, make("label", { htmlFor: box.id, textContent: GLASS.understood }))],
+      more: [
+        make(
+          "div",
+          { className: "check" },
+          box,
+          make("label", { htmlFor: box.id, textContent: GLASS.understood }),
+        ),
+      ],
       yes: GLASS.yes,
       no: GLASS.no,
       isDanger: true,
@@ -221,12 +289,21 @@ export class NewRequestView {
     const names = PROBLEM_ORDER.filter((name) => problems[name]);
     for (const name of PROBLEM_ORDER) {
       const field = this.#fields[name];
-      if (field.tagName !== "FIELDSET") field.setAttribute("aria-invalid", String(name in problems));
+      if (field.tagName !== "FIELDSET")
+        field.setAttribute("aria-invalid", String(name in problems));
     }
-    this.#problems.replaceChildren(...(names.length === 0 ? [] : [
-      make("h2", { textContent: FORM.problems.title }),
-      make("ul", {}, names.map((name) => make("li", { dir: "auto", textContent: problems[name] }))),
-    ]));
+    this.#problems.replaceChildren(
+      ...(names.length === 0
+        ? []
+        : [
+            make("h2", { textContent: FORM.problems.title }),
+            make(
+              "ul",
+              {},
+              names.map((name) => make("li", { dir: "auto", textContent: problems[name] })),
+            ),
+          ]),
+    );
     if (names.length > 0) this.#fields[names[0]].focus();
   }
 }
@@ -257,25 +334,57 @@ function wantedOf(query, earlier) {
 
 function projectField(rule, wanted) {
   if (rule.project_ids.length === 0) {
-    return make("input", { name: "project", value: wanted ?? "", autocomplete: "off", spellcheck: false, required: true });
+    return make("input", {
+      name: "project",
+      value: wanted ?? "",
+      autocomplete: "off",
+      spellcheck: false,
+      required: true,
+    });
   }
-  const field = make("select", { name: "project" }, rule.project_ids.map((id) => make("option", { value: id, textContent: id })));
+  const field = make(
+    "select",
+    { name: "project" },
+    rule.project_ids.map((id) => make("option", { value: id, textContent: id })),
+  );
   if (rule.project_ids.includes(wanted)) field.value = wanted;
   return field;
 }
 
 function serverText(wanted) {
-  return make("textarea", { name: "servers", rows: 3, value: wanted ?? "", spellcheck: false, required: true });
+  return make("textarea", {
+    name: "servers",
+    rows: 3,
+    value: wanted ?? "",
+    spellcheck: false,
+    required: true,
+  });
 }
 
 function serverBoxes(rule, wanted) {
   const chosen = new Set(serverIds(wanted ?? ""));
   const isOnly = rule.server_ids.length === 1;
-  const boxes = rule.server_ids.map((id) => make("div", { className: "check" },
-    make("input", { type: "checkbox", name: "server", id: `server-${id}`, value: id, checked: isOnly || chosen.has(id) }),
-    make("label", { htmlFor: `server-${id}`, textContent: id })));
-  return make("fieldset", { name: "servers", tabIndex: -1 }, make("legend", { textContent: FORM.servers }),
-    make("p", { className: "hint", textContent: FORM.listed }), ...boxes);
+  const boxes = rule.server_ids.map((id) =>
+    make(
+      "div",
+      { className: "check" },
+      make("input", {
+        type: "checkbox",
+        name: "server",
+        id: `server-${id}`,
+        value: id,
+        checked: isOnly || chosen.has(id),
+      }),
+      make("label", { htmlFor: `server-${id}`, textContent: id }),
+    ),
+  );
+  return make(
+    "fieldset",
+    { name: "servers", tabIndex: -1 },
+    make("legend", { textContent: FORM.servers }),
+    make("p", { className: "hint", textContent: FORM.listed }),
+    ...boxes,
+  );
 }
 
 /** Return the choice that is closest below a duration, or the shortest. */

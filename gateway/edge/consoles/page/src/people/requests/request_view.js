@@ -31,7 +31,11 @@ export class RequestView {
     this.#id = id;
     root.replaceChildren(
       pageLink(this.#tools, "/requests", REQUEST.back, "back"),
-      this.#status, this.#content, this.#refusal, this.#done, this.#actions,
+      this.#status,
+      this.#content,
+      this.#refusal,
+      this.#done,
+      this.#actions,
     );
     this.#live = new LiveData(this.#tools.session, `/ui/requests/${id}`, () => this.#render());
     this.#render();
@@ -74,10 +78,17 @@ export class RequestView {
     heading.replaceChildren(make("bdi", { textContent: REQUEST.title(request.role) }));
     this.#content.replaceChildren(
       heading,
-      make("p", { className: "state-line" }, stateBadges(request), make("span", { className: "left", textContent: leftText(request, this.#tools.now()) })),
+      make(
+        "p",
+        { className: "state-line" },
+        stateBadges(request),
+        make("span", { className: "left", textContent: leftText(request, this.#tools.now()) }),
+      ),
       ...[
         isIneffective ? make("p", { className: "warn", textContent: ROW.notInForce }) : null,
-        request.own && request.state === "pending" ? make("p", { className: "hint", textContent: REQUEST.ownRequest }) : null,
+        request.own && request.state === "pending"
+          ? make("p", { className: "hint", textContent: REQUEST.ownRequest })
+          : null,
       ].filter(Boolean),
       requestFacts(request, this.#tools),
     );
@@ -85,17 +96,24 @@ export class RequestView {
 
   /** Replace the buttons only if others are needed: the focus stays. */
   #renderActions(request) {
-    const steps = [...ORDER.filter((one) => request.may.includes(one)), ...(isExtendable(request) ? ["extend"] : [])];
+    const steps = [
+      ...ORDER.filter((one) => request.may.includes(one)),
+      ...(isExtendable(request) ? ["extend"] : []),
+    ];
     const key = steps.join(" ");
-    if (this.#actions.dataset.steps === key && this.#actions.childElementCount === steps.length) return;
+    if (this.#actions.dataset.steps === key && this.#actions.childElementCount === steps.length)
+      return;
     this.#actions.dataset.steps = key;
-    this.#actions.replaceChildren(...steps.map((step, index) => this.#stepButton(step, index === 0)));
+    this.#actions.replaceChildren(
+      ...steps.map((step, index) => this.#stepButton(step, index === 0)),
+    );
   }
 
   #stepButton(step, isFirst) {
-    const act = step === "extend"
-      ? () => this.#tools.go(`/requests/new?from=${this.#id}`)
-      : () => this.#take(step);
+    const act =
+      step === "extend"
+        ? () => this.#tools.go(`/requests/new?from=${this.#id}`)
+        : () => this.#take(step);
     return button(REQUEST.steps[step], act, { isPrimary: isFirst && step === "approve" });
   }
 

@@ -18,7 +18,8 @@ export async function confirmStep(step, request, tools) {
     return isSure ? { hash: request.hash } : null;
   }
   const reason = make("textarea", { name: "step-reason", rows: 3, dir: "auto", autofocus: true });
-  const problem = () => ([...reason.value].length > REASON_CHARS_MAX ? STEPS.longReason(REASON_CHARS_MAX) : "");
+  const problem = () =>
+    [...reason.value].length > REASON_CHARS_MAX ? STEPS.longReason(REASON_CHARS_MAX) : "";
   const more = [labelled(STEPS.reason, reason)];
   const isSure = await choose({ title, texts: [lead], more, yes, no, isDanger: true, problem });
   return isSure ? { reason: reason.value.trim() } : null;

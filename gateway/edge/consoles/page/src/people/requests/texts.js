@@ -63,7 +63,8 @@ export const REQUEST = {
   },
   durationFromApproval: (seconds) => `${duration(seconds)}, from the approval on`,
   approvedBy: (who, at) => `${who}, ${at}`,
-  noApprovals: (required) => (required === 1 ? "None yet; 1 is required" : `None yet; ${required} are required`),
+  noApprovals: (required) =>
+    required === 1 ? "None yet; 1 is required" : `None yet; ${required} are required`,
   groups: (names) => `Groups: ${names}`,
   users: (names) => `People: ${names}`,
   ofIssuer: (issuer) => `Issuer: ${issuer}`,
@@ -120,7 +121,8 @@ export const STEPS = {
 export const FORM = {
   title: "Request access",
   lead: "The time begins when the last approver approves.",
-  extends: "The earlier request stays as it is. Check what is filled in, and say why you need more time.",
+  extends:
+    "The earlier request stays as it is. Check what is filled in, and say why you need more time.",
   loading: "What you may request",
   noRules: {
     title: "You may not request access.",
@@ -128,14 +130,17 @@ export const FORM = {
   },
   rule: "What",
   ruleText: ({ role, rule, duration_max_s: longest }) =>
-    rule === role ? `${role} (up to ${duration(longest)})` : `${role}, by ${rule} (up to ${duration(longest)})`,
+    rule === role
+      ? `${role} (up to ${duration(longest)})`
+      : `${role}, by ${rule} (up to ${duration(longest)})`,
   permissions: "Allows",
   approvals: "Approvals",
   approvalsText: (count) => (count === 1 ? "1 other person" : `${count} other people`),
   project: "Project",
   projectHint: "32 hexadecimal digits, from the server's page or a colleague.",
   servers: "Servers",
-  serversHint: "IDs, or names of servers that you see, one a line. Another server may be named by its ID; the answer is the same whether it exists.",
+  serversHint:
+    "IDs, or names of servers that you see, one a line. Another server may be named by its ID; the answer is the same whether it exists.",
   listed: "This rule names its servers:",
   selects: "The rule also looks at attributes such as tags; they decide when the access is used.",
   duration: "For how long",
@@ -152,7 +157,8 @@ export const FORM = {
     title: "This is not complete:",
     project: "Project: enter the project's ID.",
     noServer: "Servers: name at least one.",
-    serverForm: (id) => `Servers: ${id.slice(0, 60)} is no server ID, such as 1b2c3d4e-2222-4333-8444-555555555555.`,
+    serverForm: (id) =>
+      `Servers: ${id.slice(0, 60)} is no server ID, such as 1b2c3d4e-2222-4333-8444-555555555555.`,
     tooManyServers: (max) => `Servers: at most ${max} in one request.`,
     noReason: "Reason: say why you need the access.",
     shortReason: (least) => `Reason: at least ${least} characters for break-glass.`,

@@ -2,7 +2,15 @@
 import { choose } from "../choice.js";
 import { button, factList, foreign, make, stateCard } from "../dom.js";
 import { LiveData } from "../live_data.js";
-import { followNames, keepFocus, liveNotice, pageLink, replaceNotice, serverName, showRefusal } from "../live_state.js";
+import {
+  followNames,
+  keepFocus,
+  liveNotice,
+  pageLink,
+  replaceNotice,
+  serverName,
+  showRefusal,
+} from "../live_state.js";
 import { ageS, clockTime } from "../times.js";
 import { SESSIONS } from "./texts.js";
 
@@ -26,7 +34,10 @@ export class SessionsView {
     root.replaceChildren(
       make("h1", { textContent: SESSIONS.title, tabIndex: -1 }),
       make("p", { className: "lead", textContent: SESSIONS.lead }),
-      this.#status, this.#refusal, this.#done, this.#list,
+      this.#status,
+      this.#refusal,
+      this.#done,
+      this.#list,
     );
     this.#live = new LiveData(this.#tools.session, PATH, () => this.#render());
     this.#render();
@@ -46,10 +57,17 @@ export class SessionsView {
       this.#list.replaceChildren();
       return;
     }
-    const rows = data.sessions.length > 0
-      ? make("ul", { className: "rows sessions" }, data.sessions.map((one) => this.#row(one)))
-      : stateCard({ state: "empty", ...SESSIONS.empty });
-    const old = data.complete ? null : make("p", { className: "warn", textContent: SESSIONS.incomplete });
+    const rows =
+      data.sessions.length > 0
+        ? make(
+            "ul",
+            { className: "rows sessions" },
+            data.sessions.map((one) => this.#row(one)),
+          )
+        : stateCard({ state: "empty", ...SESSIONS.empty });
+    const old = data.complete
+      ? null
+      : make("p", { className: "warn", textContent: SESSIONS.incomplete });
     keepFocus(this.#list, () => this.#list.replaceChildren(...[old, rows].filter(Boolean)));
   }
 
@@ -58,20 +76,33 @@ export class SessionsView {
     const server = serverName(this.#tools, session.project_id, session.server_id);
     const names = SESSIONS.facts;
     const watchers = session.watchers.map(({ subject, since }) =>
-      make("li", { dir: "auto", textContent: `${subject}, ${clockTime(since)}` }));
+      make("li", { dir: "auto", textContent: `${subject}, ${clockTime(since)}` }),
+    );
     const end = button(SESSIONS.end, () => this.#end(session), { id: `end-${session.id}` });
     end.setAttribute("aria-label", `${SESSIONS.end}: ${server}`);
-    return make("li", {},
+    return make(
+      "li",
+      {},
       make("h2", {}, pageLink(this.#tools, path, foreign(server), "row-title")),
       factList([
         [names.server, server === session.server_id ? "" : session.server_id],
         [names.project, session.project_id],
-        [names.since, SESSIONS.since(clockTime(session.started_at), ageS(session.started_at, this.#tools.now()))],
+        [
+          names.since,
+          SESSIONS.since(
+            clockTime(session.started_at),
+            ageS(session.started_at, this.#tools.now()),
+          ),
+        ],
         [names.mode, SESSIONS.modes[session.mode] ?? session.mode],
         [names.state, session.connected ? SESSIONS.connected : SESSIONS.reconnecting],
-        [names.watchers, watchers.length > 0 ? make("ul", { className: "plain-list" }, watchers) : ""],
+        [
+          names.watchers,
+          watchers.length > 0 ? make("ul", { className: "plain-list" }, watchers) : "",
+        ],
       ]),
-      make("div", { className: "row" }, pageLink(this.#tools, path, SESSIONS.open, "button"), end));
+      make("div", { className: "row" }, pageLink(this.#tools, path, SESSIONS.open, "button"), end),
+    );
   }
 
   async #end(session) {
