@@ -1,6 +1,7 @@
 """The client commands and the responses of a gateway, or of a proxy in front of it."""
 
 import argparse
+import gzip
 import json
 import resource
 import time
@@ -488,6 +489,22 @@ def test_ambiguous_server_is_listed_with_how_to_specify_it(
     assert f"p/{SERVER} (r-1, account-p)" in error
     assert f"q/{SERVER} (r-2, account-q)" in error
     assert gateway.requests == ["/servers"]
+
+
+def test_compressed_list_is_read(gateway: ScriptedGateway) -> None:
+    _, _, listed = my_servers(("p", "r-1"))
+    packed = gzip.compress(json.dumps(listed).encode())
+    gateway.responses = [(200, {"Content-Encoding": "gzip"}, packed), (200, {}, LINK)]
+    assert console.run(options(gateway, server="web-01")) == 0
+    assert gateway.requests[-1].startswith(f"/v1/p/physicalservers/{SERVER}/")
+
+
+def test_damaged_compression_is_an_unexpected_response(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.responses = [(200, {"Content-Encoding": "gzip"}, b"no gzip")]
+    assert console.run(options(gateway, server="web-01")) != 0
+    assert "Unexpected response (HTTP 200)" in capsys.readouterr().err
 
 
 def test_server_that_may_be_opened_is_preferred(gateway: ScriptedGateway) -> None:
