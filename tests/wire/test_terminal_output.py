@@ -109,14 +109,15 @@ def test_lists_of_a_hostile_server_are_escaped(
     assert main(["admin", "clear", "x"]) == 0
     override["effect"] = {"kind": HOSTILE}
     assert main(["admin", "clear", "x"]) == 0
-    server.document = {
-        "servers": [{"id": SERVER, "name": HOSTILE, "permissions": [HOSTILE]}],
-    }
-    assert main(["servers", PROJECT]) == 0
-    assert main(["servers", "--json", PROJECT]) == 0
     named = [{"id": one, "name": HOSTILE, "permissions": [HOSTILE]} for one in (HOSTILE, SERVER)]
     areas = {"region": HOSTILE, "account": HOSTILE, "project_name": PROJECT}
-    server.document["projects"] = [{"project_id": HOSTILE, **areas, "servers": named}]
+    server.document = {
+        "servers": named[1:],
+        "projects": [{"project_id": HOSTILE, **areas, "servers": named}],
+    }
+    for query in ([], ["0" * 32]):
+        assert main(["servers", *query]) == 0
+        assert main(["servers", "--json", *query]) == 0
     assert main(["console", f"{PROJECT}/{HOSTILE}"]) == 2, "two servers have that name"
     shown = capsys.readouterr()
     assert is_harmless(shown.out)
