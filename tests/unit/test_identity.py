@@ -299,7 +299,15 @@ def test_type_claim_may_name_an_access_token(claims: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("aud", ["cli", ["cli"]])
 @pytest.mark.parametrize(
-    "claims", [{"nonce": "n", "at_hash": "h"}, {"typ": "ID"}, {"token_use": "id"}, {}], ids=repr
+    "claims",
+    [
+        {"nonce": "n", "at_hash": "h"},
+        {"typ": "ID", "azp": "cli"},
+        {"token_use": "id"},
+        {"azp": None},
+        {},
+    ],
+    ids=repr,
 )
 def test_id_tokens_of_one_client_are_accepted(claims: dict[str, Any], aud: object) -> None:
     """`issuers[].cli.token: id_token`, for issuers without access tokens that are JWTs."""
@@ -317,6 +325,9 @@ def test_id_tokens_of_one_client_are_accepted(claims: dict[str, Any], aud: objec
         {"aud": "cli", "typ": "Refresh"},
         {"aud": "cli", "events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
         {"aud": ABSENT, "client_id": "cli", "nonce": "n"},
+        {"aud": "cli", "azp": "phone", "nonce": "n"},
+        {"aud": ["cli"], "azp": "phone", "typ": "ID"},
+        {"aud": "cli", "azp": ["cli"], "at_hash": "h"},
     ],
     ids=repr,
 )

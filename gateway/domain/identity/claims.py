@@ -151,10 +151,7 @@ def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
         return
     foreign = _FOREIGN_CLAIMS.intersection(claims)
     types: tuple[str, ...] = _ACCESS_TYPES
-    if rules.id_token_client is not None and claims.get("aud") in (
-        rules.id_token_client,
-        [rules.id_token_client],
-    ):
+    if _is_for_client(claims, rules.id_token_client):
         foreign -= _ID_CLAIMS
         types += _ID_TYPES
     if rules.token_type is not None:
@@ -166,6 +163,16 @@ def _check_kind(claims: Mapping[str, Any], rules: TokenRules) -> None:
         if claim in claims and _media_type(claims[claim]) not in types:
             detail = f"{claim} is {quoted(claims[claim])}: not an access token"
             raise NotAuthenticated(Rejection.TOKEN_TYPE, detail)
+
+
+def _is_for_client(claims: Mapping[str, Any], client: str | None) -> bool:
+    """Return whether a client is the only audience, and the party that got the token.
+
+    Some issuers give a client ID tokens for another one (OIDC Core 1.0, 2 and 3.1.3.7: `azp`).
+    """
+    if client is None or claims.get("aud") not in (client, [client]):
+        return False
+    return bool(claims.get("azp", client) == client)
 
 
 def _check_id_kind(claims: Mapping[str, Any]) -> None:
