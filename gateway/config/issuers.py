@@ -213,9 +213,15 @@ class Issuer(Section):
 
     @model_validator(mode="after")
     def _takes_the_tokens_of_commands(self) -> Self:
-        cli = self.cli
-        if cli is not None and cli.sends_id_token and cli.client_id not in self.audience:
+        cli, login = self.cli, self.login
+        if cli is None or not cli.sends_id_token:
+            return self
+        if cli.client_id not in self.audience:
             problem = "`id_token` requires that `audience` contains `cli.client_id`"
+            raise InvalidKey(("cli", "token"), problem)
+        if login is not None and login.client_id == cli.client_id:
+            # At a logout the browser's address has an ID token (`id_token_hint`).
+            problem = "`id_token` requires another client than `login.client_id`"
             raise InvalidKey(("cli", "token"), problem)
         return self
 

@@ -82,7 +82,8 @@ class IssuerCli(Section):
     `offline_access` only."""
     token: Literal["access_token", "id_token"] = "access_token"  # noqa: S105 - a kind
     """Which token the command sends to the gateway. `id_token` requires that `audience` contains
-    `client_id`; the gateway then accepts ID tokens for this client alone."""
+    `client_id`, which must not be `login.client_id`; the gateway then accepts ID tokens for this
+    client alone."""
     redirect_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
     """Host of the redirect URI; its path is `/callback`. Entra ID takes `localhost`."""
     ports: Annotated[tuple[_Port, ...], Field(max_length=8)] = ()
