@@ -82,7 +82,7 @@ class IssuerCli(Section):
     `offline_access` only."""
     token: Literal["access_token", "id_token"] = "access_token"  # noqa: S105 - a kind
     """Which token the command sends to the gateway. `id_token` requires that `audience` contains
-    `client_id`, which must not be `login.client_id`; the gateway then accepts ID tokens for this
+    `client_id`, and that `login` has another client; the gateway then accepts ID tokens for this
     client alone."""
     redirect_host: Literal["127.0.0.1", "localhost"] = "127.0.0.1"
     """Host of the redirect URI; its path is `/callback`. Entra ID takes `localhost`."""
