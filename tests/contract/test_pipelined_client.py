@@ -2,14 +2,19 @@
 
 import asyncio
 import secrets
+import socket
+import struct
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.config.store import RedisServer, StoreSettings
 from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
+from gateway.drivers.valkey.pipelined_client import PipelinedClient
 from gateway.drivers.valkey.script import LuaScript
 from tests.support.budget_queues import CLOCK, SEAL_KEY
 from tests.support.telemetry import RecordingTelemetry
@@ -101,3 +106,28 @@ async def test_closed_connection_is_opened_again(valkey: Valkey, own_valkey: Rea
     await asyncio.sleep(0.05)
     assert await claim(valkey, "ann") == "ann"
     assert valkey.available
+
+
+async def test_connection_that_was_reset_in_the_pool_fails_its_calls_at_once() -> None:
+    peers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(writer)
+        with suppress(ConnectionError), closing(writer):
+            while words := await reader.read(65_536):
+                writer.write(b"+OK\r\n" * words.count(b"*"))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = PipelinedClient(host="127.0.0.1", port=port, protocol=2)
+        await client.execute_command("PING")  # its connection is idle in the pool from then on
+        linger = struct.pack("ii", 1, 0)  # closing it sends a reset, which redis-py does not see
+        peers[0].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        peers[0].transport.abort()
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2.0):
+            with pytest.raises(RedisConnectionError):
+                await client.call_pipelined("PING", timeout_s=20.0)
+            assert await client.call_pipelined("PING", timeout_s=20.0) == b"OK"
+        await client.aclose()
+        await asyncio.sleep(0.05)  # the server closes its end

@@ -119,7 +119,10 @@ class _SharedConnection(asyncio.Protocol):
 
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if not self.has_ended:
+        if self._transport.is_closing():
+            # Perhaps it was closed before it had this protocol, which then never hears of it.
+            self._end(RedisConnectionError("Connection closed by server."))
+        elif not self.has_ended:
             self._transport.write(b"".join(unsent))
 
     def _deliver(self, reply: Any) -> None:
