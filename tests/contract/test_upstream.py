@@ -19,6 +19,7 @@ from gateway.drivers.network.egress import EgressRoute
 from tests.support.scripted_upstream import (
     CLOSE,
     HANG,
+    PAUSE,
     RESET,
     Script,
     ok,
@@ -120,6 +121,21 @@ async def test_connection_with_more_than_one_response_is_not_reused() -> None:
     both = ok(b"mine")[0] + ok(b"of another request")[0]
     async with scripted_upstream([both], ok(b"right")) as cloud, client(cloud.url) as upstream:
         first = await send(upstream)
+        second = await send(upstream)
+    assert (first.body, second.body) == (b"mine", b"right")
+    assert cloud.connections == 2
+
+
+@pytest.mark.parametrize("status", ["200 OK", "408 Request Timeout"])
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_response_without_request_answers_no_request(status: str, *, proxied: bool) -> None:
+    late = ok(b"of another request", status=status)
+    async with (
+        scripted_upstream([*ok(b"mine"), PAUSE, *late], ok(b"right")) as cloud,
+        client(cloud.url, proxied=proxied) as upstream,
+    ):
+        first = await send(upstream)
+        await asyncio.sleep(0.2)  # the connection is idle when the second response arrives
         second = await send(upstream)
     assert (first.body, second.body) == (b"mine", b"right")
     assert cloud.connections == 2

@@ -9,6 +9,8 @@ HANG = b"\0hang"
 """Stop sending and keep the connection open."""
 RESET = b"\0reset"
 CLOSE = b"\0close"
+PAUSE = b"\0pause"
+"""Send the rest a little later."""
 
 Script = list[bytes]
 
@@ -95,6 +97,8 @@ async def _converse(
                     return
                 case b"\0close":
                     return
+                case b"\0pause":
+                    await asyncio.sleep(0.05)
                 case _:
                     writer.write(part)
                     await writer.drain()

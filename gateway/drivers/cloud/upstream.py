@@ -16,6 +16,7 @@ from gateway.config.accounts import Timeouts
 from gateway.domain.errors import UpstreamBroken, UpstreamSlow, UpstreamUnreachable
 from gateway.domain.model import Headers, UpstreamRequest, UpstreamResponse, is_ok
 from gateway.domain.upstream.redaction import SecretSearch, redact_body, secrets_in
+from gateway.drivers.cloud.clean_connector import CleanConnector
 from gateway.drivers.cloud.request_sender import (
     DEFAULT_HEADERS,
     HEADER_BYTES_MAX,
@@ -45,7 +46,7 @@ async def open_session(timeouts: Timeouts) -> AsyncIterator[aiohttp.ClientSessio
     budget and the timeouts limit the number of calls in flight.
     """
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+        connector=CleanConnector(
             limit=0,
             limit_per_host=0,
             keepalive_timeout=30.0,
