@@ -34,7 +34,13 @@ class BoundedThreads:
             except BaseException:
                 self._free.release()
                 raise
-            return await done
+            try:
+                return await done
+            except asyncio.CancelledError:
+                is_lost = done.done() and not done.cancelled() and done.exception() is None
+                if is_lost and unused is not None:  # it was there, but this had not run yet
+                    unused(done.result())
+                raise
 
     def _work(
         self,

@@ -1,0 +1,30 @@
+"""Blocking calls in threads: an outcome is returned, or handed to `unused`."""
+
+import asyncio
+from threading import Event
+
+import pytest
+
+from gateway.drivers.host.bounded_threads import BoundedThreads
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_outcome_of_a_cancelled_call_is_handed_over(turns: int) -> None:
+    threads = BoundedThreads("test", threads_max=1, timeout_s=5.0)
+    unused: list[str] = []
+    was_called = Event()
+
+    def call() -> str:
+        was_called.set()
+        return "outcome"
+
+    doing = asyncio.create_task(threads.do(call, unused=unused.append))
+    while not was_called.is_set():
+        await asyncio.sleep(0)
+    for _ in range(turns):  # the outcome may arrive before the task runs again
+        await asyncio.sleep(0)
+    if doing.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await doing
+        await asyncio.sleep(0.05)
+        assert unused == ["outcome"]
