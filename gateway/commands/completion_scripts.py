@@ -131,6 +131,7 @@ _gateway() {{
       found+=("$word")
     done < <("${{COMP_WORDS[0]}}" completion --servers "$current" 2>/dev/null </dev/null)
   elif [[ $kind = {FILES} && $current != -* ]]; then
+    compopt -o filenames 2>/dev/null  # quotes what the shell would run
     while IFS= read -r word; do
       found+=("$word")
     done < <(compgen -f -- "$current")

@@ -1,9 +1,11 @@
 """The completion scripts in the real shells."""
 
 import os
+import pty
 import shlex
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,31 @@ def test_harmful_names_are_not_expanded(shell: Shell) -> None:
 def test_files_are_completed_where_a_file_is_expected(shell: Shell) -> None:
     (shell.directory / "token-of-mine").touch()
     assert shell.complete("servers", "--token-file", "token-of") == ["token-of-mine"]
+
+
+def test_bash_quotes_the_names_of_files(tmp_path: Path) -> None:
+    """Whoever can write a file in the directory must not run a command at Tab and Enter."""
+    shell = Shell("bash", tmp_path)
+    (tmp_path / "x;touch harmed").touch()
+    ours, theirs = pty.openpty()
+    os.write(ours, b"source script.bash\ngateway servers --token-file x\t; touch finished; exit\n")
+    ran = subprocess.Popen(
+        [shell.program, "--norc", "--noprofile", "-i"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HISTFILE": ""},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    with suppress(OSError):  # the shell has ended
+        while os.read(ours, 4_096):
+            pass
+    os.close(ours)
+    ran.wait(30)
+    assert (tmp_path / "finished").exists()
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_each_command_is_described_once() -> None:
