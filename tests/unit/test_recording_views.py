@@ -235,6 +235,24 @@ class ManyRecordings:
         return found
 
 
+def views_of(recordings: ManyRecordings, clock: FakeClock) -> tuple[RecordingViews, RequestContext]:
+    """Return the views of a person who may view the recordings of one server."""
+    views = RecordingViews(
+        recordings=cast(Any, recordings),
+        tickets=cast(Any, None),
+        rights=cast(Any, SimpleNamespace(has=lambda _, target, __: target == TARGET)),
+        limits=cast(Any, SimpleNamespace(admit_once=lambda _: None)),
+        audit=cast(Any, None),
+        clock=clock,
+        error_text=cast(Any, None),
+        on_failure=cast(Any, None),
+    )
+    context = RequestContext(
+        request_id="r-1", client_address="192.0.2.1", deadline=9.0, principal=ANNA
+    )
+    return views, context
+
+
 @pytest.mark.parametrize(
     ("every", "limit", "listed", "pages", "until"),
     [
@@ -254,19 +272,7 @@ async def test_list_has_the_newest_that_the_caller_may_view(
     """It looks at a bounded number of others, and says from where the next request goes on."""
     other = ConsoleTarget("main", PROJECT, ServerId("other"))
     recordings = ManyRecordings([other if one % every else TARGET for one in range(1, 101)])
-    views = RecordingViews(
-        recordings=cast(Any, recordings),
-        tickets=cast(Any, None),
-        rights=cast(Any, SimpleNamespace(has=lambda _, target, __: target == TARGET)),
-        limits=cast(Any, SimpleNamespace(admit_once=lambda _: None)),
-        audit=cast(Any, None),
-        clock=clock,
-        error_text=cast(Any, None),
-        on_failure=cast(Any, None),
-    )
-    context = RequestContext(
-        request_id="r-1", client_address="192.0.2.1", deadline=9.0, principal=ANNA
-    )
+    views, context = views_of(recordings, clock)
     page = await views.list(RecordingQuery(), limit, context)
     assert [int(one.details.id, 16) for one in page.recordings] == [
         every * one for one in range(1, listed + 1)
@@ -275,6 +281,26 @@ async def test_list_has_the_newest_that_the_caller_may_view(
     assert page.until == pytest.approx(STARTED_AT + until)
     rest = [one for one in recordings.all if one.details.started_at < (page.until or 0.0)]
     assert len([one for one in rest if one.details.target == TARGET]) == 100 // every - listed
+
+
+async def test_pages_say_nothing_of_what_a_filter_would_find(clock: FakeClock) -> None:
+    other = ConsoleTarget("main", PROJECT, ServerId("other"))
+    for query in (RecordingQuery(server=other.server), RecordingQuery(subject="ben")):
+        pages = []
+        for hidden in (other, ConsoleTarget("main", PROJECT, ServerId("third"))):
+            views, context = views_of(ManyRecordings([hidden] * 100), clock)
+            pages.append(await views.list(query, 9, context))
+        assert pages[0] == pages[1]
+        assert list(pages[0].recordings) == []
+
+
+async def test_filter_selects_from_what_the_caller_may_view(clock: FakeClock) -> None:
+    other = ConsoleTarget("main", PROJECT, ServerId("other"))
+    views, context = views_of(ManyRecordings([other, TARGET] * 3), clock)
+    page = await views.list(RecordingQuery(server=TARGET.server), 9, context)
+    assert [int(one.details.id, 16) for one in page.recordings] == [2, 4, 6]
+    page = await views.list(RecordingQuery(subject="nobody"), 9, context)
+    assert list(page.recordings) == []
 
 
 async def test_export_ends_with_its_right_while_a_write_waits() -> None:

@@ -176,7 +176,8 @@ class RecordingViews:
     ) -> RecordingPage:
         """Return at most `limit` recordings that the caller may view, the newest first.
 
-        Those on this host are compared with the index.
+        Those on this host are compared with the index. What a filter selects is not read by itself:
+        where such a page ends would say that recordings exist which the caller may not view.
         """
         person = _person(context)
         self._limits.admit_once(context)
@@ -184,15 +185,17 @@ class RecordingViews:
         permitted: list[RecordingInfo] = []
         is_complete, until = True, query.until
         for _ in range(_PAGES_MAX):
-            page = await _readable(self._recordings.list(query, max(_PAGE, limit + 1)))
+            all_of_time = RecordingQuery(since=query.since, until=until)
+            page = await _readable(self._recordings.list(all_of_time, max(_PAGE, limit + 1)))
             is_complete = is_complete and page.is_complete
             permitted += [
-                one for one in page.recordings if has(person, one.details.target, RECORDING_VIEW)
+                one
+                for one in page.recordings
+                if query.matches(one.details) and has(person, one.details.target, RECORDING_VIEW)
             ]
             until = page.until
             if until is None or len(permitted) > limit:
                 break
-            query = replace(query, until=until)
         if len(permitted) > limit:
             until = math.nextafter(permitted[limit].details.started_at, math.inf)
         checked = await _readable(self._recordings.check(permitted[:limit]))
