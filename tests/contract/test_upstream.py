@@ -305,12 +305,15 @@ async def test_cancelled_call_leaves_no_response_behind() -> None:
     assert [received.connection for received in cloud.received] == [1, 2]
 
 
-async def test_header_with_line_break_is_not_sent() -> None:
+@pytest.mark.parametrize(
+    "header",
+    [("X-Auth-Token", f"{CANARY}\r\nX: y"), ("Content-Length", "7"), ("Transfer-Encoding", "x")],
+    ids=lambda header: header[0],
+)
+async def test_header_that_would_split_a_request_is_not_sent(header: tuple[str, str]) -> None:
     async with scripted_upstream(ok()) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamBroken) as caught:
-            await upstream.send(
-                GET, credential=(("X-Auth-Token", f"{CANARY}\r\nX: y"),), timeout_s=5.0
-            )
+            await upstream.send(GET, credential=(header,), timeout_s=5.0)
     assert cloud.received == []
     _shows_no_secret(caught.value)
 

@@ -30,6 +30,7 @@ DEFAULT_HEADERS: Final = {
     "Accept-Encoding": "gzip, deflate",
 }
 _DEFAULTS: Final = [(name.lower(), f"{name}: {value}") for name, value in DEFAULT_HEADERS.items()]
+_LENGTHS: Final = frozenset({"content-length", "transfer-encoding"})
 _WITHOUT_LENGTH: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods for which a request without a body has no Content-Length (RFC 9110, 8.6)."""
 
@@ -114,7 +115,7 @@ class RequestSender:
     async def _receive(self, protocol: ResponseHandler) -> WholeResponse:
         while True:
             head, content = await protocol.read()
-            if head.code >= 200 or head.code == 101:  # the others are interim responses
+            if not 100 <= head.code < 200 or head.code == 101:  # the others are interim responses
                 break
         body = await read_body(head.headers, content, bytes_max=self._body_bytes_max)
         return WholeResponse(head.code, head.headers, body)
@@ -123,6 +124,8 @@ class RequestSender:
         path, _, _ = request.path.partition("#")
         lines = [f"{request.method} {self._path}{path} HTTP/1.1"]
         names = {name.lower() for name, _ in headers}
+        if not names.isdisjoint(_LENGTHS) or " " in request.method:
+            raise ValueError("the sender itself writes the method and the length of the body")
         if "host" not in names:
             lines.append(f"Host: {self._host}")
         lines += [line for name, line in _DEFAULTS if name not in names]
