@@ -121,7 +121,7 @@ def test_files_are_completed_where_a_file_is_expected(shell: Shell) -> None:
 
 
 def test_bash_quotes_the_names_of_files(tmp_path: Path) -> None:
-    """Whoever can write a file in the directory must not run a command at Tab and Enter."""
+    """A person who can write a file in the directory must not run a command at Tab and Enter."""
     shell = Shell("bash", tmp_path)
     (tmp_path / "x;touch harmed").touch()
     ours, theirs = pty.openpty()

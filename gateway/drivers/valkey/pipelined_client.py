@@ -120,7 +120,7 @@ class _SharedConnection(asyncio.Protocol):
     def _send(self) -> None:
         unsent, self._unsent = self._unsent, []
         if self._transport.is_closing():
-            # Perhaps it was closed before it had this protocol, which then never hears of it.
+            # Perhaps it was closed before it had this protocol, which then gets no event of it.
             self._end(RedisConnectionError("Connection closed by server."))
         elif not self.has_ended:
             self._transport.write(b"".join(unsent))
