@@ -465,6 +465,7 @@ def login_rejected(scene: Scene) -> None:
     cloud.heal()
     body = json.dumps({"error": {"code": 401, "message": "x", "title": "Unauthorized"}})
     cloud.fail(cloud.iam, "answer", status=401, body=body)
+    cloud.revoke_service_tokens()  # a retry may have logged in just before
     eventually(
         lambda: scene.fresh(1) and scene.stack.gateway.log_lines("service_login_refused"),
     )

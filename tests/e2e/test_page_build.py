@@ -17,6 +17,7 @@ BUILT = {
     "licenses.txt",
     "login.html",
     "login.js",
+    "operators.css",
     "operators.html",
     "operators.js",
     "page.js",

@@ -418,8 +418,7 @@ def test_recording_that_was_removed_is_not_played(live: Stack, browser: Browser)
 def test_recording_that_is_not_intact_is_named_so(live: Stack, browser: Browser) -> None:
     """The list, the player, the export and the audit record say it; the rest is played."""
     server, gateway = live.cloud.servers[1], live.gateway
-    if not has_any(live, server):
-        record_session(live, browser, server, reload=True)
+    record_session(live, browser, server, reload=True)
     recording = newest(gateway, server)
     path = RecordingDirectory(gateway.directory / "recordings").find(recording)
     assert path is not None
