@@ -59,7 +59,7 @@ async def admitted_within(lines: list[BudgetQueue], wait_s: float, count: int) -
 async def test_two_processes_share_one_rate(pair: tuple[Valkey, Valkey]) -> None:
     pace = Pace(requests=50, per_s=1, burst=1)
     async with open_line(pair[0], pace) as one, open_line(pair[1], pace) as two:
-        sent = await admitted_within([one, two], 1.0, 200)
+        sent = await admitted_within([one, two], 3.0, 200)
     assert len(sent) > 15
     for count, at in enumerate(sent):  # no call is early; the event loop may make calls late
         assert count <= at / pace.interval_s + 1
@@ -75,12 +75,15 @@ async def test_empty_store_grants_no_burst(pair: tuple[Valkey, Valkey]) -> None:
 
 
 async def test_burst_is_available_after_rest(pair: tuple[Valkey, Valkey]) -> None:
-    async with open_line(pair[0], Pace(requests=10, per_s=1, burst=6)) as line:
+    pace = Pace(requests=10, per_s=1, burst=6)
+    async with open_line(pair[0], pace) as line:
         await admit(line)
         await asyncio.sleep(0.7)
-        sent = await admitted_within([line], 0.3, 20)
+        sent = await admitted_within([line], 1.0, 20)
     # One less than six: its span covers slots that are used late.
-    assert sum(at < 0.04 for at in sent) == 5
+    for count, at in enumerate(sent):
+        assert count < 5 + at / pace.interval_s
+    assert sum(at < 0.8 for at in sent) > 9, "without a burst there are at most nine by then"
 
 
 async def test_all_windows_apply(pair: tuple[Valkey, Valkey]) -> None:
