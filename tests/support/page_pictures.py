@@ -79,6 +79,7 @@ class PageVisitor(Generic[_Site]):
         return self.page.get_by_role("heading", level=1)
 
     def facts(self, where: str = "#card-facts") -> dict[str, str]:
+        self.page.wait_for_load_state()  # without the style sheet there are no line breaks
         names = self.page.locator(f"{where} dt").all_inner_texts()
         return dict(zip(names, self.page.locator(f"{where} dd").all_inner_texts(), strict=True))
 
