@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from gateway.edge.docs.path_parts import RESPONSE_HEADERS, error_responses, json_response
+
 Json = dict[str, Any]
 
 TAG: Final = "live-consoles"
@@ -83,14 +85,13 @@ _ADDRESS: Final[Json] = {
 def _recording_operation(
     name: str, summary: str, description: str, content: Json, errors: Json
 ) -> Json:
-    headers = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     return {
         "operationId": name,
         "summary": summary,
         "description": f"{description}{_RECORDED}",
         "tags": [TAG],
         "responses": {
-            "200": {"description": summary, "headers": headers, "content": content},
+            "200": {"description": summary, "headers": RESPONSE_HEADERS, "content": content},
             **errors,
         },
     }
@@ -98,7 +99,7 @@ def _recording_operation(
 
 def recording_paths(statuses: Iterable[int]) -> dict[str, Json]:
     """Return the paths of recordings."""
-    errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+    errors = error_responses(statuses)
 
     def operation(name: str, summary: str, description: str, content: Json) -> Json:
         return _recording_operation(name, summary, description, content, errors)
@@ -157,8 +158,7 @@ def recording_paths(statuses: Iterable[int]) -> dict[str, Json]:
 
 def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
     """Return the paths; `statuses` are those of errors, which the document describes."""
-    errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
-    headers = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    errors = error_responses(statuses)
     return {
         "/console/sessions": {
             "get": {
@@ -167,11 +167,7 @@ def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
                 "description": f"Returns the caller's live consoles.{_WHERE}",
                 "tags": [TAG],
                 "responses": {
-                    "200": {
-                        "description": "The live consoles, oldest first.",
-                        "headers": headers,
-                        "content": {"application/json": {"schema": _SESSIONS}},
-                    },
+                    "200": json_response("The live consoles, oldest first.", _SESSIONS),
                     **errors,
                 },
             }
@@ -185,11 +181,7 @@ def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
                 f" sent, with its groups. Requires the JWT.{_EXISTS}",
                 "tags": [TAG],
                 "responses": {
-                    "200": {
-                        "description": "The session follows the token.",
-                        "headers": headers,
-                        "content": {"application/json": {"schema": {"type": "object"}}},
-                    },
+                    "200": json_response("The session follows the token.", {"type": "object"}),
                     **errors,
                 },
             },
@@ -202,7 +194,7 @@ def console_paths(statuses: Iterable[int]) -> dict[str, Json]:
                 "description": f"Ends one of the caller's live consoles.{_WHERE}",
                 "tags": [TAG],
                 "responses": {
-                    "204": {"description": "The session has ended.", "headers": headers},
+                    "204": {"description": "The session has ended.", "headers": RESPONSE_HEADERS},
                     **errors,
                 },
             },

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from gateway.edge.docs.path_parts import error_responses, json_response
+
 Json = dict[str, Any]
 
 TAG: Final = "access-requests"
@@ -160,14 +162,10 @@ _OPERATIONS: Final = (
 
 def request_paths(statuses: Iterable[int]) -> dict[str, Json]:
     """Return the paths; `statuses` are those of errors, which the document describes."""
-    errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+    errors = error_responses(statuses)
     paths: dict[str, Json] = {}
     for path, method, name, summary, description, schema, wanted in _OPERATIONS:
-        response = {
-            "description": summary,
-            "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
-            "content": {"application/json": {"schema": schema}},
-        }
+        response = json_response(summary, schema)
         operation: Json = {
             "operationId": name,
             "summary": summary,

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from gateway.edge.docs.path_parts import error_responses, json_response
+
 Json = dict[str, Any]
 
 TAG: Final = "my-servers"
@@ -96,7 +98,7 @@ _EXISTS: Final = " Exists with `page.enabled`. Takes no query. Answers 304 if un
 
 def server_paths(statuses: Iterable[int]) -> dict[str, Json]:
     """Return the paths; `statuses` are those of errors, which the document describes."""
-    errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+    errors = error_responses(statuses)
     paths: dict[str, Json] = {}
     for path, name, summary, description, schema in (
         (
@@ -110,11 +112,7 @@ def server_paths(statuses: Iterable[int]) -> dict[str, Json]:
             _STATE,
         ),
     ):
-        response = {
-            "description": summary,
-            "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
-            "content": {"application/json": {"schema": schema}},
-        }
+        response = json_response(summary, schema)
         operation: Json = {
             "operationId": name,
             "summary": summary,
