@@ -302,6 +302,38 @@ async def test_live_console_ends_with_its_request(
         )
 
 
+async def test_live_console_shows_the_end_of_its_access_and_more_time(
+    stack: Stack, gateways: tuple[RunningGateway, RunningGateway], client: aiohttp.ClientSession
+) -> None:
+    here, there = gateways
+    person, lea = token(stack, "eve", "staff"), token(stack, "lea", "leads")
+    body = wanted(stack, duration_s=240, break_glass=True)
+    first = await asyncio.to_thread(call, here, person, "", body)
+    assert first.status == 201, first.body
+    text = await asyncio.to_thread(ticket, here, person, stack.cloud.servers[-1])
+    page = LivePage(client, here.url)
+    status, data = await page.redeem(text)
+    assert status == 200, data
+    await page.connect()
+    attached = await page.until("attached")
+    assert (attached["ends_at"], attached["ends_by"]) == (first.json["ends_at"], "right_ended")
+    warning = await page.until("warning", reason="right_ended")
+    assert (warning["may_request"], warning["request"]) == (True, first.json["id"])
+
+    # More time is another request, approved at the other gateway while the console is live.
+    more = await asyncio.to_thread(call, there, person, "", wanted(stack, duration_s=7_200))
+    path, body = f"/{more.json['id']}/approve", {"hash": more.json["hash"]}
+    approved = await asyncio.to_thread(call, there, lea, path, body)
+    assert approved.json["in_force"] is True
+    expected = await page.until("expected_end")
+    assert expected["ends_at"] == approved.json["ends_at"]
+    await page.until("warning_over", reason="right_ended")
+    await page.send({"type": "end"})
+    assert await page.until_closed() == 4000
+    for one in (first, more):
+        await asyncio.to_thread(call, here, person, f"/{one.json['id']}/end", {})
+
+
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [

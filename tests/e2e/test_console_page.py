@@ -10,8 +10,10 @@ from playwright.sync_api import Browser, expect
 
 from gateway.domain.consoles import ends
 from gateway.domain.rfb.encodings import Encoding
+from gateway.edge.consoles.page_assets import PageAssets
 from tests.support.browser import needs_chromium
 from tests.support.page_pictures import PageVisitor
+from tests.support.page_server import PREFIX
 from tests.support.page_site import (
     OFFER,
     PERSON,
@@ -645,6 +647,56 @@ def test_warning_shows_its_action(
         visitor.wait_for(lambda: visitor.site.texts == [{"type": "token", "token": "a.b.c"}])
     visitor.site.call(lambda socket: socket.send({"type": "warning_over", "reason": reason}))
     expect(visitor.page.locator("#warning")).to_be_hidden()
+
+
+RIGHT_ENDS = {"type": "warning", "reason": "right_ended", "request": None}
+
+
+@pytest.mark.parametrize(
+    ("request_id", "query"),
+    [
+        ("ab" * 16, f"from={'ab' * 16}"),
+        (None, f"project={SERVER['project_id']}&server={SERVER['id']}"),
+    ],
+)
+def test_end_of_access_leads_to_the_page_for_more_time(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, request_id: str | None, query: str
+) -> None:
+    monkeypatch.setattr(visitor.site, "_assets", PageAssets.load(PREFIX, has_pages=True))
+    visitor.go_live()
+    visitor.button("Session").click()
+    assert visitor.facts("#info-facts")["Ends at"].endswith("Time limit of the session")
+    visitor.page.keyboard.press("Escape")
+    expect(visitor.page.locator("#time-left")).to_have_text(re.compile("^7 h"))
+    expected = {"type": "expected_end", "ends_at": after(290), "ends_by": "right_ended"}
+    visitor.site.call(lambda socket: socket.send(expected))
+    expect(visitor.page.locator("#time-left")).to_have_text("4 min left")
+    expect(visitor.page.locator("#time-left")).to_have_attribute("title", re.compile("access$"))
+    warning = RIGHT_ENDS | {"ends_at": after(290), "may_request": True, "request": request_id}
+    visitor.site.call(lambda socket: socket.send(warning))
+    expect(visitor.page.get_by_role("alert")).to_contain_text("Your access ends at ")
+    visitor.show("warned-right")
+    address = visitor.site.address.replace("console", f"page/requests/new?{query}")
+    visitor.page.context.route(address, lambda route: route.fulfill(body="the form"))
+    with visitor.page.expect_popup() as popup:
+        visitor.button("Request more time").click()
+    popup.value.wait_for_url(address)
+    popup.value.close()
+    visitor.expect_state("live")
+
+
+def test_end_of_access_names_the_command_where_there_is_no_page(visitor: Visitor) -> None:
+    visitor.go_live()
+    alert = visitor.page.get_by_role("alert")
+    for may_request in (True, False):
+        warning = RIGHT_ENDS | {"ends_at": after(290), "may_request": may_request}
+        visitor.site.call(lambda socket, sent=warning: socket.send(sent))
+        expect(alert).to_contain_text("the console closes. Save your work.")
+        if may_request:
+            expect(alert).to_contain_text("gateway requests create")
+        else:
+            expect(alert).not_to_contain_text("gateway requests create")
+        assert visitor.page.locator("#warning").get_by_role("button").all_inner_texts() == []
 
 
 # Lost and resumed

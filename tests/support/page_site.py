@@ -66,6 +66,7 @@ class PageSocket:
             "recorded": False,
             "started_at": after(-125),
             "ends_at": after(8 * 3600 - 125),
+            "ends_by": "time_limit",
             "idle_s": 1800,
             "clipboard": "both",
             "power": False,

@@ -20,7 +20,7 @@ from gateway.domain.policy.request_rules import Approvers, RequestRule
 from gateway.domain.policy.selectors import Selector
 from gateway.domain.policy.target_locks import TargetLocks
 from gateway.domain.requests import steps
-from gateway.domain.requests.grants import grants_of
+from gateway.domain.requests.grants import grants_of, request_of
 from gateway.domain.requests.model import AccessRequest, decode_request, encode_request
 from tests.support.access_requests import (
     ANN,
@@ -104,6 +104,8 @@ def test_explanation_and_permit_name_the_request() -> None:
     operation = Operation("ShowRemoteConsole", "GET", "/x", CONSOLE_OPEN)
     permit = policy.permit(ANN, ResolvedCall(operation, PROJECT, (SERVER,)), NOW)
     assert permit.rule.location == f"request:{ACTIVE.id}"
+    assert request_of(permit.rule) == ACTIVE.id
+    assert request_of(RuleRef(RuleKind.GRANT, "/etc/request:7", 3, "a rule")) is None
     assert permit.rule.label == f"access request {ACTIVE.id} approved by corp:lea"
     (matching,) = policy.explain(ANN, CONSOLE_OPEN, PROJECT, SERVER, NOW).matching
     assert matching.ref == permit.rule

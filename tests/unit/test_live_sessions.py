@@ -5,15 +5,26 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import PersonRef, SessionMode
+from gateway.domain.consoles.session_times import RIGHT_WARNED_BEFORE_S
 from gateway.domain.errors import CallerLimited, ConsoleUnavailable, Rejection, UpstreamRefused
-from gateway.domain.model import CONSOLE_OPEN, CONSOLE_VIEW, SERVER_POWER, Principal
+from gateway.domain.model import (
+    CONSOLE_OPEN,
+    CONSOLE_VIEW,
+    SERVER_POWER,
+    Principal,
+    RuleKind,
+    RuleRef,
+)
 from gateway.domain.policy.policy import Policy
+from gateway.domain.policy.rules import Rule
 from gateway.domain.rfb.violation import ViolationKind
+from gateway.domain.timestamps import rfc3339
 from gateway.flow.consoles.frame_channel import ChannelClosed
 from gateway.flow.consoles.live_session import LiveSession
 from tests.support import rfb
@@ -606,7 +617,7 @@ def test_session_ends_after_its_token_with_a_warning() -> None:
         assert rules.idle_s < 3_660
         page = replica.open_page(await replica.redeem(await replica.ticket(person)))
         await page.until("live")
-        page.replica.sessions.connections[page.id]._times.idle_s = None
+        page.replica.sessions.connections[page.id]._timer._times.idle_s = None
         await asyncio.sleep(3_595)
         assert [one["reason"] for one in page.of_type("warning")] == []
         await asyncio.sleep(10)
@@ -708,6 +719,73 @@ def test_viewer_has_no_idle_time_but_a_limit_of_an_hour() -> None:
         await asyncio.sleep(3_590)
         assert [one["reason"] for one in page.of_type("warning")] == ["time_limit"]
         assert await page.until_closed(within_s=15) == (4005, "time_limit")
+
+    run(scenario)
+
+
+def timed(replica: Replica, *permissions: str, until_s: float, label: str = "policy") -> list[Rule]:
+    """Return grants that end."""
+    until = replica.world.clock.now() + until_s
+    ref = RuleRef(RuleKind.GRANT, label, 0, "")
+    rules = [a_rule(one, valid_until=until) for one in permissions]
+    return [msgspec.structs.replace(rule, ref=ref) for rule in rules]
+
+
+def test_page_learns_of_the_end_of_its_access_and_of_more_time() -> None:
+    async def scenario(replica: Replica) -> None:
+        world, now = replica.world, replica.world.clock.now
+        grants = timed(replica, CONSOLE_OPEN, until_s=600, label="request:ab")
+        world.policy = Policy(grants, version="v2")
+        page = await replica.live()
+        ends_at = rfc3339(grants[0].valid_until)
+        assert page.frames[0]["ends_at"] == ends_at
+        assert page.frames[0]["ends_by"] == "right_ended"
+        await asyncio.sleep(grants[0].valid_until - now() - RIGHT_WARNED_BEFORE_S - 5)
+        assert page.of_type("warning") == []
+        await asyncio.sleep(10)
+        (warning,) = page.of_type("warning")
+        assert warning == {
+            "type": "warning",
+            "reason": "right_ended",
+            "ends_at": ends_at,
+            "may_request": False,
+            "request": "ab",
+        }
+        # A second request is approved: its time overlaps.
+        more = timed(replica, CONSOLE_OPEN, until_s=1_000, label="request:cd")
+        world.policy = Policy([*grants, *more], version="v3")
+        await asyncio.sleep(1)
+        assert page.of_type("warning_over") == [{"type": "warning_over", "reason": "right_ended"}]
+        (expected,) = page.of_type("expected_end")
+        assert expected["ends_at"] == rfc3339(more[0].valid_until)
+        await asyncio.sleep(more[0].valid_until - now() - 60)
+        assert [one["request"] for one in page.of_type("warning")] == ["ab", "cd"]
+        # It is ended, and the first as well: invariant 11 does not wait for a warning.
+        assert page.is_live
+        world.policy = Policy([], version="v4")
+        assert await page.until_closed(within_s=1.5) == (4002, "right_ended")
+
+    run(scenario)
+
+
+def test_page_learns_when_only_viewing_is_left() -> None:
+    async def scenario(replica: Replica) -> None:
+        world = replica.world
+        grants = timed(replica, CONSOLE_OPEN, until_s=200)
+        world.policy = Policy([*grants, a_rule(CONSOLE_VIEW)], version="v2")
+        page = await replica.live()
+        assert page.frames[0]["ends_by"] == "time_limit"
+        await asyncio.sleep(1)
+        (warning,) = page.of_type("warning")
+        assert (warning["reason"], warning["request"]) == ("control", None)
+        await asyncio.sleep(200)
+        assert [one["mode"] for one in page.of_type("mode")] == ["view"]
+        assert page.of_type("warning_over") == [{"type": "warning_over", "reason": "control"}]
+        (expected,) = page.of_type("expected_end")  # a viewer's limit is shorter
+        limit_s = world.rules.view_time_limit_s
+        assert expected["ends_by"] == "time_limit"
+        assert expected["ends_at"] < rfc3339(world.clock.now() + limit_s)
+        assert page.is_live
 
     run(scenario)
 

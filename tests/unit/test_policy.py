@@ -118,6 +118,24 @@ def test_rule_is_valid_until_its_end_exclusive() -> None:
     assert cached_value == [False, True, True, True, False, True, False]
 
 
+def test_access_lasts_over_grants_that_overlap_and_until_a_denial() -> None:
+    def until(*rules: Rule) -> float:
+        found = a_policy(*rules).allowed_until(a_principal(), CONSOLE_OPEN, P1, S1, NOW)
+        return found.at
+
+    first = a_rule(valid_until=NOW + 10)
+    assert until() == NOW
+    assert until(first) == NOW + 10
+    assert until(first, a_rule(valid_from=NOW + 10, valid_until=NOW + 30)) == NOW + 30
+    assert until(first, a_rule(valid_from=NOW + 11)) == NOW + 10
+    assert until(a_rule()) == float("inf")
+    assert until(a_rule(), a_rule(RuleKind.DENIAL, valid_from=NOW + 5)) == NOW + 5
+    assert until(first, a_rule(RuleKind.DENIAL, valid_from=NOW + 20)) == NOW + 10
+    assert until(first, a_rule(RuleKind.DENIAL, valid_until=NOW + 5)) == NOW
+    assert until(first, a_rule(users=frozenset({"ben"}))) == NOW + 10
+    assert until(first, a_rule(RuleKind.DENIAL, servers=frozenset({S2}))) == NOW + 10
+
+
 def test_starting_denial_invalidates_cached_permit() -> None:
     policy = a_policy(a_rule(), a_rule(RuleKind.DENIAL, valid_from=100.0))
     person, call = a_principal(), a_call(S1)

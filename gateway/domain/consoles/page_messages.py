@@ -64,14 +64,36 @@ def parse_page_message(text: str) -> PageMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedEnd:
+    """When a session ends unless something changes, except for lack of input."""
+
+    at: float
+    """Seconds since the epoch."""
+    end: SessionEnd
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"ends_at": rfc3339(self.at), "ends_by": self.end.name}
+
+
+@dataclass(frozen=True, slots=True)
+class MoreTime:
+    """How a person may get more time."""
+
+    may_request: bool
+    """A rule of `requests` is for the person."""
+    request_id: str | None
+    """The access request that is the person's right now, if one is."""
+
+
+@dataclass(frozen=True, slots=True)
 class PageSettings:
     """What the page may do, besides what the session says."""
 
     clipboard: Clipboard
     power: bool
     idle_s: float | None
-    ends_at: float
-    """Seconds since the epoch."""
+    expected_end: ExpectedEnd
     is_recorded: bool = False
     records_keys: bool = False
     """The recording has what the person types."""
@@ -101,7 +123,7 @@ def attached(session: ConsoleSession, resume_key: Secret, settings: PageSettings
         recorded=settings.is_recorded,
         keys_recorded=settings.records_keys,
         started_at=rfc3339(session.started_at),
-        ends_at=rfc3339(settings.ends_at),
+        **settings.expected_end.fields,
         idle_s=settings.idle_s,
         clipboard=settings.clipboard.value,
         power=settings.power,
@@ -117,8 +139,15 @@ def state(name: str) -> str:
     return _encode("state", state=name)
 
 
-def warning(reason: str, ends_at: float) -> str:
-    return _encode("warning", reason=reason, ends_at=rfc3339(ends_at))
+def expected_end(expected: ExpectedEnd) -> str:
+    """Say that the session ends at another time than the page knows."""
+    return _encode("expected_end", **expected.fields)
+
+
+def warning(reason: str, ends_at: float, more: MoreTime | None = None) -> str:
+    """Warn of an end; `more`: where an access request can postpone it."""
+    fields = {} if more is None else {"may_request": more.may_request, "request": more.request_id}
+    return _encode("warning", reason=reason, ends_at=rfc3339(ends_at), **fields)
 
 
 def warning_over(reason: str) -> str:

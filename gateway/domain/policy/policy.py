@@ -37,7 +37,7 @@ from gateway.domain.policy.inventory import NO_INVENTORY, Attributes, Inventory
 from gateway.domain.policy.request_grants import NO_GRANTS, RequestGrants
 from gateway.domain.policy.request_rules import RequestRule
 from gateway.domain.policy.rule_index import RuleIndex, RulesByTarget, compile_rules
-from gateway.domain.policy.rules import Decision, Explanation, Rule, Scope
+from gateway.domain.policy.rules import AllowedUntil, Decision, Explanation, Rule, Scope
 from gateway.domain.policy.target_locks import NO_LOCKS, TargetLocks
 
 
@@ -329,6 +329,37 @@ class Policy:
                 if rule.is_valid_at(now) and rule.applies_to(project, server, known):
                     return Decision(allowed=True, rule=rule.ref)
         return Decision(allowed=False, rule=None)
+
+    def allowed_until(
+        self,
+        principal: Principal,
+        permission: str,
+        project: ProjectId,
+        server: ServerId,
+        now: float,
+        inventory: Inventory = NO_INVENTORY,
+    ) -> AllowedUntil:
+        """Return until when the permission that `decide` gives at `now` lasts."""
+        if not self.decide(principal, permission, project, server, now, inventory).allowed:
+            return AllowedUntil(now, None)
+        known = inventory.attributes(server, now) if self.selects_by_attributes else None
+        until, last = now, None
+        grants = (
+            rule
+            for rules in self._grants(principal, permission)
+            for rule in rules.granting(project, server)
+            if rule.valid_until > now and rule.applies_to(project, server, known)
+        )
+        for rule in sorted(grants, key=lambda one: one.valid_from):
+            if rule.valid_from > until:
+                break
+            if rule.valid_until > until:
+                until, last = rule.valid_until, rule.ref
+        for rules in self._index.denials(principal, permission):
+            for rule in rules.denying(project, server):
+                if now < rule.valid_from < until and rule.applies_to(project, server, known):
+                    until = rule.valid_from
+        return AllowedUntil(until, last)
 
     def rules_on(
         self,

@@ -78,6 +78,16 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class AllowedUntil:
+    """Until when the rules allow something, if nothing but time changes."""
+
+    at: float
+    """Seconds since the epoch; infinity if no rule ends it."""
+    grant: RuleRef | None
+    """The grant that lasts longest; None if nothing is allowed now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     decision: Decision
     matching: tuple[Rule, ...]

@@ -74,6 +74,12 @@ def request_location(request_id: str) -> str:
     return f"request:{request_id}"
 
 
+def request_of(grant: RuleRef) -> str | None:
+    """Return the ID of the access request that a grant is; None if it is a rule of the policy."""
+    start, _, request_id = grant.file.rpartition(":")
+    return request_id if start == "request" and not grant.line else None
+
+
 def grant_of(request: AccessRequest, rule: RequestRule, label: str) -> RequestGrant:
     """Return the grant that an active request is; `label` says so to people."""
     assert request.started_at is not None

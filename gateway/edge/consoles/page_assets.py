@@ -111,12 +111,13 @@ class PageAssets:
         prefix: str,
         *,
         has_logins: bool = False,
+        has_pages: bool = False,
         contact: Contact | None = None,
     ) -> None:
         """`prefix` is the path of `listen.public_url`, without a final slash."""
         digest = hashlib.sha256(b"".join(files[name] for name in sorted(files)))
         self._prefix = prefix
-        self._config = page_config(has_logins=has_logins, contact=contact)
+        self._config = page_config(has_logins=has_logins, has_pages=has_pages, contact=contact)
         self.version = digest.hexdigest()[:16]
         self.files = files
         # The addresses are relative to the page's own: they are right below any prefix.
@@ -134,13 +135,14 @@ class PageAssets:
         directory: Path = _BUILT,
         *,
         has_logins: bool = False,
+        has_pages: bool = False,
         contact: Contact | None = None,
     ) -> Self:
         """Read the built files. Raises PageNotBuilt."""
         if problem := page_problem(directory):
             raise PageNotBuilt(problem)
         files = {name: (directory / name).read_bytes() for name in _FILES}
-        return cls(files, prefix, has_logins=has_logins, contact=contact)
+        return cls(files, prefix, has_logins=has_logins, has_pages=has_pages, contact=contact)
 
     def find(self, path: str) -> PageAsset | None:
         """Return what the page has at a request's path, which includes the prefix."""
@@ -169,10 +171,13 @@ class PageAssets:
         return PageAsset(name, "text/html; charset=utf-8", html, _NO_STORE)
 
 
-def page_config(*, has_logins: bool = False, contact: Contact | None = None) -> bytes:
+def page_config(
+    *, has_logins: bool = False, has_pages: bool = False, contact: Contact | None = None
+) -> bytes:
     """Return what the pages know of the gateway, as JSON that is safe in a script element.
 
-    `has_logins`: people can log in, so a ticket can be parked.
+    `has_logins`: people can log in, so a ticket can be parked. `has_pages`: people have pages for
+    access requests.
     """
     ends = [
         {"name": end.name, "code": end.code, "title": end.title, "advice": end.advice}
@@ -183,6 +188,7 @@ def page_config(*, has_logins: bool = False, contact: Contact | None = None) -> 
         "resume_within_s": RESUME_WITHIN_S,
         "ticket_lifetime_s": TICKET_LIFETIME_S,
         "has_logins": has_logins,
+        "has_pages": has_pages,
         "contact": contact,
     }
     return script_json(config)

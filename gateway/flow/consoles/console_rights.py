@@ -1,5 +1,6 @@
 """Rights on live consoles: decided strictly when a console is opened, and again while it runs."""
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final
@@ -8,6 +9,7 @@ from gateway.domain.catalogue.catalogue import Catalogue
 from gateway.domain.consoles import ends
 from gateway.domain.consoles.ends import SessionEnd
 from gateway.domain.consoles.model import ConsoleSession, ConsoleTarget, SessionMode
+from gateway.domain.consoles.page_messages import MoreTime
 from gateway.domain.errors import (
     NotAuthenticated,
     NotPermitted,
@@ -26,6 +28,8 @@ from gateway.domain.model import (
     ResolvedCall,
 )
 from gateway.domain.policy.policy import Permit
+from gateway.domain.policy.rules import AllowedUntil
+from gateway.domain.requests.grants import request_of
 from gateway.flow.clock import Clock
 from gateway.flow.decide import Decide, DecisionVersion, Inventories, Policies
 from gateway.flow.identify import Identify
@@ -66,6 +70,20 @@ class ConsolePermit:
 
 
 @dataclass(frozen=True, slots=True)
+class RightUntil:
+    """Until when the rules in force let a session go on, in seconds since the epoch."""
+
+    console: float
+    control: float
+    """The session becomes view-only before; infinity if it does not."""
+    more: MoreTime | None
+    """How to get more time; None if no rule ends the right."""
+
+
+_UNLIMITED: Final = RightUntil(math.inf, math.inf, None)
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What the right to a running session is worth now."""
 
@@ -76,6 +94,7 @@ class Standing:
     """Why it ends, for the audit record."""
     needs_old_inventory: bool = False
     """The session runs on an inventory that is too old to open a new one."""
+    until: RightUntil = _UNLIMITED
 
 
 class ConsoleRights:
@@ -205,13 +224,37 @@ class ConsoleRights:
             mode = self._mode_now(session, is_strict=False)
         except NotPermitted as refusal:
             return Standing(None, ends.RIGHT_ENDED, str(refusal))
+        until = self._until(session, mode)
         if not self.uses_inventories:
-            return Standing(mode)
+            return Standing(mode, until=until)
         try:
             needs_old = self._mode_now(session, is_strict=True) is not mode
         except NotPermitted:
             needs_old = True
-        return Standing(mode, needs_old_inventory=needs_old)
+        return Standing(mode, needs_old_inventory=needs_old, until=until)
+
+    def _until(self, session: ConsoleSession, mode: SessionMode) -> RightUntil:
+        policy, now, target = self._policies.current(), self._clock.now(), session.target
+        if policy.unchanged_between(now)[1] == math.inf:
+            return _UNLIMITED
+        inventory = self._inventories.last_known(target.project)
+
+        def allowed_until(permission: str) -> AllowedUntil:
+            return policy.allowed_until(
+                session.person, permission, target.project, target.server, now, inventory
+            )
+
+        until = allowed_until(PERMISSION_OF[mode])
+        console_until, control_until = until.at, math.inf
+        if mode is SessionMode.CONTROL and until.at != math.inf:
+            view_until = allowed_until(CONSOLE_VIEW).at
+            if view_until > until.at:
+                console_until, control_until = view_until, until.at
+        if until.grant is None or until.at == math.inf:
+            return _UNLIMITED
+        may_request = policy.may_request(session.person, PERMISSION_OF[mode], now)
+        more = MoreTime(may_request, request_of(until.grant))
+        return RightUntil(console_until, control_until, more)
 
     def _mode_now(self, session: ConsoleSession, *, is_strict: bool) -> SessionMode:
         """Return the session's mode, or a lower one that is left; raise NotPermitted."""

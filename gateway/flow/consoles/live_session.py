@@ -20,7 +20,6 @@ from gateway.domain.consoles.page_messages import (
     parse_page_message,
 )
 from gateway.domain.consoles.rules import SessionRules
-from gateway.domain.consoles.session_times import SessionTimes
 from gateway.domain.errors import (
     CallerLimited,
     GatewayError,
@@ -34,12 +33,13 @@ from gateway.domain.rfb.power import PowerRequest
 from gateway.domain.rfb.rules import RelayRules
 from gateway.flow.clock import Clock
 from gateway.flow.consoles.connector import ConsoleConnector
-from gateway.flow.consoles.console_rights import ConsoleRights
+from gateway.flow.consoles.console_rights import ConsoleRights, RightUntil
 from gateway.flow.consoles.console_store import Attached
 from gateway.flow.consoles.frame_channel import FrameChannel
 from gateway.flow.consoles.fresh_links import FreshLinks
 from gateway.flow.consoles.relay import Relay
 from gateway.flow.consoles.session_page import SessionPage
+from gateway.flow.consoles.session_timer import CLOCK_NOISE_S, SessionTimer
 from gateway.flow.recordings.recorded_channel import RecordedChannel
 from gateway.flow.recordings.recording_writer import RecordingFailed, RecordingWriter
 from gateway.flow.servers.power_readings import PowerChanged, no_power_readings
@@ -48,8 +48,6 @@ _RESUME_WAIT_MAX_S: Final = 60.0
 _REPORT_EVERY_S: Final = 1.0
 _IDENTIFY_S: Final = 10.0
 _NORMAL_CLOSURE: Final = 1000
-_CLOCK_NOISE_S: Final = 1.0
-"""Input that is newer by less is not worth a write."""
 _Work = Callable[[], Coroutine[object, object, None]]
 
 
@@ -123,18 +121,9 @@ class LiveSession:
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._warned: set[str] = set()
         self._is_renewing = False
         self._watchers: tuple[Watcher, ...] = ()
-        clock, session = services.clock, self.session
-        monotonic, began = clock.monotonic(), session.started_at
-        elapsed_s = max(0.0, clock.now() - began)
-        unused_s = max(0.0, clock.now() - max(session.input_at, began)) if self._attempt else 0.0
-        self._times = SessionTimes(
-            limit_at=monotonic + services.rules.time_limit(session.mode) - elapsed_s,
-            idle_s=None,  # until the console is live
-            input_at=monotonic - unused_s,
-        )
+        self._timer = SessionTimer(attached, services.rules, services.clock, self._send_soon)
 
     def end(self, end: SessionEnd, *, by: PersonRef | None = None, detail: str = "") -> None:
         """End the connection; only the first end counts."""
@@ -145,19 +134,21 @@ class LiveSession:
         if mode is self.session.mode:
             return
         self.session = replace(self.session, mode=mode)
-        rules, now = self._services.rules, self._services.clock.monotonic()
-        self._times.idle_s = rules.idle(mode)
-        self._times.limit_at = min(self._times.limit_at, now + rules.time_limit(mode))
+        self._timer.set_mode(mode)
         if self._recording is not None:
             self._recording.mark_mode(mode)
         if self._group is not None:
             self._spawn(lambda: self._apply_mode(mode))
 
+    def set_right(self, until: RightUntil) -> None:
+        """Note until when the rules let the session go on, and notify the page of a change."""
+        self._timer.set_right(until)
+
     def recheck_power(self) -> None:
         """Forbid power once the right to it has ended; a later right needs a new connection."""
         if self._relay is None or self._has_power():
             return
-        if self._relay.forbid_power() and self._group is not None:
+        if self._relay.forbid_power():
             self._send_soon(page_messages.power_ended())
 
     def set_watchers(self, watchers: tuple[Watcher, ...]) -> None:
@@ -170,28 +161,19 @@ class LiveSession:
 
     def tick(self, now: float, monotonic: float) -> None:
         """End the session if its time is over; warn before."""
-        warned = self._warned
-        if self._group is None or (not warned and self._times.is_quiet(now, monotonic)):
+        if self._group is None or self._timer.is_quiet(now, monotonic):
             return
-        self._times.token_ends_at = self._services.rights.token_ends_at(self.session.person)
-        times = self._times.check(now, monotonic)
-        if times.end is not None:
-            self.end(times.end)
-            return
-        for reason in times.warnings.keys() - warned:
-            ends_at = now + times.warnings[reason]
-            self._send_soon(page_messages.warning(reason, ends_at))
-        for reason in warned - times.warnings.keys():
-            self._send_soon(page_messages.warning_over(reason))
-        self._warned = set(times.warnings)
+        token_ends_at = self._services.rights.token_ends_at(self.session.person)
+        end = self._timer.tick(now, monotonic, token_ends_at)
+        if end is not None:
+            self.end(end)
 
     def note_input(self, *, older_s: float = 0.0) -> bool:
         """Put the time of the last input into `session`; False if it is not `older_s` older."""
-        clock = self._services.clock
-        input_at = clock.now() - (clock.monotonic() - self._times.input_at)
-        if self._times.idle_s is None:
+        input_at = self._timer.input_at
+        if input_at is None:
             return False
-        if input_at - self.session.input_at <= max(older_s, _CLOCK_NOISE_S):
+        if input_at - self.session.input_at <= max(older_s, CLOCK_NOISE_S):
             return False
         self.session = replace(self.session, input_at=input_at)
         return True
@@ -255,7 +237,7 @@ class LiveSession:
             clipboard,
             power,
             services.rules.idle(self.session.mode),
-            self._time_limit_ends_at(),
+            self._timer.expected_end(),
             is_recorded=self._recording is not None,
             records_keys=self._recording is not None and rules.record_keys,
         )
@@ -268,9 +250,8 @@ class LiveSession:
         try:
             reader.cancel()
             await asyncio.wait({reader})  # a channel has one reader
-            monotonic = services.clock.monotonic()
-            self._times.input_at += monotonic - began  # time in the queue does not count
-            self._times.start_idle(services.rules.idle(self.session.mode), monotonic)
+            waited_s = services.clock.monotonic() - began
+            self._timer.start_idle(self.session.mode, waited_s=waited_s)
             await self._page.send(page_messages.state("live"))
         except BaseException:
             await cloud.close(_NORMAL_CLOSURE, "")
@@ -449,7 +430,7 @@ class LiveSession:
     def _on_input(self) -> None:
         if self._recording is not None:
             self._recording.mark_input()
-        self._times.input_at = self._services.clock.monotonic()
+        self._timer.note_input()
 
     async def _on_power(self, request: PowerRequest) -> bool:
         """Decide on a power operation, and record it; say in the page why it does not pass."""
@@ -467,12 +448,9 @@ class LiveSession:
     def _has_power(self) -> bool:
         return self._services.rights.has(self.session.person, self.session.target, SERVER_POWER)
 
-    def _time_limit_ends_at(self) -> float:
-        clock = self._services.clock
-        return clock.now() + self._times.limit_at - clock.monotonic()
-
     def _send_soon(self, message: str) -> None:
-        self._spawn(lambda: self._page.send(message))
+        if self._group is not None:
+            self._spawn(lambda: self._page.send(message))
 
     async def _send_watchers(self) -> None:
         await self._page.send(page_messages.watchers(self._watchers))

@@ -365,10 +365,10 @@ class LiveSessions:
             connection.end(standing.end, detail=standing.detail)
             return False
         connection.recheck_power()
-        if standing.mode is connection.session.mode:
-            return False
+        is_changed = standing.mode is not connection.session.mode
         connection.set_mode(standing.mode)
-        return True
+        connection.set_right(standing.until)
+        return is_changed
 
     async def _person_changed(self, connection: LiveSession) -> None:
         if self.judge(connection):

@@ -356,7 +356,10 @@ def _open_handler(
     url = urlsplit(runtime.config.listen.public_url or "")
     origin = PublicOrigin(f"{url.scheme}://{url.netloc}", url.path)
     assets = PageAssets.load(
-        url.path, has_logins=login is not None, contact=runtime.config.public_contact
+        url.path,
+        has_logins=login is not None,
+        has_pages=login is not None and runtime.config.page.enabled,
+        contact=runtime.config.public_contact,
     )
     bearer = Bearer(stages.credentials, stages.identify, stages.limits)
     sockets = BrowserSockets(

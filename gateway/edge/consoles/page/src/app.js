@@ -6,8 +6,8 @@ import { Controls } from "./controls.js";
 import { ResumePolicy } from "./resume.js";
 import { StoredSession, lockSession } from "./storage.js";
 import {
-  ACTIONS, CARDS, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, SPENT_LEAD, STATES,
-  WARNINGS, duration, rejectionTitle,
+  ACTIONS, CARDS, ENDS_BY, FACTS, LABELS, MODES, NO_ANSWER_LEAD, REJECTION_LEAD, SPENT_LEAD, STATES,
+  WARNINGS, clock, duration, rejectionTitle,
 } from "./texts.js";
 import { TicketClient, takeTicket } from "./ticket.js";
 import { View, ask, copyToClipboard, element, fillFacts } from "./view.js";
@@ -54,7 +54,7 @@ export class App {
   #skew = 0;
   #releaseLock = () => {};
 
-  /** `config`: {ends, resume_within_s, ticket_lifetime_s, has_logins, contact}. */
+  /** `config`: {ends, resume_within_s, ticket_lifetime_s, has_logins, has_pages, contact}. */
   constructor(config) {
     this.#config = config;
     this.#view = new View(STATES, "Console", config.contact);
@@ -320,6 +320,10 @@ export class App {
       },
       connecting: () => this.#showProgress("connecting", CARDS.connecting),
       live: (channel) => this.#live(channel),
+      expectedEnd: ({ ends_at, ends_by }) => {
+        this.#session = { ...this.#session, ends_at, ends_by };
+        this.#tick();
+      },
       warning: (message) => this.#warn(message),
       warningOver: (reason) => {
         this.#warnings.delete(reason);
@@ -435,23 +439,39 @@ export class App {
     element("screen").hidden = true;
   }
 
-  #warn({ reason, ends_at: endsAt }) {
-    if (!(reason in WARNINGS)) return;
-    this.#warnings.set(reason, Date.parse(endsAt));
+  #warn(message) {
+    if (!(message.reason in WARNINGS)) return;
+    this.#warnings.set(message.reason, { ...message, endsAt: Date.parse(message.ends_at) });
     this.#showWarning();
   }
 
   /** Show the warning that ends the session first. */
   #showWarning() {
-    const [first] = [...this.#warnings].sort(([, one], [, other]) => one - other);
+    const [first] = [...this.#warnings.values()].sort((one, other) => one.endsAt - other.endsAt);
     if (!first) {
       this.#view.warn(null);
       return;
     }
-    const { text, action } = WARNINGS[first[0]];
+    const { text, action } = WARNINGS[first.reason];
     const acts = { idle: () => this.#controls.tap(), token: () => this.#askToken() };
-    this.#view.warn(text, action && { label: action, act: acts[first[0]] });
+    if (first.may_request === undefined) {
+      this.#view.warn(text, action && { label: action, act: acts[first.reason] });
+    } else this.#view.warn(this.#rightText(text, first), this.#moreTime(first));
     this.#tick();
+  }
+
+  #rightText(text, { ends_at: endsAt, may_request: mayRequest }) {
+    const needsCommand = mayRequest && !this.#config.has_pages;
+    return needsCommand ? `${text(clock(endsAt))} ${LABELS.moreTimeCommand}` : text(clock(endsAt));
+  }
+
+  /** Return the button that opens the page for more time in another tab: this one has keys. */
+  #moreTime({ may_request: mayRequest, request }) {
+    if (!mayRequest || !this.#config.has_pages) return null;
+    const { id, project_id: project } = this.#session.server;
+    const query = new URLSearchParams(request ? { from: request } : { project, server: id });
+    const act = () => open(`page/requests/new?${query}`, "_blank", "noopener");
+    return { label: ACTIONS.moreTime, act };
   }
 
   async #askToken() {
@@ -475,11 +495,10 @@ export class App {
 
   #fillInfo() {
     const session = this.#session;
-    const ends = new Date(session.ends_at).toLocaleTimeString([], { timeStyle: "short" });
     const facts = [
       ...this.#serverFacts(session),
       [FACTS.mode, MODES[session.mode]],
-      [FACTS.ends, ends],
+      [FACTS.ends, clock(session.ends_at), ENDS_BY[session.ends_by]],
       [FACTS.recorded, session.recorded ? LABELS.recorded(session) : LABELS.notRecorded],
       ...this.#watchers.map((one) => personFact(FACTS.watchers, one)),
     ];
@@ -500,7 +519,8 @@ export class App {
     if (state !== "live") return;
     const left = (Date.parse(this.#session.ends_at) - this.#serverNow()) / 1000;
     element("time-left").textContent = Number.isFinite(left) ? LABELS.left(left) : "";
-    const ends = Math.min(...this.#warnings.values());
+    element("time-left").title = Number.isFinite(left) ? LABELS.endsAt(this.#session) : "";
+    const ends = Math.min(...[...this.#warnings.values()].map(({ endsAt }) => endsAt));
     if (Number.isFinite(ends)) {
       element("warning-left").textContent = LABELS.left((ends - this.#serverNow()) / 1000);
     }

@@ -11,7 +11,7 @@ const OPEN_WITHIN_MS = 10000;
  * One session: its WebSocket, and those that follow after a lost network.
  *
  * `listener` has the methods attached(info), waiting(message), connecting(), live(channel),
- * warning(message), warningOver(reason), mode(mode), powerEnded(), powerRejected(message),
+ * expectedEnd(message), warning(message), warningOver(reason), mode(mode), powerEnded(), powerRejected(message),
  * recording(isRecorded), watchers(list), lost(delayMs), ended(end).
  * `keys` stores the newest resume key: load() and save(key).
  */
@@ -84,6 +84,9 @@ export class Connection {
         break;
       case "state":
         this.#enter(message);
+        break;
+      case "expected_end":
+        listener.expectedEnd(message);
         break;
       case "warning":
         listener.warning(message);

@@ -155,6 +155,12 @@ export const FACTS = {
   ends: "Ends at",
 };
 
+/** What ends a session at its expected end, after its time. */
+export const ENDS_BY = {
+  time_limit: "Time limit of the session",
+  right_ended: "End of your access",
+};
+
 export const MODES = { control: "Screen, keyboard and mouse", view: "Screen only" };
 
 export const ACTIONS = {
@@ -167,6 +173,7 @@ export const ACTIONS = {
   tryAgain: "Try again",
   moveHere: "Continue here",
   copyCommand: "Copy command",
+  moreTime: "Request more time",
 };
 
 export const LABELS = {
@@ -197,6 +204,8 @@ export const LABELS = {
   contact: "Need help?",
   anyServer: "gateway console PROJECT/SERVER",
   left: (seconds) => `${duration(seconds)} left`,
+  endsAt: ({ ends_at: at, ends_by: by }) => [clock(at), ENDS_BY[by]].filter(Boolean).join(": "),
+  moreTimeCommand: "Request more time with: gateway requests create",
   watched: (count) => `${count} watching`,
   copied: "Copied.",
   notCopied: "The browser did not allow copying. Select the text and copy it.",
@@ -243,7 +252,22 @@ export const WARNINGS = {
     text: "Your sign-in has expired. The console closes soon unless you renew it.",
     action: "Enter a new token",
   },
+  right_ended: {
+    text: (at) => `Your access ends at ${at}, and the console closes. Save your work.`,
+    action: null,
+  },
+  control: {
+    text: (at) => `Your access to keyboard and mouse ends at ${at}. You can watch after that.`,
+    action: null,
+  },
 };
+
+/** Return the time of day of a timestamp, in the reader's zone and with its name. */
+export function clock(text) {
+  return new Date(text).toLocaleTimeString([], {
+    hour: "2-digit", minute: "2-digit", timeZoneName: "short",
+  });
+}
 
 /** Say a duration: seconds below two minutes, then minutes, then hours and minutes. */
 export function duration(seconds) {
