@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
-from gateway.commands import admin_requests
+from gateway.commands import admin_logins, admin_requests
 from gateway.commands.admin_inquiries import (
     audit_options,
     explain_body,
@@ -70,6 +70,9 @@ def register(parser: CommandParser) -> None:
             "consoles",
             "list the live consoles of all processes, or end some; the person can open a new one",
         )
+    )
+    admin_logins.logins_options(
+        command("logins", "list the logins of browsers, or end some; the person can log in again")
     )
     admin_requests.requests_options(command("requests", "list access requests, or end one"))
     admin_requests.webhooks_options(
@@ -410,6 +413,7 @@ _NOT_NOTIFIED: Final = (
 _FILTERS: Final = {
     "consoles": ("issuer", "subject", "server"),
     "sessions": ("issuer", "subject", "server"),
+    "logins": ("listener", "issuer", "subject", "before"),
     "requests": ("issuer", "subject", "state"),
     "webhooks": ("webhook",),
     "audit": ("issuer", "subject", "server", "request_id", "event", "since", "until"),
@@ -457,6 +461,8 @@ _COMMANDS: Final[
     "sessions": ("/sessions", None, _show_sessions),
     "consoles": ("/consoles", None, _show_consoles),
     "consoles end": ("/consoles/end", _end_consoles, _show_consoles),
+    "logins": ("/logins", None, admin_logins.show_logins),
+    "logins end": ("/logins/end", admin_logins.end_logins, admin_logins.show_ended),
     "requests": ("/requests", None, admin_requests.show_requests),
     "requests end": ("/requests/end", admin_requests.end_request, _show_ended_request),
     "webhooks": ("/webhooks/dead", None, admin_requests.show_dead_notices),

@@ -34,7 +34,7 @@ from gateway.process.wiring.access_requests import (
     open_requests,
 )
 from gateway.process.wiring.accounts import open_accounts
-from gateway.process.wiring.admin_pages import open_admin_pages
+from gateway.process.wiring.admin_pages import open_admin_login, open_admin_pages
 from gateway.process.wiring.administration import (
     open_administration,
     open_cluster_query,
@@ -129,11 +129,12 @@ async def open_components(
         apply_overrides(runtime, overrides, console_links, budget)
         view = ProcessView(process_name(), identity.callers, console_links, budget, policies)
         cluster = open_cluster_query(runtime, valkey, view)
+        admin_login = await open_admin_login(runtime, valkey, identity, stages, audit_log)
         api = open_administration(
             *(runtime, identity, stages, policies, overrides, cluster),
-            *(live, requests.steps, requests.outbox),
+            *(live, login, admin_login, requests.steps, requests.outbox),
         )
-        admin_ui = await open_admin_pages(runtime, valkey, identity, stages, audit_log, api)
+        admin_ui = open_admin_pages(runtime, admin_login, api)
         _begin_metrics(runtime, api)
         yield Components(
             *(handler, runtime.tasks, policies, identity.keys, valkey, overrides),

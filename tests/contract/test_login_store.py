@@ -123,6 +123,59 @@ async def test_sessions_are_found_by_provider_session_and_by_subject(redis: Redi
     assert await redis.store.sessions(SessionIndex("corp", "", "sid-1")) == ()
 
 
+async def test_pages_have_every_session_once_and_the_newest_first(redis: Redis) -> None:
+    """Also those that begin in one millisecond; a session that ends meanwhile moves no other."""
+    names = [f"s{i}" for i in range(12)]
+    for name in names:
+        await redis.add(a_session(name, sid="", subject=name))
+    seen, before = list[str](), ""
+    for _ in range(3):
+        page = await redis.store.page(None, before=before, limit=4)
+        seen += [one.session.person.subject for one in page.logins]
+        await redis.store.end_session(page.logins[0].session.id)
+        before = page.next
+    assert before == ""
+    assert seen == names[::-1]
+    rest = await redis.store.page(None, before="", limit=100)
+    assert (len(rest.logins), rest.next) == (9, "")
+
+
+async def test_page_has_times_and_only_sessions_that_go_on(redis: Redis) -> None:
+    await redis.add(a_session("idle", subject="ida"), idle_s=0.01)
+    await redis.add(a_session("over", subject="otto"), lifetime_s=0.01)
+    await redis.add(a_session("here"), idle_s=30.0)
+    await asyncio.sleep(0.05)
+    (found,) = (await redis.store.page(None, before="", limit=100)).logins
+    assert found.session == a_session("here")
+    assert found.idle_ends_at == found.used_at + 30.0
+    await redis.store.find_session(found.session.id, is_activity=True)
+    (later,) = (await redis.store.page(None, before="", limit=100)).logins
+    assert later.used_at > found.used_at
+
+
+async def test_page_of_a_person_has_no_other(redis: Redis) -> None:
+    """By the subject of the policy, which may be another claim than the provider's subject."""
+    session = replace(a_session("a"), provider_subject="4711")
+    for one in (session, a_session("b", subject="victor")):
+        await redis.add(one)
+    page = await redis.store.page(SessionIndex("corp", subject="olga"), before="", limit=100)
+    assert [one.session for one in page.logins] == [session]
+    for other in (SessionIndex("corp", subject="4711"), SessionIndex("other", subject="olga")):
+        assert (await redis.store.page(other, before="", limit=100)).logins == ()
+
+
+async def test_index_of_all_forgets_sessions_that_have_ended(redis: Redis) -> None:
+    """It does not grow with the logins of a day, also without a list."""
+    for i in range(20):
+        await redis.add(a_session(f"short{i}", sid="", subject=f"p{i}"), lifetime_s=0.01)
+    await asyncio.sleep(0.05)
+    for i in range(8):
+        await redis.add(a_session(f"new{i}", sid="", subject=f"q{i}"))
+    client: Any = redis.valkey._client
+    (name,) = [one async for one in client.scan_iter(f"{redis.namespace}:*:all")]
+    assert await client.zcard(name) == 8
+
+
 async def test_too_many_sessions_end_the_oldest(redis: Redis) -> None:
     for i in range(SESSIONS_PER_PERSON_MAX):
         assert await redis.add(a_session(f"s{i}", sid="")) == ()

@@ -197,6 +197,47 @@ def test_logout_and_logout_by_the_provider(stack: Stack, ada: LoginBrowser) -> N
     assert public.session().status == 200
 
 
+def test_operator_ends_logins_of_either_listener(stack: Stack, ada: LoginBrowser) -> None:
+    """The list has no secret; who may only read ends nothing."""
+    browsers = [LoginBrowser(stack.gateway.url) for _ in range(3)]
+    for one, name in zip(browsers, ("victor", "victor", "olga"), strict=True):
+        one.log_in(name)
+        assert one.session().status == 200
+    first, second, other = browsers
+
+    def listed(query: str) -> list[Any]:
+        answer = ada.ui("GET", f"/ui/admin/logins?{query}")
+        assert answer.status == 200, answer.body
+        texts = [*first.cookies.values(), first.csrf_token, *ada.cookies.values(), ada.csrf_token]
+        assert all(text.encode() not in answer.body for text in texts)
+        found: list[Any] = answer.json["logins"]
+        return found
+
+    newest, older = listed("subject=victor")
+    assert newest["started_at"] >= older["started_at"]
+    assert newest["client_address"] == "127.0.0.1"
+    assert newest["used_at"] < newest["idle_ends_at"] <= newest["ends_at"]
+    assert {"victor", "olga"} <= {one["subject"] for one in listed("")}
+    rita = LoginBrowser(stack.gateway.admin)
+    rita.log_in("rita")
+    assert rita.session().status == 200
+    assert rita.ui("GET", "/ui/admin/logins").status == 200
+    assert rita.ui("POST", "/ui/admin/logins/end", {"subject": "victor"}).status == 403
+    assert first.session().status == 200
+    ended = ada.ui("POST", "/ui/admin/logins/end", {"id": newest["id"]}).json["ended"]
+    assert [one["subject"] for one in ended] == ["victor"]
+    assert sorted(one.session().status for one in (first, second)) == [200, 401]
+    again = ada.ui("POST", "/ui/admin/logins/end", {"id": newest["id"]})
+    assert (again.status, "No login has this ID" in again.json["error_msg"]) == (400, True)
+    admin_post(stack, "/logins/end", {"subject": "victor", "issuer": "corp"})
+    assert [one.session().status for one in browsers] == [401, 401, 200]
+    assert other.session().json["person"]["subject"] == "olga"
+    own = {"listener": "admin", "subject": "rita"}
+    assert len(admin_post(stack, "/logins/end", own)["ended"]) == 1
+    assert rita.session().status == 401
+    assert ada.session().status == 200
+
+
 def test_without_redis_programs_go_on(stack: Stack, ada: LoginBrowser) -> None:
     stack.valkey.kill()
     try:

@@ -14,6 +14,7 @@ from tests.support.page_pictures import PageVisitor
 from tests.support.stack import CloudProcess, RunningGateway, Stack
 
 pytestmark = needs_chromium
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,36 @@ def test_operator_ends_the_console_of_a_person(
     ended = site.gateway.audit("admin_action")
     assert any('"reason":"test of operators"' in one["detail"] for one in ended)
     person.page.context.close()
+
+
+def test_operator_ends_the_logins_of_a_person(
+    site: OperatorSite, browser: Browser, visitor: OperatorVisitor
+) -> None:
+    """The person's page and the console that was opened in the login end at once."""
+    url = site.gateway.config["listen"]["public_url"]
+    page = browser.new_context(locale="en-GB").new_page()
+    page.goto(f"{url}/login/corp")
+    page.get_by_role("link", name="olga", exact=True).click()
+    page.wait_for_url(f"{url}/**")
+    person = ConsoleTab(page)
+    person.open(site.console)
+    visitor.enter("ada")
+    logins = visitor.page.get_by_role("table", name="Logins of browsers")
+    row = logins.get_by_role("row").filter(has_text="olga")
+    expect(row).to_contain_text("127.0.0.1")
+    logins.get_by_role("button", name="End: olga", exact=True).click()
+    expect(visitor.page.get_by_role("dialog")).to_contain_text("End the login of olga from 127.0.")
+    visitor.check_accessibility()
+    visitor.confirm("End", "lost laptop")
+    person.wait_for_state("ended")
+    expect(row).to_have_count(0)
+    assert page.request.get(f"{url}/ui/session", headers=SAME_ORIGIN).status == 401
+    assert "by operator" in site.gateway.audit("logout")[-1]["detail"]
+    assert any("lost laptop" in one["detail"] for one in site.gateway.audit("admin_action"))
+    visitor.page.get_by_role("combobox", name="Pages").select_option("For operators")
+    expect(logins.get_by_role("row").filter(has_text="ada").first).to_be_visible()
+    visitor.show("operators-logins")
+    page.context.close()
 
 
 def test_operator_locks_and_lifts(site: OperatorSite, visitor: OperatorVisitor) -> None:

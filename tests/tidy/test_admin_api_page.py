@@ -12,6 +12,7 @@ from tests.support.admin_client import RecordingAdminClient, RequestRecorded
 
 ARGUMENTS = {
     "consoles end": ["consoles", "end", "00000000000000000000000000000000"],
+    "logins end": ["logins", "end", "00" * 32],
     "clear ID": ["clear", "0a1b"],
     "revoke": ["revoke", "--issuer", "corp", "--subject", "mallory"],
     "lock": ["lock", "--group", "contractors"],

@@ -16,6 +16,7 @@ from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import ActionPlan, Administrator
 from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.console_actions import ConsoleActions
+from gateway.flow.admin.login_actions import LoginActions
 from gateway.flow.admin.request_actions import RequestActions
 from gateway.flow.admin.webhook_actions import WebhookActions
 from tests.support.clock import FakeClock
@@ -56,6 +57,7 @@ class Operating:
             overrides=self.overrides,
             cluster=ClusterQuery(cast(Any, None), Alone()),
             consoles=ConsoleActions(None),
+            logins=LoginActions({}),
             requests=RequestActions(cast(Any, None), clock),
             webhooks=WebhookActions(cast(Any, None)),
             inquiries=cast(Any, SimpleNamespace(explain=None, search=None)),

@@ -249,7 +249,8 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "logout",
-        "when the session of a browser was ended, except by a time limit",
+        "when the session of a browser was ended, except by a time limit; `detail` says by what,"
+        " such as `by operator`",
         (*_BROWSER, "detail"),
     ),
     AuditEvent(

@@ -58,6 +58,8 @@ class BrowserSession:
     refresh_token: str = field(default="", repr=False)
     refresh_at: float = 0.0
     """From when the tokens are refreshed, in seconds since the epoch; 0 without refresh token."""
+    client_address: str = ""
+    """The address that logged in, for operators."""
 
 
 @dataclass(frozen=True, slots=True)

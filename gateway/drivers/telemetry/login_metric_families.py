@@ -15,7 +15,8 @@ LOGIN_METRIC_FAMILIES: Final = (
     counter(
         "gateway_browser_sessions_ended_total",
         "Sessions of browsers that have ended, except by a time limit.",
-        by="person, provider, refresh (the issuer ended the login), replaced (a login of another"
-        " person in the same browser, or too many sessions), or why the person was rejected",
+        by="person, provider, operator, refresh (the issuer ended the login), replaced (a login of"
+        " another person in the same browser, or too many sessions), or why the person was"
+        " rejected",
     ),
 )

@@ -18,7 +18,12 @@ from gateway.domain.login.model import BrowserSession, LoginAttempt
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from gateway.flow.login.login_store import SESSIONS_PER_PERSON_MAX, SessionIndex
+from gateway.flow.login.login_store import (
+    SESSIONS_PER_PERSON_MAX,
+    ListedLogin,
+    LoginPage,
+    SessionIndex,
+)
 
 log = logging.getLogger("gateway.login")
 
@@ -47,9 +52,9 @@ class ValkeyLoginStore:
         self, session: BrowserSession, *, lifetime_s: float, idle_s: float
     ) -> tuple[BrowserSession, ...]:
         issuer = session.person.issuer
-        by_session = ""
+        by_session: tuple[str, ...] = ()
         if session.provider_session:
-            by_session = _index(SessionIndex(issuer, session.provider_session))
+            by_session = (_index(SessionIndex(issuer, session.provider_session)),)
         reply = await self._step(
             "add_session",
             session.id,
@@ -58,7 +63,8 @@ class ValkeyLoginStore:
             _ms(idle_s),
             SESSIONS_PER_PERSON_MAX,
             _index(SessionIndex(issuer, "", session.provider_subject)),
-            by_session,
+            _index(SessionIndex(issuer, subject=session.person.subject)),
+            *by_session,
         )
         return tuple(self._sessions(reply))
 
@@ -81,6 +87,11 @@ class ValkeyLoginStore:
     async def sessions(self, index: SessionIndex) -> tuple[BrowserSession, ...]:
         return tuple(self._sessions(await self._step("sessions", _index(index))))
 
+    async def page(self, index: SessionIndex | None, *, before: str, limit: int) -> LoginPage:
+        name = "" if index is None else _index(index)
+        following, *rows = await self._step("page", name, before, limit)
+        return LoginPage(tuple(self._listed(rows)), following.decode())
+
     async def lease_refresh(self, session_id: str, *, lease_s: float) -> bool:
         return bool(await self._step("lease_refresh", session_id, _ms(lease_s)))
 
@@ -92,6 +103,14 @@ class ValkeyLoginStore:
             session = self._open("session", session_id.decode(), sealed, BrowserSession)
             if session is not None:
                 yield session
+
+    def _listed(self, rows: Sequence[bytes]) -> Iterator[ListedLogin]:
+        columns = (rows[i::4] for i in range(4))
+        for session_id, sealed, used, idle in zip(*columns, strict=True):
+            session = self._open("session", session_id.decode(), sealed, BrowserSession)
+            if session is not None:
+                used_ms = int(used)
+                yield ListedLogin(session, used_ms / 1000, (used_ms + int(idle)) / 1000)
 
     def _seal(self, kind: str, name: str, value: LoginAttempt | BrowserSession) -> bytes:
         return self._sealer.seal(msgspec.json.encode(value), bound_to=self._binding(kind, name))
@@ -114,6 +133,8 @@ def _index(index: SessionIndex) -> str:
     kind, value = "session", index.provider_session
     if not value:
         kind, value = "subject", index.provider_subject
+    if not value:
+        kind, value = "person", index.subject
     text = f"{kind} {len(index.issuer)}:{index.issuer}:{value}"
     return sha256(text.encode()).hexdigest()[:32]
 

@@ -14,6 +14,12 @@ from gateway.flow.admin.inquiry_messages import (
     SearchAuditRequest,
     SearchAuditResponse,
 )
+from gateway.flow.admin.login_messages import (
+    EndedLoginsResponse,
+    EndLoginsRequest,
+    LoginsRequest,
+    LoginsResponse,
+)
 from gateway.flow.admin.messages import (
     AccessRequestsRequest,
     AccessRequestsResponse,
@@ -66,6 +72,7 @@ class ActionSpec:
 
 
 _ISSUER_UNKNOWN: Final = "`issuer` is not configured"
+_NO_LOGINS: Final = "the listener has no login"
 _NO_LIVE_CONSOLES: Final = "no account delivers live consoles"
 _SERVER_MALFORMED: Final = "`server` is not a UUID"
 
@@ -223,6 +230,34 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
                 "no live console has this `id`",
                 _ISSUER_UNKNOWN,
                 _SERVER_MALFORMED,
+            ),
+        ),
+        ActionSpec(
+            name="ListLogins",
+            method="GET",
+            path="/logins",
+            summary="List the logins of browsers at the pages of a listener, 200 at a time.",
+            command="logins",
+            permissions=("read",),
+            request_type=LoginsRequest,
+            response_type=LoginsResponse,
+            rejected_if=(_NO_LOGINS, _ISSUER_UNKNOWN),
+        ),
+        ActionSpec(
+            name="EndLogins",
+            method="POST",
+            path="/logins/end",
+            summary="End logins of browsers, and the live consoles that were opened in them. The"
+            " person can log in again: see `Lock`.",
+            command="logins end",
+            permissions=("revoke",),
+            request_type=EndLoginsRequest,
+            response_type=EndedLoginsResponse,
+            rejected_if=(
+                _NO_LOGINS,
+                "not exactly one of `id` and `subject` is set",
+                "no login has this `id`",
+                _ISSUER_UNKNOWN,
             ),
         ),
         ActionSpec(

@@ -43,6 +43,7 @@ from gateway.flow.admin.cluster_query import ClusterQuery
 from gateway.flow.admin.console_actions import ConsoleActions
 from gateway.flow.admin.inquiry_actions import InquiryActions
 from gateway.flow.admin.inquiry_messages import ExplainRequest, SearchAuditRequest
+from gateway.flow.admin.login_actions import LoginActions
 from gateway.flow.admin.messages import (
     AccessRequestsRequest,
     AdminRequest,
@@ -86,6 +87,7 @@ class AdminActions:
         overrides: ActiveOverrides,
         cluster: ClusterQuery,
         consoles: ConsoleActions,
+        logins: LoginActions,
         requests: RequestActions,
         webhooks: WebhookActions,
         inquiries: InquiryActions,
@@ -118,6 +120,8 @@ class AdminActions:
             "ListSessions": self._sessions,
             "ListConsoles": self._on_consoles(consoles.list),
             "EndConsoles": self._on_consoles(consoles.end),
+            "ListLogins": logins.list,
+            "EndLogins": logins.end,
             "ListAccessRequests": self._of_known_issuer(requests.list),
             "EndAccessRequest": requests.end,
             "ListDeadNotices": webhooks.list,

@@ -16,7 +16,13 @@ from gateway.domain.login.model import BrowserSession
 from gateway.flow.clock import Clock
 from gateway.flow.identify import Identify
 from gateway.flow.login.login_audit import LoginAudit
-from gateway.flow.login.login_store import LoginStore, SessionIndex
+from gateway.flow.login.login_store import (
+    PAGE_MAX,
+    ListedLogin,
+    LoginPage,
+    LoginStore,
+    SessionIndex,
+)
 from gateway.flow.login.login_telemetry import LoginTelemetry
 from gateway.flow.login.session_refresh import SessionRefresh
 
@@ -40,7 +46,7 @@ class BrowserSessions:
     ) -> None:
         """`issuers`: names of those with a login."""
         self._store = store
-        self._issuers = issuers
+        self.issuers = issuers
         self._refresh = refresh
         self._identify = identify
         self._audit = audit
@@ -61,7 +67,7 @@ class BrowserSessions:
             raise LoginRequired("no session cookie")
         session_id = secret_hash(cookie).hex()
         session = await self._find(session_id, is_activity=is_activity)
-        if session is None or session.person.issuer not in self._issuers:
+        if session is None or session.person.issuer not in self.issuers:
             raise LoginRequired("no such session, or it has ended")
         if session.refresh_at and self._clock.now() >= session.refresh_at:
             session = await self._refreshed(session, deadline)
@@ -106,6 +112,27 @@ class BrowserSessions:
             raise _unavailable(error) from None
         ended = [await self.end(one.id, by=by) for one in sessions]
         return sum(one is not None for one in ended)
+
+    async def page(self, *, before: str) -> LoginPage:
+        """Return a page of all sessions: see `LoginStore.page`. Raises LoginUnavailable."""
+        return await self._page(None, before)
+
+    async def of_person(self, subject: str, issuer: str | None) -> list[ListedLogin]:
+        """Return the sessions of a person, the newest first; of each issuer where it is None.
+
+        One page has them all: the store limits the sessions of a person. Raises LoginUnavailable.
+        """
+        found = list[ListedLogin]()
+        for one in sorted(self.issuers) if issuer is None else [issuer]:
+            page = await self._page(SessionIndex(one, subject=subject), "")
+            found += page.logins
+        return sorted(found, key=lambda one: one.session.started_at, reverse=True)
+
+    async def _page(self, index: SessionIndex | None, before: str) -> LoginPage:
+        try:
+            return await self._store.page(index, before=before, limit=PAGE_MAX)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
 
     async def _find(self, session_id: str, *, is_activity: bool) -> BrowserSession | None:
         try:

@@ -7,17 +7,38 @@ from gateway.domain.login.model import BrowserSession, LoginAttempt
 
 SESSIONS_PER_PERSON_MAX: Final = 50
 """Above it, the oldest session of the person ends."""
+PAGE_MAX: Final = 200
+"""Sessions in one page."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionIndex:
-    """The sessions of one person, or of one session at the provider."""
+    """The sessions of one person, or of one session at the provider: one of the names is set."""
 
     issuer: str
     """The issuer's name in the config."""
     provider_session: str = ""
     provider_subject: str = ""
     """Used where `provider_session` is empty."""
+    subject: str = ""
+    """Of the person, as the policy names it; used where both others are empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLogin:
+    session: BrowserSession
+    used_at: float
+    """Time of the last activity, in seconds since the epoch."""
+    idle_ends_at: float
+    """When the session ends without another activity."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginPage:
+    logins: tuple[ListedLogin, ...]
+    """The newest first."""
+    next: str
+    """Where the next page begins; "" for the last one."""
 
 
 class LoginStore(Protocol):
@@ -48,6 +69,12 @@ class LoginStore(Protocol):
 
     async def sessions(self, index: SessionIndex) -> tuple[BrowserSession, ...]:
         """Return the sessions of an index, oldest first."""
+
+    async def page(self, index: SessionIndex | None, *, before: str, limit: int) -> LoginPage:
+        """Return the newest sessions of an index, or of all.
+
+        `before` is `next` of the page before, or "". A page may have fewer than `limit`.
+        """
 
     async def lease_refresh(self, session_id: str, *, lease_s: float) -> bool:
         """Return whether this caller may refresh the session's tokens now."""

@@ -18,4 +18,4 @@ class LoginTelemetry(Protocol):
         """Report that a logout by the provider had no effect."""
 
     def session_ended(self, by: str) -> None:
-        """`by`: person, provider, refresh, replaced, or a reason of a rejected credential."""
+        """`by`: person, provider, operator, refresh, replaced, or the reason of a rejection."""

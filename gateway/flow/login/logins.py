@@ -210,7 +210,7 @@ class BrowserLogins:
         self._check_fresh(facts, attempt, issuer)
         self._check_person(facts)
         cookie = self._new_token()
-        session = self._new_session(cookie, facts, tokens)
+        session = self._new_session(cookie, facts, tokens, context.client_address)
         session = await self._replace_previous(session, attempt.previous)
         await self._audit.logged_in(session, context)
         await self._add_session(session)
@@ -234,7 +234,7 @@ class BrowserLogins:
             raise LoginFailed(model.STORE_UNAVAILABLE, str(error)) from None
 
     def _new_session(
-        self, cookie: str, facts: IdTokenFacts, tokens: ProviderTokens
+        self, cookie: str, facts: IdTokenFacts, tokens: ProviderTokens, client_address: str
     ) -> BrowserSession:
         now = self._clock.now()
         person = replace(facts.person, expires_at=now + self.times.absolute_s)
@@ -252,6 +252,7 @@ class BrowserLogins:
             id_token=tokens.id_token,
             refresh_token=tokens.refresh_token,
             refresh_at=self._id_tokens.refresh_at(tokens),
+            client_address=client_address,
         )
 
     async def _add_attempt(self, key: bytes, attempt: LoginAttempt) -> None:

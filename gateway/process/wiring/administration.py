@@ -16,11 +16,13 @@ from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.console_actions import ConsoleActions, ConsoleDirectory
 from gateway.flow.admin.inquiry_actions import DecisionSources, InquiryActions
+from gateway.flow.admin.login_actions import LoginActions
 from gateway.flow.admin.request_actions import RequestActions, RequestDirectory
 from gateway.flow.admin.webhook_actions import DeadNotices, WebhookActions
 from gateway.flow.decide import Policies
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.identity import Identity, token_rules
+from gateway.process.wiring.login import OpenLogin
 from gateway.process.wiring.requests import Stages
 
 
@@ -42,6 +44,8 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
     overrides: ActiveOverrides,
     cluster: ClusterQuery,
     consoles: ConsoleDirectory | None,
+    login: OpenLogin | None,
+    admin_login: OpenLogin | None,
     requests: RequestDirectory,
     notices: DeadNotices,
 ) -> AdminApi | None:
@@ -58,6 +62,8 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         lambda: overrides.current,
         identity.callers.principals,
     )
+    listeners = {"public": login, "admin": admin_login}
+    logins = {name: one.sessions for name, one in listeners.items() if one is not None}
     actions = AdminActions(
         rate_max_per_s={
             (account.name, budget.value): account.budget.override_max_per_s(budget)
@@ -71,6 +77,7 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         overrides=overrides,
         cluster=cluster,
         consoles=ConsoleActions(consoles),
+        logins=LoginActions(logins),
         requests=RequestActions(requests, clock),
         webhooks=WebhookActions(notices),
         inquiries=InquiryActions(

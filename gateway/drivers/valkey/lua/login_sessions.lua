@@ -3,9 +3,11 @@
 -- step and its arguments, as listed at each step. Times are milliseconds of this server's clock.
 -- base:attempt:A    the sealed attempt
 -- base:session:S    hash: record (sealed), used (time of the last activity), idle, of (indexes)
--- base:of:I         sessions of a person or of a session at the provider, by their start
+-- base:all          every session, by its start: no two have the same score
+-- base:of:I         sessions of a person or of a session at the provider, with the same scores
 -- base:refresh:S    the session's tokens are being refreshed
 local base = KEYS[1]
+local all = base .. ':all'
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -17,6 +19,7 @@ local function finish(id)
   for index in string.gmatch(redis.call('HGET', key, 'of') or '', '%S+') do
     redis.call('ZREM', base .. ':of:' .. index, id)
   end
+  redis.call('ZREM', all, id)
   redis.call('DEL', key)
   return record
 end
@@ -32,11 +35,10 @@ local function is_alive(id)
   return true
 end
 
--- The sessions of an index, oldest first. Those that have ended by their time limit leave it.
-local function living(index)
-  local key = base .. ':of:' .. index
+-- Those of the sessions of a set that have not ended. The others leave the set.
+local function alive_of(key, ids)
   local found = {}
-  for _, id in ipairs(redis.call('ZRANGE', key, '0', '-1')) do
+  for _, id in ipairs(ids) do
     if is_alive(id) then
       found[#found + 1] = id
     else
@@ -44,6 +46,25 @@ local function living(index)
     end
   end
   return found
+end
+
+-- The sessions of an index, oldest first.
+local function living(index)
+  local key = base .. ':of:' .. index
+  return alive_of(key, redis.call('ZRANGE', key, '0', '-1'))
+end
+
+-- A score for a new session, above all others. The oldest sessions that have ended leave the set:
+-- more with each call than the call adds.
+local function next_score()
+  alive_of(all, redis.call('ZRANGE', all, '0', '3'))
+  local newest = redis.call('ZRANGE', all, '-1', '-1', 'WITHSCORES')
+  return math.max(now, (tonumber(newest[2]) or 0) + 1)
+end
+
+local function add_to(key, score, id, ttl)
+  redis.call('ZADD', key, score, id)
+  if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
 
 local steps = {}
@@ -61,17 +82,16 @@ function steps.take_attempt(hash)
 end
 
 -- Returns the IDs and records of the person's sessions that are too many.
-function steps.add_session(id, sealed, ttl, idle, maximum, person, provider)
+function steps.add_session(id, sealed, ttl, idle, maximum, person, ...)
   local key = session_key(id)
-  local indexes = person .. ' ' .. provider
+  local indexes = table.concat({person, ...}, ' ')
+  local score = next_score()
   redis.call('HSET', key, 'record', sealed, 'used', now, 'idle', idle, 'of', indexes)
   redis.call('PEXPIRE', key, ttl)
   for index in string.gmatch(indexes, '%S+') do
-    local of = base .. ':of:' .. index
-    redis.call('ZADD', of, now, id)
-    local left = redis.call('PTTL', of)
-    if left < tonumber(ttl) then redis.call('PEXPIRE', of, ttl) end
+    add_to(base .. ':of:' .. index, score, id, ttl)
   end
+  add_to(all, score, id, ttl)
   local ended = {}
   local found = living(person)
   for i = 1, #found - tonumber(maximum) do
@@ -106,6 +126,24 @@ function steps.sessions(index)
   for _, id in ipairs(living(index)) do
     found[#found + 1] = id
     found[#found + 1] = redis.call('HGET', session_key(id), 'record')
+  end
+  return found
+end
+
+-- A page of the sessions of an index, or of all (''): the newest before a score, or the newest ('').
+-- Returns the score before which the next page begins ('' at the end), then ID, record, time of the
+-- last activity and idle time of each. `limit` bounds the work, so a page may be short.
+function steps.page(index, before, limit)
+  local key = index == '' and all or base .. ':of:' .. index
+  local newest = before == '' and '+inf' or '(' .. before
+  local size = tonumber(limit)
+  local part = redis.call('ZRANGE', key, newest, '-inf', 'BYSCORE', 'REV', 'LIMIT', '0', size + 1, 'WITHSCORES')
+  local found = {#part > 2 * size and part[2 * size] or ''}
+  local ids = {}
+  for i = 1, math.min(#part, 2 * size), 2 do ids[#ids + 1] = part[i] end
+  for _, id in ipairs(alive_of(key, ids)) do
+    local fields = redis.call('HMGET', session_key(id), 'record', 'used', 'idle')
+    for _, value in ipairs({id, fields[1], fields[2], fields[3]}) do found[#found + 1] = value end
   end
   return found
 end

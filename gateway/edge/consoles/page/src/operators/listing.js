@@ -15,10 +15,13 @@ export class Listing {
   #empty;
   #rows = [];
   #note = "";
+  #next = "";
+  #shownMax = ROWS_MAX;
   #parts = {};
 
   /**
-   * `load` returns {status, data, rows, note}. `columns` are [name, row => text]; `actions` are
+   * `load(before)` returns {status, data, rows, note, next}: `next` begins the next page, where
+   * there is one. `columns` are [name, row => text]; `actions` are
    * {label, permits, act}: `act(row)` returns whether the rows have changed.
    */
   constructor(tools, { name, load, columns, empty, actions = [], more = [] }) {
@@ -41,33 +44,46 @@ export class Listing {
     const region = { role: "region", "aria-label": LISTING.region(name) };
     parts.box = make("div", { className: "op-scroll", tabIndex: 0, attributes: region }, parts.table);
     parts.foot = make("p", { className: "hint" });
+    parts.older = button(LISTING.older, () => this.#read(this.#next));
+    parts.older.hidden = true;
     this.element = make(
       "section",
       { className: "op-listing", attributes: { "aria-labelledby": id } },
       make("div", { className: "op-bar" }, make("h2", { id, textContent: name }), parts.filter, more, parts.refresh),
       parts.notice,
       parts.box,
+      parts.older,
       parts.foot,
     );
     parts.box.hidden = true;
   }
 
   /** Read the rows again. What was shown stays until they are there. */
-  async refresh() {
-    const { notice, refresh } = this.#parts;
+  refresh() {
+    return this.#read("");
+  }
+
+  /** Read the rows, or a further page of them. */
+  async #read(before) {
+    const { notice, refresh, older } = this.#parts;
     refresh.disabled = true;
+    older.disabled = true;
     this.element.setAttribute("aria-busy", "true");
     if (!this.#rows.length) notice.textContent = STATES.loading;
-    const { status, data, rows, note } = await this.#load();
+    const { status, data, rows, note = "", next = "" } = await this.#load(before);
     refresh.disabled = false;
+    older.disabled = false;
     this.element.removeAttribute("aria-busy");
     if (status === 401) return this.#tools.expired();
     if (status !== 200) {
       notice.textContent = this.#tools.problem(status, data);
       return undefined;
     }
-    this.#rows = rows;
+    this.#rows = before ? [...this.#rows, ...rows] : rows;
+    this.#shownMax = before ? this.#shownMax + rows.length : ROWS_MAX;
     this.#note = note;
+    this.#next = next;
+    older.hidden = !next;
     this.#parts.foot.textContent = LISTING.updated(clockTime(Date.now()));
     this.#render();
     return undefined;
@@ -81,7 +97,7 @@ export class Listing {
     const matching = wanted
       ? cells.filter(([, texts]) => texts.join(" ").toLowerCase().includes(wanted))
       : cells;
-    const shown = matching.slice(0, ROWS_MAX);
+    const shown = matching.slice(0, this.#shownMax);
     const notes = [this.#note];
     if (!cells.length) notes.push(this.#empty);
     else if (!matching.length) notes.push(LISTING.noMatch);

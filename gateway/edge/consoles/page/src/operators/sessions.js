@@ -1,8 +1,8 @@
-// Live consoles and tokens in use.
+// Live consoles, logins of browsers, and tokens in use.
 import { LOCKS, SESSIONS } from "./texts.js";
 import { confirmAction } from "./dialog.js";
 import { clockTime } from "../people/times.js";
-import { text } from "./dom.js";
+import { field, text } from "./dom.js";
 import { Listing } from "./listing.js";
 import { lockDialog, revokeDialog } from "./locks.js";
 import { missing } from "./processes.js";
@@ -17,9 +17,9 @@ export class SessionsView {
   }
 
   show(root) {
-    const [consoles, tokens] = [this.#consoles(), this.#tokens()];
-    root.replaceChildren(consoles.element, tokens.element);
-    return Promise.all([consoles.refresh(), tokens.refresh()]);
+    const listings = [this.#consoles(), this.#logins(), this.#tokens()];
+    root.replaceChildren(...listings.map(({ element }) => element));
+    return Promise.all(listings.map((one) => one.refresh()));
   }
 
   #consoles() {
@@ -54,6 +54,62 @@ export class SessionsView {
       label: SESSIONS.end,
       send: ({ reason }) =>
         this.#tools.act("/consoles/end", { id: one.id, reason }, () => SESSIONS.ended),
+    });
+  }
+
+  #logins() {
+    const { api } = this.#tools;
+    const listener = field(SESSIONS.listener, { choices: Object.entries(SESSIONS.listeners) });
+    const person = field(SESSIONS.loginsOf);
+    const listing = new Listing(this.#tools, {
+      name: SESSIONS.logins,
+      empty: SESSIONS.noLogins,
+      more: [listener.box, person.box],
+      load: async (before) => {
+        const parameters = { listener: listener.control.value, subject: person.control.value.trim(), before };
+        const { status, data } = await api.read("/logins", parameters);
+        return { status, data, rows: data.logins, next: data.next };
+      },
+      columns: [
+        [columns.person, (one) => one.subject],
+        [columns.issuer, (one) => one.issuer],
+        [columns.from, (one) => one.client_address],
+        [columns.started, (one) => clockTime(one.started_at)],
+        [columns.used, (one) => clockTime(one.used_at)],
+        [columns.idle, (one) => clockTime(one.idle_ends_at)],
+        [columns.ends, (one) => clockTime(one.ends_at)],
+        [columns.login, (one) => one.id.slice(0, 16)],
+      ],
+      actions: [
+        {
+          label: SESSIONS.end,
+          permission: "revoke",
+          act: (one) => this.#endLogins(one, { id: one.id }, listener.control.value),
+        },
+        {
+          label: SESSIONS.endAll,
+          permission: "revoke",
+          act: ({ issuer, subject }) =>
+            this.#endLogins({ subject }, { issuer, subject }, listener.control.value),
+        },
+      ],
+    });
+    for (const { control } of [listener, person]) {
+      control.addEventListener("change", () => listing.refresh());
+    }
+    return listing;
+  }
+
+  #endLogins({ subject, client_address: from }, logins, listener) {
+    const person = text(subject);
+    const words = logins.id
+      ? { title: SESSIONS.endLoginTitle(person, text(from)), label: SESSIONS.end }
+      : { title: SESSIONS.endLoginsTitle(person), label: SESSIONS.endAll };
+    return confirmAction({
+      ...words,
+      text: SESSIONS.endLoginsText,
+      send: ({ reason }) =>
+        this.#tools.act("/logins/end", { ...logins, listener, reason }, (data) => SESSIONS.loginsEnded(data.ended.length)),
     });
   }
 
