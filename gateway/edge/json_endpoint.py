@@ -18,6 +18,7 @@ from gateway.domain.catalogue.json_body import JSON_MEDIA_TYPE, parse_json_objec
 from gateway.domain.errors import (
     BadRequest,
     CrossSiteRequest,
+    FreshLoginRequired,
     MethodNotAllowed,
     OperationUnknown,
     UnsupportedMediaType,
@@ -158,6 +159,12 @@ def require_own_origin(origin: PublicOrigin, request: ListenerRequest) -> None:
     """Raise CrossSiteRequest unless a page of the gateway itself sent the request."""
     if request.headers.getall("Origin", ()) != [origin.origin]:
         raise CrossSiteRequest("the Origin is not `listen.public_url`")
+
+
+def require_fresh_login(context: RequestContext) -> None:
+    """Raise FreshLoginRequired if a browser's login is older than `login.fresh_s`."""
+    if not context.has_fresh_login:
+        raise FreshLoginRequired("login.fresh_s")
 
 
 def address_key(context: RequestContext) -> str:

@@ -26,6 +26,8 @@ class RequestContext:
     """Access key of the issued key pair that signed the request; empty without a signature."""
     is_admitted: bool = False
     """The request is counted in the caller's rate limit."""
+    has_fresh_login: bool = True
+    """False: the login of the browser's session is older than `login.fresh_s`."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.request_id})"

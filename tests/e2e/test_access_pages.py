@@ -122,7 +122,9 @@ def site() -> Iterator[AccessSite]:
     }
     gateway.write_policy({**make_policy(stack.cloud), "requests": [rule]})
     record(gateway)
-    allow(gateway, "anna", "nora")
+    gateway.config["accounts"][0]["console"]["record_keys"] = True
+    gateway.write_config()
+    allow(gateway, "anna", "nora", with_keystrokes="anna")
     gateway.start()
     yield AccessSite(gateway)
     stack.close()
@@ -185,6 +187,9 @@ def test_request_approval_console_and_recording(
     expect(victor.page.locator(".rows")).to_contain_text(site.server)
     victor.show("sessions")
 
+    console.page.bring_to_front()
+    console.type("root\n")
+    anna.page.bring_to_front()
     anna.confirm("End access")
     expect(anna.state()).to_have_text("Ended early")
     console.wait_for_state("ended")
@@ -193,6 +198,7 @@ def test_request_approval_console_and_recording(
     victor.page.reload()
     expect(victor.page.get_by_text("You have no open console.")).to_be_visible()
     recorded_session_is_played(site, anna)
+    recorded_session_is_exported(site, anna)
 
 
 def recorded_session_is_played(site: AccessSite, anna: Person) -> None:
@@ -203,17 +209,64 @@ def recorded_session_is_played(site: AccessSite, anna: Person) -> None:
     expect(row).to_contain_text("victor")
     anna.show("recordings")
     row.get_by_role("button", name=re.compile("^Play")).click()
+    show_in_player(anna)
+    expect(anna.button("Keystrokes")).to_be_hidden()
+    anna.open(f"/page/recordings/{recording}")
+    expect(anna.title()).to_contain_text(site.server)
+    anna.show("recording")
+    # Keystrokes need a recent login, as opening a console does.
+    anna.page.route("**/views", too_old)
+    anna.button("Play with keystrokes").click()
+    expect(anna.page.get_by_text("This needs a recent login.")).to_be_visible()
+    anna.page.unroute("**/views")
+    anna.button("Log in again").click()
+    anna.log_in_here("anna")
+    anna.button("Play with keystrokes").click()
+    show_in_player(anna)
+    anna.button("Keystrokes").click()
+    expect(anna.page.locator(".key-text")).to_have_text("root⏎")
+    eventually(lambda: len(records_of(site, "recording_viewed", recording)) == 2)
+    viewed = records_of(site, "recording_viewed", recording)
+    assert {(one["subject"], one["target"]) for one in viewed} == {("anna", "corp:victor")}
+    assert [one["detail"] for one in viewed] == ["", "with keystrokes"]
+
+
+def show_in_player(anna: Person) -> None:
     expect(anna.page).to_have_url(re.compile(r"/console/player(#|$)"))
     anna.page.get_by_role("button", name="Play", exact=True).click()
     expect(anna.page.locator("body")).to_have_attribute("data-state", re.compile("playing|paused"))
-    eventually(lambda: bool(views_of(site, recording)))
-    (viewed,) = views_of(site, recording)
-    assert (viewed["subject"], viewed["target"]) == ("anna", "corp:victor")
 
 
-def views_of(site: AccessSite, recording: str) -> list[dict[str, Any]]:
-    records = site.gateway.audit("recording_viewed")
-    return [one for one in records if one["session"] == recording]
+def recorded_session_is_exported(site: AccessSite, anna: Person) -> None:
+    recording = newest(site.gateway, site.server)
+    anna.open(f"/page/recordings/{recording}")
+    anna.button("Export…").click()
+    expect(anna.dialog()).to_contain_text("The file is not encrypted.")
+    anna.show("recording-export")
+    export = anna.button("Export without encryption")
+    anna.page.route("**/export", too_old)
+    export.click()
+    expect(anna.page.get_by_text("This needs a recent login.")).to_be_visible()
+    expect(export).to_have_count(0)
+    anna.page.unroute("**/export")
+    anna.page.locator("#login-dialog").get_by_role("button", name="Cancel").click()
+    assert records_of(site, "recording_exported", recording) == []
+    anna.button("Export…").click()
+    with anna.page.expect_download() as download:
+        export.click()
+    assert download.value.suggested_filename == f"recording-{recording}.html"
+    expect(anna.dialog()).to_contain_text("not encrypted")
+    (exported,) = records_of(site, "recording_exported", recording)
+    assert (exported["subject"], exported["target"]) == ("anna", "corp:victor")
+    saved = download.value.path().read_text()
+    assert saved.endswith("</html>\n")
+    assert 'id="chunk-1-0"' in saved
+    assert '"may"' not in saved
+    anna.dialog().get_by_role("button", name="Close").click()
+
+
+def records_of(site: AccessSite, event: str, recording: str) -> list[dict[str, Any]]:
+    return [one for one in site.gateway.audit(event) if one["session"] == recording]
 
 
 def test_own_and_changed_requests_are_refused_with_words(

@@ -17,7 +17,7 @@ from gateway.domain.errors import (
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace
-from gateway.edge.json_endpoint import PublicOrigin
+from gateway.edge.json_endpoint import PublicOrigin, require_fresh_login
 from gateway.edge.people.browser_gate import BrowserGate, identify_by_session
 from gateway.edge.people.login_cookies import LoginCookies
 from gateway.edge.people.ticket_browser import TicketBrowser
@@ -32,6 +32,8 @@ BURST = 3
 class Sessions:
     """Sessions by the value of the cookie: the person of the same name."""
 
+    authenticated_at = 100.0
+
     async def find(
         self, cookie: str | None, *, is_activity: bool, deadline: float
     ) -> BrowserSession:
@@ -39,7 +41,8 @@ class Sessions:
             raise LoginRequired
         self.was_activity, self.deadline = is_activity, deadline
         person = Principal("corp", cookie, frozenset(), 0.0, 1e12, None)
-        return BrowserSession("id", person, cookie, "", f"csrf-{cookie}", 0.0, 100.0, "id", "t")
+        token, at = f"csrf-{cookie}", self.authenticated_at
+        return BrowserSession("id", person, cookie, "", token, 0.0, at, "id", "t")
 
 
 @pytest.fixture
@@ -128,8 +131,15 @@ def test_old_login_is_not_fresh(gate: BrowserGate) -> None:
     for authenticated_at, is_fresh in ((now, True), (now - 61, False), (0.0, False)):
         session = BrowserSession("id", person, "", "", "", now, authenticated_at, "id", "t")
         assert gate.is_fresh(session) is is_fresh
+
+
+async def test_action_that_needs_a_fresh_login_is_refused_after_an_old_one(
+    gate: BrowserGate,
+) -> None:
     with pytest.raises(FreshLoginRequired):
-        gate.require_fresh(session)
+        require_fresh_login(await send(gate, "olga", "POST"))
+    cast("Sessions", gate.sessions).authenticated_at = gate.clock.now()
+    require_fresh_login(await send(gate, "olga", "POST"))
 
 
 async def test_browser_with_an_unreadable_session_opens_no_ticket(gate: BrowserGate) -> None:

@@ -7,7 +7,7 @@
     GET  P/console/player/socket         the WebSocket of a view
 
 The first four need the JWT and also exist without P, for callers of the API. Below `/ui` they
-take the session of a browser.
+take the session of a browser; `login.fresh_s` applies to exports and keystrokes.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.domain.errors import BadRequest, GatewayError
-from gateway.domain.recordings.model import RecordingQuery
+from gateway.domain.recordings.model import RecordingInfo, RecordingQuery
 from gateway.domain.recordings.view_messages import SUBPROTOCOL, opened_fields, recording_fields
 from gateway.domain.timestamps import parse_instant, rfc3339
 from gateway.edge.consoles.browser_sockets import BrowserSockets
@@ -34,6 +34,7 @@ from gateway.edge.json_endpoint import (
     PublicOrigin,
     json_reply,
     read_json,
+    require_fresh_login,
     require_own_origin,
 )
 from gateway.edge.listener.request import ListenerRequest
@@ -77,7 +78,9 @@ class RecordingsHandler:
             ),
             (
                 re.compile(f"/recordings/{_ID}/export"),
-                {"POST": Action("ExportRecording", serve=self._export)},
+                {
+                    "POST": Action("ExportRecording", serve=self._export, needs_fresh_login=True),
+                },
             ),
         )
         self.socket_paths: Paths = (
@@ -147,7 +150,7 @@ class RecordingsHandler:
         until = None if page.until is None else rfc3339(math.ceil(page.until * 1e6) / 1e6)
         return json_reply(
             {
-                "recordings": [recording_fields(one) for one in page.recordings],
+                "recordings": [self._fields(one, context) for one in page.recordings],
                 "more": until is not None,
                 "until": until,
                 "complete": page.is_complete,
@@ -158,7 +161,12 @@ class RecordingsHandler:
         self, request: ListenerRequest, context: RequestContext, recording: str
     ) -> JsonReply:
         await self._identify(request, context)
-        return json_reply(recording_fields(await self._views.find(recording, context)))
+        return json_reply(self._fields(await self._views.find(recording, context), context))
+
+    def _fields(self, info: RecordingInfo, context: RequestContext) -> dict[str, Any]:
+        """Return a recording that the caller may view, with what else the caller may do."""
+        may = ["view", "keys"] if self._views.may_show_keys(info, context) else ["view"]
+        return {**recording_fields(info), "may": may}
 
     async def _issue(
         self, request: ListenerRequest, context: RequestContext, recording: str
@@ -167,6 +175,8 @@ class RecordingsHandler:
         with_keystrokes = (await self._body(request, context)).get("keys", False)
         if not isinstance(with_keystrokes, bool):
             raise BadRequest("`keys` must be true or false.")
+        if with_keystrokes:
+            require_fresh_login(context)
         ticket = await self._views.issue(recording, context, with_keystrokes=with_keystrokes)
         address = f"{self._origin.origin}{self._origin.prefix}/console/player#{ticket.reveal()}"
         return json_reply({"url": address, "expires_in": int(VIEW_TICKET_LIFETIME_S)})

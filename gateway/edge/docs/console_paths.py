@@ -118,6 +118,7 @@ def recording_paths(statuses: Iterable[int]) -> dict[str, Json]:
                     " `state` is `in_progress`, `ended`, or `not_closed`: no process writes it any"
                     " more, and none has closed it yet. With `more`, the next request repeats the"
                     " query with `until` of this response; it may repeat a recording."
+                    " `may` has `keys` where the caller also sees the keystrokes."
                     " `complete` is false while those of other hosts are not known.",
                     json_object,
                 ),

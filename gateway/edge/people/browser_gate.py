@@ -4,7 +4,7 @@ import hmac
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.domain.errors import CrossSiteRequest, FreshLoginRequired, LoginRequired
+from gateway.domain.errors import CrossSiteRequest, LoginRequired
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import SAFE_METHODS, Principal
 from gateway.edge.json_endpoint import PublicOrigin
@@ -31,7 +31,7 @@ class BrowserGate:
     """`login.fresh_s`; None: any login that has not ended is recent."""
 
     async def session(self, request: ListenerRequest, context: RequestContext) -> BrowserSession:
-        """Return the session of a request, and set its principal.
+        """Return the session of a request; set the principal, and whether the login is recent.
 
         Raises CrossSiteRequest, LoginRequired, LoginUnavailable, CallerLimited, PersonLocked and
         RevocationsUnavailable.
@@ -51,6 +51,7 @@ class BrowserGate:
         ):
             raise CrossSiteRequest(f"{CSRF_HEADER} is not the session's")
         context.principal = session.person
+        context.has_fresh_login = self.is_fresh(session)
         # People behind one address have a limit each; only requests without a session share one.
         self.limits.take_back(address)
         self.limits.admit_once(context)
@@ -70,11 +71,6 @@ class BrowserGate:
             raise CrossSiteRequest(f"not sent by a page of {self.origin.origin}")
         if not origins and (is_write or not sites):
             raise CrossSiteRequest("neither Origin nor Sec-Fetch-Site")
-
-    def require_fresh(self, session: BrowserSession) -> None:
-        """Raise FreshLoginRequired if the login is older than `login.fresh_s`."""
-        if not self.is_fresh(session):
-            raise FreshLoginRequired("login.fresh_s")
 
     def is_fresh(self, session: BrowserSession) -> bool:
         return self.fresh_s is None or self.clock.now() - session.authenticated_at < self.fresh_s

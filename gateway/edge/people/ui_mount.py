@@ -29,6 +29,7 @@ from gateway.edge.json_endpoint import (
     Serve,
     find_endpoint,
     json_reply,
+    require_fresh_login,
 )
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.people.browser_gate import BrowserGate
@@ -97,9 +98,9 @@ class UiMount:
     async def _check(
         self, action: Action, request: ListenerRequest, context: RequestContext
     ) -> None:
-        session = await self._gate.session(request, context)
+        await self._gate.session(request, context)
         if action.needs_fresh_login:
-            self._gate.require_fresh(session)
+            require_fresh_login(context)
 
     async def _show(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         session = await self._gate.session(request, context)

@@ -20,6 +20,7 @@ from gateway.domain.model import (
     CONSOLE_OPEN,
     CONSOLE_TAKEOVER,
     CONSOLE_VIEW,
+    RECORDING_KEYS,
     RECORDING_VIEW,
     SERVER_POWER,
     Operation,
@@ -35,6 +36,13 @@ from gateway.flow.decide import Decide, DecisionVersion, Inventories, Policies
 from gateway.flow.identify import Identify
 
 _CALLS_MAX: Final = 10_000
+_OWN_PERMISSIONS: Final = (
+    CONSOLE_VIEW,
+    CONSOLE_TAKEOVER,
+    SERVER_POWER,
+    RECORDING_VIEW,
+    RECORDING_KEYS,
+)
 PERMISSION_OF: Final = {SessionMode.CONTROL: CONSOLE_OPEN, SessionMode.VIEW: CONSOLE_VIEW}
 
 
@@ -165,7 +173,7 @@ class ConsoleRights:
 
     def has(self, person: Principal, target: ConsoleTarget, permission: str) -> bool:
         """Return whether the person has a permission that no call of the cloud requires."""
-        assert permission in (CONSOLE_VIEW, CONSOLE_TAKEOVER, SERVER_POWER, RECORDING_VIEW)
+        assert permission in _OWN_PERMISSIONS
         inventory = self._inventories.current(target.project)
         decision = self._policies.current().decide(
             person, permission, target.project, target.server, self._clock.now(), inventory

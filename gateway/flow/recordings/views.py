@@ -207,6 +207,13 @@ class RecordingViews:
         (checked,) = await _readable(self._recordings.check([info]))
         return checked
 
+    def may_show_keys(self, info: RecordingInfo, context: RequestContext) -> bool:
+        """Return whether a recording has keystrokes and the caller, who may view it, sees them."""
+        details = info.details
+        return details.has_keystrokes and self._rights.has(
+            _person(context), details.target, RECORDING_KEYS
+        )
+
     async def issue(
         self, recording: str, context: RequestContext, *, with_keystrokes: bool
     ) -> Secret:

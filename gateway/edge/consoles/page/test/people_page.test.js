@@ -127,6 +127,33 @@ test("a request says whether a login, or a recent one, is missing", async () => 
   assert.deepEqual([failed.retryAfterS, failed.requestId], [3, "r-1"]);
 });
 
+const served = (body, status = 200, headers = {}) =>
+  new BrowserSession("/gw", async () => new Response(body, { status, headers }));
+
+test("a download is a file only when it is complete", async () => {
+  const sizes = [];
+  const options = { onBytes: (bytes) => sizes.push(bytes), signal: new AbortController().signal };
+  const whole = await served("recorded").download("/x/export", options);
+  assert.equal(await whole.file.text(), "recorded");
+  assert.deepEqual(sizes, [8]);
+  const large = "x".repeat(9 * 1024 * 1024);
+  assert.equal((await served(large).download("/x/export", options)).file.size, large.length);
+  const cut = new ReadableStream({
+    pull(controller) {
+      controller.enqueue(new Uint8Array(4));
+      controller.error(new TypeError("reset"));
+    },
+  });
+  const reply = await served(cut, 200, { "X-Request-Id": "r-1" }).download("/x/export", options);
+  assert.deepEqual([reply.status, reply.file, reply.requestId], [200, null, "r-1"]);
+  const rejected = await served('{"error_code":"CGW.4048"}', 404).download("/x/export", options);
+  assert.deepEqual([rejected.status, rejected.file, rejected.data.error_code], [404, null, "CGW.4048"]);
+  const offline = new BrowserSession("/gw", async () => {
+    throw new TypeError("offline");
+  });
+  assert.equal((await offline.download("/x/export", options)).status, 0);
+});
+
 test("times have the reader's zone", () => {
   const text = clockTime("2026-11-30T09:00:00.000000Z", "en-GB", "Europe/Berlin");
   assert.match(text, /30 Nov 2026.*10:00:00.*(CET|GMT\+1)/);

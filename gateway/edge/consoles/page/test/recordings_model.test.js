@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { joined, lengthS, pagePath } from "../src/people/recordings/model.js";
+import { joined, lengthS, pagePath, sizeText } from "../src/people/recordings/model.js";
 
 const NOW = Date.parse("2026-11-30T12:00:00Z");
 
@@ -23,6 +23,12 @@ test("a recording of both pages is listed once", () => {
     joined([{ id: "a" }, { id: "b" }], [{ id: "b" }, { id: "c" }]).map(({ id }) => id),
     ["a", "b", "c"],
   );
+});
+
+test("a size is in words", () => {
+  const sizes = [0, 1023, 1024, 1536, 5 * 1024 ** 3, 3 * 1024 ** 4];
+  const words = ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 GiB", "3072.0 GiB"];
+  assert.deepEqual(sizes.map(sizeText), words);
 });
 
 test("a recording in progress has no length", () => {

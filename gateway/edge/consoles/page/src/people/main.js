@@ -5,6 +5,7 @@ import { plainText } from "../bounds.js";
 import { make, stateCard } from "./dom.js";
 import { failureCard } from "./failure.js";
 import { isFailure } from "./poller.js";
+import { RecordingView } from "./recordings/recording_view.js";
 import { RecordingsView } from "./recordings/recordings_view.js";
 import { NewRequestView } from "./requests/new_request_view.js";
 import { RequestView } from "./requests/request_view.js";
@@ -34,6 +35,7 @@ const ROUTES = [
   { path: "/requests/:id", page: "requests", View: RequestView },
   { path: "/sessions", page: "sessions", View: SessionsView },
   { path: "/recordings", page: "recordings", View: RecordingsView },
+  { path: "/recordings/:id", page: "recordings", View: RecordingView },
 ];
 
 class Pages {

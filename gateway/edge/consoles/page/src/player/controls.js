@@ -96,7 +96,7 @@ export class PlayerControls {
       time.className = "mark-time";
       time.textContent = this.#times.format(this.#timeline.clock(mark.time));
       button.append(time, ` ${markText(mark)}`);
-      button.addEventListener("click", () => this.#seek(mark.time));
+      button.addEventListener("click", () => this.seek(mark.time));
       item.append(button);
       return item;
     });
@@ -120,8 +120,8 @@ export class PlayerControls {
       element(id).onclick = act;
     };
     onClick("play", () => this.#toggle());
-    onClick("back", () => this.#seek(playback.position - STEP_MS));
-    onClick("forward", () => this.#seek(playback.position + STEP_MS));
+    onClick("back", () => this.seek(playback.position - STEP_MS));
+    onClick("forward", () => this.seek(playback.position + STEP_MS));
     onClick("mark-before", () => this.#toMark(-1));
     onClick("mark-after", () => this.#toMark(1));
     onClick("skip-idle", () => {
@@ -139,7 +139,7 @@ export class PlayerControls {
       event.preventDefault();
       const [hours, minutes, seconds = 0] = element("go-time").value.split(":").map(Number);
       const time = 1000 * (3600 * hours + 60 * minutes + seconds);
-      if (Number.isFinite(time)) this.#seek(this.#timeline.positionOf(time));
+      if (Number.isFinite(time)) this.seek(this.#timeline.positionOf(time));
     };
     for (const id of ["screen", "player"]) {
       element(id).onkeydown = (event) => this.#onKey(event);
@@ -154,7 +154,8 @@ export class PlayerControls {
     this.#announce(isPlaying ? LABELS.playing(speed) : LABELS.pausedAt(spoken(position)));
   }
 
-  #seek(time) {
+  /** Jump to a position, and say where that is. */
+  seek(time) {
     this.#playback.seek(time);
     this.#announce(LABELS.jumped(spoken(this.#playback.position)));
   }
@@ -166,7 +167,7 @@ export class PlayerControls {
       direction > 0
         ? times.find((time) => time > position)
         : times.findLast((time) => time < position - NEAR_MARK_MS);
-    this.#seek(next ?? (direction > 0 ? this.#timeline.duration : 0));
+    this.seek(next ?? (direction > 0 ? this.#timeline.duration : 0));
   }
 
   #changeSpeed(direction) {
@@ -187,12 +188,12 @@ export class PlayerControls {
     const acts = {
       " ": () => this.#toggle(),
       k: () => this.#toggle(),
-      ArrowLeft: () => this.#seek(position - stride),
-      ArrowRight: () => this.#seek(position + stride),
-      j: () => this.#seek(position - STEP_MS),
-      l: () => this.#seek(position + STEP_MS),
-      Home: () => this.#seek(0),
-      End: () => this.#seek(this.#timeline.duration),
+      ArrowLeft: () => this.seek(position - stride),
+      ArrowRight: () => this.seek(position + stride),
+      j: () => this.seek(position - STEP_MS),
+      l: () => this.seek(position + STEP_MS),
+      Home: () => this.seek(0),
+      End: () => this.seek(this.#timeline.duration),
       "<": () => this.#changeSpeed(-1),
       ">": () => this.#changeSpeed(1),
       n: () => this.#toMark(1),

@@ -2,6 +2,10 @@
 import { KINDS } from "./records.js";
 
 const SHOWN_MS = 4000;
+/** A line of keys ends with Enter, before a pause, and at this length. */
+const LINE_PAUSE_MS = 2000;
+const LINE_KEYS_MAX = 120;
+const LINE_ENDS = "⏎";
 const NAMES = new Map([
   [0xff08, "⌫"], [0xff09, "⇥"], [0xff0d, "⏎"], [0xff8d, "⏎"], [0xff1b, "Esc"], [0xffff, "Del"],
   [0xff50, "Home"], [0xff51, "←"], [0xff52, "↑"], [0xff53, "→"], [0xff54, "↓"], [0xff55, "PgUp"],
@@ -21,6 +25,19 @@ export function keyText(keysym) {
   return NAMES.get(keysym) ?? `0x${keysym.toString(16)}`;
 }
 
+/** Return keys as one text: those with names, such as Ctrl, are set apart. */
+function joinedKeys(keys) {
+  let text = "";
+  let wasName = false;
+  for (const key of keys) {
+    const isName = [...key].length > 1;
+    if (text && (isName || wasName)) text += " ";
+    text += key;
+    wasName = isName;
+  }
+  return text;
+}
+
 export class Keystrokes {
   #pressed = [];
 
@@ -32,6 +49,27 @@ export class Keystrokes {
       if (text) this.#pressed.push({ time: start + time, text });
     }
     this.#pressed.sort((one, other) => one.time - other.time);
+  }
+
+  get isEmpty() {
+    return this.#pressed.length === 0;
+  }
+
+  /** Return the keys in lines, in the order of time: {time, text}. */
+  get lines() {
+    const lines = [];
+    let line = null;
+    let last = -Infinity;
+    for (const { time, text } of this.#pressed) {
+      if (line === null || time - last > LINE_PAUSE_MS || line.keys.length === LINE_KEYS_MAX) {
+        line = { time, keys: [] };
+        lines.push(line);
+      }
+      line.keys.push(text);
+      last = time;
+      if (text === LINE_ENDS) line = null;
+    }
+    return lines.map(({ time, keys }) => ({ time, text: joinedKeys(keys) }));
   }
 
   /** Return the keys that were pressed shortly before a time. */

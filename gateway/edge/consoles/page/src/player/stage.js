@@ -4,6 +4,7 @@ import { MODES } from "../texts.js";
 import { ScreenTooLarge } from "../screen.js";
 import { element, fillFacts } from "../view.js";
 import { PlayerControls } from "./controls.js";
+import { KeysPanel } from "./keys_panel.js";
 import { Keystrokes } from "./keystrokes.js";
 import { Playback } from "./playback.js";
 import { Unreadable, parseRecords } from "./records.js";
@@ -87,6 +88,7 @@ class Stage {
   #view;
   #problems = new Map();
   #keystrokes = new Keystrokes();
+  #keysPanel;
   #noticeTimer = null;
   #jumpTimer = null;
   #label;
@@ -123,6 +125,11 @@ class Stage {
       timers: turns,
     });
     this.#controls = new PlayerControls(this.#playback, this.#timeline, (text) => view.announce(text));
+    this.#keysPanel = new KeysPanel(this.#keystrokes, {
+      position: () => this.#playback.position,
+      clock: (time) => this.#timeline.clock(time),
+      seek: (time) => this.#controls.seek(time),
+    });
     this.#prepareScale();
     const begin = at === null ? 0 : at - this.#timeline.startedAt;
     this.#playback.seek(begin);
@@ -135,9 +142,11 @@ class Stage {
       for (let chunk = 0; chunk < count; chunk++) {
         try {
           this.#keystrokes.add(start, parseRecords(await readKeys(number, chunk)));
-        } catch {
-          return; // the view is over, or the keys cannot be read
+        } catch (error) {
+          if (!(error instanceof Unreadable)) return; // the view is over
+          this.#keysPanel.showProblem();
         }
+        this.#keysPanel.changed();
         this.#showWords();
       }
     }
@@ -159,6 +168,7 @@ class Stage {
     this.#playback.close();
     for (const id of ["words", "keys"]) element(id).hidden = true;
     element("keys").textContent = "";
+    this.#keysPanel.clear();
     element("notice").textContent = "";
   }
 

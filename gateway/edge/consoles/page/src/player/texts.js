@@ -100,6 +100,8 @@ export const LABELS = {
   finished: "End of the recording",
   position: (time, length, clock) => `${time} of ${length}, ${clock}`,
   jumping: "Jumping",
+  keysHint: "Select a line to jump there. Times are those of its first key. Passwords are among the keys.",
+  keysUnreadable: "Some keystrokes cannot be read. Verify the recording with: gateway recordings verify",
   omitted: (count) => `${count} more, which this list is too long for. The audit log names watchers.`,
   gap: "The connection was lost here. Nothing was shown.",
   problems: (texts) => `This recording is not intact. ${texts.join("; ")}.`,

@@ -21,6 +21,13 @@ export function joined(earlier, page) {
   return [...earlier, ...page.filter((one) => !known.has(one.id))];
 }
 
+/** Return a number of bytes in words. */
+export function sizeText(bytes) {
+  const steps = ["bytes", "KiB", "MiB", "GiB"];
+  const step = Math.min(steps.length - 1, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
+  return `${(bytes / 1024 ** step).toFixed(step === 0 ? 0 : 1)} ${steps[step]}`;
+}
+
 /** Return the length in seconds, or null while it is in progress. */
 export function lengthS({ started_at: start, ended_at: end }) {
   return end === null ? null : Math.max(0, (Date.parse(end) - Date.parse(start)) / 1000);

@@ -8,6 +8,8 @@ import { followNames, keepFocus, pageLink, serverName, showRefusal } from "../li
 import { LIVE } from "../live_texts.js";
 import { clockTime } from "../times.js";
 import { joined, lengthS, pagePath } from "./model.js";
+import { play, whyNotPlayed } from "./play.js";
+import { problemElement } from "./problems.js";
 import { RECORDINGS } from "./texts.js";
 
 const FIRST_SPAN = "week";
@@ -178,7 +180,10 @@ export class RecordingsView {
         foreign(plainText(person.subject, 255)),
         make("small", { dir: "auto", textContent: plainText(person.issuer, 255) }),
       ),
-      cell(columns.started, clockTime(recording.started_at)),
+      cell(
+        columns.started,
+        pageLink(this.#tools, `/recordings/${recording.id}`, clockTime(recording.started_at)),
+      ),
       cell(
         columns.length,
         seconds === null
@@ -211,13 +216,11 @@ export class RecordingsView {
   }
 
   #playButton(recording) {
-    if (recording.state !== "ended")
-      return make("span", { className: "hint", textContent: RECORDINGS.later });
-    if (!recording.here)
-      return make("span", { className: "hint", textContent: RECORDINGS.elsewhere });
-    const made = button(RECORDINGS.play, () => this.#play(recording, made), {
-      id: `play-${recording.id}`,
-    });
+    const why = whyNotPlayed(recording);
+    if (why) return make("span", { className: "hint", textContent: why });
+    const act = () =>
+      play(this.#tools, recording.id, { pressed: made, done: this.#done, refusal: this.#refusal });
+    const made = button(RECORDINGS.play, act, { id: `play-${recording.id}` });
     made.setAttribute(
       "aria-label",
       RECORDINGS.playOf(
@@ -227,32 +230,4 @@ export class RecordingsView {
     );
     return made;
   }
-
-  /** Get the one-time address of the player, as the API gives it, and go there. */
-  async #play(recording, made) {
-    showRefusal(this.#refusal, null);
-    made.disabled = true;
-    this.#done.textContent = RECORDINGS.opening;
-    const reply = await this.#tools.session.write(
-      `/ui/console/recordings/${recording.id}/views`,
-      {},
-    );
-    made.disabled = false;
-    this.#done.textContent = "";
-    if (reply.status === 200) location.assign(reply.data.url);
-    else {
-      showRefusal(this.#refusal, reply);
-      made.focus();
-    }
-  }
-}
-
-function problemElement({ problems, here }) {
-  if (problems.length === 0) return "";
-  const texts = problems.map((text) => plainText(text, 500));
-  return make("p", {
-    className: "warn",
-    dir: "auto",
-    textContent: here ? RECORDINGS.problems(texts) : RECORDINGS.notHere(texts),
-  });
 }

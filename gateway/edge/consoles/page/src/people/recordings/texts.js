@@ -1,4 +1,5 @@
-// Every text of the list of recordings.
+// Every text of the pages of recordings.
+import { sizeText } from "./model.js";
 
 export const RECORDINGS = {
   title: "Recordings",
@@ -34,5 +35,38 @@ export const RECORDINGS = {
   more: "Show older",
   incomplete: "The recordings of other hosts are unknown at the moment. Some may be missing.",
   count: (count) => (count === 1 ? "1 recording" : `${count} recordings`),
-  notPlayed: "The recording was not opened.",
+};
+
+export const RECORDING = {
+  title: "Recording",
+  of: (server) => `Recording of ${server}`,
+  all: "All recordings",
+  address: "Client address",
+  keys: "Keystrokes",
+  hasKeys: "Recorded",
+  hasNoKeys: "Not recorded",
+  held: "Retention",
+  isHeld: "On hold: it is not removed",
+  size: "Size",
+  id: "Recording",
+  playWithKeys: "Play with keystrokes",
+  export: "Export…",
+  audited: "The audit log records each view and each export.",
+};
+
+export const EXPORT = {
+  title: "Export this recording?",
+  notEncrypted:
+    "The file is not encrypted. Everyone who has it sees what was on the screen, without a login.",
+  content:
+    "It is one HTML file that plays without network. Keystrokes are not in it, and retention does not remove it. The audit log records the export.",
+  begin: "Export without encryption",
+  cancel: "Cancel",
+  running: "Exporting",
+  received: (bytes) => `${sizeText(bytes)} received. Keep this page open.`,
+  saved: "Exported",
+  fileName: (id) => `recording-${id}.html`,
+  savedAs: (name) => `The browser saves ${name}.`,
+  failed: "Not exported",
+  cut: "The export ended before the file was complete, and nothing was saved: the connection was lost, or your permission has ended.",
 };
