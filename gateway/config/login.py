@@ -108,5 +108,5 @@ class LoginSettings(Section):
     """A session ends this long after the login, in seconds; earlier with the issuer's
     `token_age_max_s`."""
     fresh_s: Seconds | None = None
-    """Approvals, power actions, opening a console, exports and keystrokes of recordings require a
-    login at the issuer within this time in seconds. Unset: any login that has not ended."""
+    """Approvals, break-glass, power actions, opening a console, exports and keystrokes of
+    recordings require a login at the issuer within this time in seconds. Unset: any login that has not ended."""

@@ -1,12 +1,11 @@
 """Tickets belong to a person, in browsers with a login: real gateways, Valkey, simulated cloud."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.browser_login import ENVIRON, Answer, LoginBrowser, enable_login
+from tests.support.browser_login import ENVIRON, Answer, LoginBrowser, enable_login, set_claims
 from tests.support.live_delivery import (
     ADMIN_API,
     PROJECT,
@@ -182,13 +181,6 @@ def test_old_login_must_be_repeated(optional: RunningGateway) -> None:
     assert "max_age=3600" in address
     assert browser.come_back(browser.at_provider(address)).status == 200
     assert post(browser, "/console/redeem", ticket=text).status == 200
-
-
-def set_claims(gateway: RunningGateway, claims: dict[str, Any]) -> None:
-    provider = LoginBrowser(gateway.cloud.issuer)
-    headers = {"Content-Type": "application/json"}
-    body = json.dumps({"id_token_claims": claims})
-    assert provider.send("POST", "/_box/login", headers, body).status == 200
 
 
 def test_logout_ends_the_consoles_of_its_session(optional: RunningGateway) -> None:

@@ -29,6 +29,7 @@ from gateway.edge.json_endpoint import (
     conditional_reply,
     json_reply,
     read_json,
+    require_fresh_login,
 )
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.requests.request_fields import request_fields, rule_fields
@@ -118,6 +119,8 @@ class RequestsHandler:
     async def _create(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         person = await self._identify(request, context)
         wanted = _wanted(await self._body(request, context))
+        if wanted.break_glass:
+            require_fresh_login(context)
         made = await self._requests.create(wanted, person, context)
         return json_reply(self._fields(made, person), status=HTTPStatus.CREATED)
 
