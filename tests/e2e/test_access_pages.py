@@ -95,19 +95,10 @@ class Person(PageVisitor[AccessSite]):
         return self.page.locator(".refusal")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def slow_machine() -> Iterator[None]:
-    """Let pages take their time on a busy machine."""
-    expect.set_options(timeout=WAIT_MS)
-    yield
-    expect.set_options(timeout=5_000)
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[AccessSite]:
     stack = Stack(CloudProcess("--live-project", PROJECT), start=False, environ=ENVIRON)
     gateway = stack.gateway
-    gateway.config["store"]["timeout_s"] = 1
     gateway.config["page"] = {"enabled": True}
     public_url = f"http://localhost:{gateway.port}"
     deliver_live(gateway, public_url=public_url, browser_login="required")

@@ -25,6 +25,7 @@ from tests.support.live_delivery import (
     ticket,
 )
 from tests.support.live_page import LivePage
+from tests.support.round_trips import RoundTrips
 from tests.support.stack import (
     CloudProcess,
     Response,
@@ -219,11 +220,13 @@ def test_commands_request_approve_and_end_access(
     assert here.console(ann, server).status == 403
     (waiting,) = command(there, lea, "list", "--to-approve")["requests"]
     assert (waiting["id"], waiting["may"]) == (made["id"], ["approve", "deny"])
-    approved = command(there, lea, "approve", made["id"], "--hash", made["hash"])
-    approved_at = time.monotonic()
-    assert (approved["state"], approved["in_force"]) == ("active", True)
-    eventually(lambda: here.console(ann, server).status == 200)
-    assert time.monotonic() - approved_at < WITHIN_S
+    with RoundTrips(here, there, valkey=stack.valkey) as trips:
+        approved = command(there, lea, "approve", made["id"], "--hash", made["hash"])
+        approved_at = time.monotonic()
+        assert (approved["state"], approved["in_force"]) == ("active", True)
+        eventually(lambda: here.console(ann, server).status == 200)
+        took_s = time.monotonic() - approved_at
+    assert took_s < trips.limit_s(WITHIN_S)
     assert there.console(ann, server).status == 200
     issued = there.audit("console_ticket_issued")[-1]
     assert issued["rule"] == f"request:{made['id']}"
@@ -238,11 +241,13 @@ def test_commands_request_approve_and_end_access(
     said = explained(there, server, by_gateway=True)
     assert said.startswith(f"ALLOWED by request:{made['id']}")
     assert f" in force at {there.admin}" in said
-    ended = command(here, ann, "end", made["id"], "--reason", "done")
-    ended_at = time.monotonic()
-    assert ended["state"] == "revoked"
-    eventually(lambda: there.console(ann, server).status == 403)
-    assert time.monotonic() - ended_at < WITHIN_S
+    with RoundTrips(here, there, valkey=stack.valkey) as trips:
+        ended = command(here, ann, "end", made["id"], "--reason", "done")
+        ended_at = time.monotonic()
+        assert ended["state"] == "revoked"
+        eventually(lambda: there.console(ann, server).status == 403)
+        took_s = time.monotonic() - ended_at
+    assert took_s < trips.limit_s(WITHIN_S)
     assert here.console(ann, server).status == 403
     said = explained(there, server)
     assert said.startswith("DENIED")
@@ -277,24 +282,28 @@ async def test_live_console_ends_with_its_request(
     await page.until_live()
 
     request_id = made.json["id"]
-    if how == "approver":
-        reply = await asyncio.to_thread(call, there, lea, f"/{request_id}/end", {"reason": "no"})
-        assert reply.json["state"] == "revoked"
-    elif how == "administrator":
-        headers = admin_headers(stack.cloud)
-        listed = await asyncio.to_thread(
-            fetch, there.admin, "GET", "/admin/requests?subject=ben-administrator", headers
-        )
-        assert [one["id"] for one in listed.json["requests"]] == [request_id]
-        body = {"id": request_id, "reason": "incident 7"}
-        await asyncio.to_thread(admin_post, there, "/admin/requests/end", headers, body)
-        assert there.audit("access_request_ended")[-1]["subject"] == "ada"
-    else:
-        here.write_policy(make_policy(stack.cloud))
-    began = time.monotonic()
-    code = await page.until_closed()
+    with RoundTrips(here, there, valkey=stack.valkey) as trips:
+        if how == "approver":
+            reply = await asyncio.to_thread(
+                call, there, lea, f"/{request_id}/end", {"reason": "no"}
+            )
+            assert reply.json["state"] == "revoked"
+        elif how == "administrator":
+            headers = admin_headers(stack.cloud)
+            listed = await asyncio.to_thread(
+                fetch, there.admin, "GET", "/admin/requests?subject=ben-administrator", headers
+            )
+            assert [one["id"] for one in listed.json["requests"]] == [request_id]
+            body = {"id": request_id, "reason": "incident 7"}
+            await asyncio.to_thread(admin_post, there, "/admin/requests/end", headers, body)
+            assert there.audit("access_request_ended")[-1]["subject"] == "ada"
+        else:
+            here.write_policy(make_policy(stack.cloud))
+        began = time.monotonic()
+        code = await page.until_closed()
+        took_s = time.monotonic() - began
     assert code == 4002, code
-    assert time.monotonic() - began < 2 * WITHIN_S
+    assert took_s < trips.limit_s(2 * WITHIN_S)
     if how == "policy":
         here.write_policy(with_requests(stack.cloud))
         await asyncio.to_thread(

@@ -1,13 +1,12 @@
 """Login methods of accounts, reuse of links, rate limits of callers, and stores."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.demo.cloud.iam import ACCESS_KEY, SECRET_KEY
-from tests.support.stack import RunningGateway, Stack
+from tests.support.stack import RunningGateway, Stack, eventually
 from tests.support.tls import TlsProxy, write_certificate
 
 
@@ -81,14 +80,14 @@ def test_key_pair_and_token_file_logins(own_stack: Stack, method: str) -> None:
 
 
 def test_rate_limited_caller_gets_retry_after(own_stack: Stack) -> None:
-    limits = {"requests": 60, "per_s": 60, "burst": 5}
+    limits = {"requests": 60, "per_s": 1_200, "burst": 5}
     gateway = own_stack.replica(change={"caller_limits": limits})
     token = own_stack.cloud.token()
     responses = [gateway.console(token) for _ in range(12)]
     rejected = [response for response in responses if response.status == 429]
     assert 5 <= len(rejected) <= 7
     assert rejected[0].error_code == "CGW.4290"
-    assert int(rejected[0].headers["retry-after"]) == 1
+    assert 1 <= int(rejected[0].headers["retry-after"]) <= 20
     assert gateway.console(own_stack.cloud.token("oscar")).status == 200
 
 
@@ -152,16 +151,12 @@ def test_store_tls_requires_a_trusted_certificate(
 
 
 def test_popular_link_is_renewed_before_it_expires(own_stack: Stack) -> None:
-    links = {"lifetime_s": 6, "min_remaining_s": 1, "renew_before_s": 2}
+    links = {"lifetime_s": 14, "min_remaining_s": 1, "renew_before_s": 8}
     store = {**own_stack.gateway.config["store"], "namespace": "renewal"}
     gateway = own_stack.replica(account={"links": links}, change={"store": store})
     token, server = own_stack.cloud.token(), own_stack.cloud.servers[3]
     seen = set()
-    until = time.monotonic() + 9.0
-    while time.monotonic() < until:
-        seen.add(gateway.console(token, server).json["url"])
-        time.sleep(0.01)
-    assert len(seen) >= 2
+    eventually(lambda: seen.add(gateway.console(token, server).json["url"]) or len(seen) >= 2)
     assert gateway.metric('gateway_links_total{account="prod",source="upstream"}') == 1, (
         "only the first request waited for the cloud"
     )

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.domain.model import Secret
 from gateway.domain.upstream.signing import sign
-from tests.support.stack import CloudProcess, Response, Stack, eventually, fetch
+from tests.support.stack import TIMEOUT_S, CloudProcess, Response, Stack, eventually, fetch
 
 SERVERS = 45
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -327,7 +327,9 @@ def test_interrupted_downloads_release_their_slots(api: Api) -> None:
     parts = urlsplit(api.stack.gateway.url)
     # Each interrupted download must release its slot: there are more downloads than slots.
     for _ in range(5):
-        with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+        with socket.create_connection(
+            (parts.hostname, parts.port), timeout=TIMEOUT_S
+        ) as connection:
             target = f"/v1/{api.cloud.project}{logs}/{export}/content"
             connection.sendall(
                 f"GET {target} HTTP/1.1\r\nHost: x\r\n"
@@ -427,7 +429,7 @@ def test_request_bodies_are_limited(api: Api) -> None:
 
 
 def test_slow_body_is_decided_by_the_current_policy(api: Api) -> None:
-    gateway = api.stack.replica(change={"request": {"deadline_s": 20}})
+    gateway = api.stack.replica()
     policy = json.loads(api.stack.gateway.policy_file.read_text())
     gateway.write_policy(policy)
     read = {"Authorization": f"Bearer {api.tokens['olga']}"}
@@ -435,7 +437,7 @@ def test_slow_body_is_decided_by_the_current_policy(api: Api) -> None:
     eventually(lambda: b"server:power" in fetch(gateway.url, "GET", path, read).body)
     parts = urlsplit(gateway.url)
     body = json.dumps({"action": "power off", "server_id_set": [api.own[6]]}).encode()
-    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(
             f"PUT /v1/{api.cloud.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {api.tokens['olga']}\r\n"
@@ -454,7 +456,7 @@ def test_slow_body_is_decided_by_the_current_policy(api: Api) -> None:
 def test_expect_100_continue_is_answered(api: Api) -> None:
     parts = urlsplit(api.stack.gateway.url)
     body = json.dumps({"action": "power on", "server_id_set": api.own[:1]}).encode()
-    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S) as connection:
         connection.sendall(
             f"PUT /v1/{api.cloud.project}/physicalservers/power-state HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {api.tokens['olga']}\r\nExpect: 100-continue\r\n"

@@ -17,6 +17,7 @@ from tests.support.haproxy import HAPROXY, NOT_HERE, HAProxy
 from tests.support.live_delivery import PROJECT, deliver_live
 from tests.support.live_page import LivePage
 from tests.support.stack import (
+    TIMEOUT_S,
     CloudProcess,
     RunningGateway,
     Stack,
@@ -46,11 +47,11 @@ def request(
     connection: http.client.HTTPConnection
     if tls is None:
         connection = http.client.HTTPConnection(
-            "127.0.0.1", port, timeout=20, source_address=source_address
+            "127.0.0.1", port, timeout=TIMEOUT_S, source_address=source_address
         )
     else:
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", port, timeout=20, source_address=source_address, context=tls
+            "127.0.0.1", port, timeout=TIMEOUT_S, source_address=source_address, context=tls
         )
     sent = {"Authorization": f"Bearer {stack.cloud.token()}"} | (headers or {})
     try:
@@ -172,7 +173,7 @@ def test_proxy_protocol_survives_new_workers(
 
 def closed_without_response(gateway: RunningGateway, sent: bytes, source: str) -> bool:
     with socket.create_connection(
-        ("127.0.0.1", gateway.port), timeout=10, source_address=(source, 0)
+        ("127.0.0.1", gateway.port), timeout=TIMEOUT_S, source_address=(source, 0)
     ) as connection:
         connection.sendall(sent)
         try:
@@ -204,7 +205,7 @@ def socket_file(tmp_path: Path) -> Path:
 
 def request_on_socket(path: Path, headers: str = "") -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(TIMEOUT_S)
         connection.connect(str(path))
         text = f"GET /docs HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n"
         connection.sendall(text.encode())

@@ -24,7 +24,6 @@ def stack() -> Iterator[Stack]:
     found = Stack(CloudProcess(), start=False, environ=ENVIRON)
     second = CloudProcess(servers=1)
     gateway = found.gateway
-    gateway.config["store"]["timeout_s"] = 1
     gateway.config["login"] = {"fresh_s": 3600}
     first = gateway.config["issuers"][0]
     first["claims"] = {"groups_required": True}

@@ -18,7 +18,7 @@ from gateway.demo.cloud.idp_login import CLI_CLIENT
 from tests.support import programs
 from tests.support.browser_login import LoginBrowser
 from tests.support.programs import Program
-from tests.support.stack import CloudProcess, Stack, eventually, fetch
+from tests.support.stack import TIMEOUT_S, CloudProcess, Stack, eventually, fetch
 
 CONTACT = {"text": "Platform on-call", "url": "https://chat.example.com/c/console"}
 
@@ -123,8 +123,8 @@ class Person:
                 answer = fetch(f"http://{back.netloc}", "GET", f"{back.path}?{query}")
                 assert answer.status == 400, answer.body
             come_back("&".join([redirect, *([urlencode(changes)] if changes else [])]))
-            code = running.wait(30)
-            reader.join(10)
+            code = running.wait(TIMEOUT_S)
+            reader.join(TIMEOUT_S)
         os.close(ours)
         return code, b"".join(shown).decode()
 
@@ -208,7 +208,7 @@ def test_the_browser_gets_the_address_of_the_provider_without_a_secret(olga: Per
         assert query["code_challenge_method"] == "S256"
         assert query.keys().isdisjoint({"code_verifier", "client_secret", "code"})
         come_back(LoginBrowser.at_provider(address))
-        assert running.wait(30) == 0
+        assert running.wait(TIMEOUT_S) == 0
         running.communicate()
     assert olga.stored["subject"] == "olga"
 
@@ -299,7 +299,7 @@ def test_login_with_a_code_where_there_is_no_browser(
             assert f"the device that shows {entered}" in page.body.decode()
             query = f"user_code={entered}&person={person}"
             assert fetch(olga.stack.cloud.issuer, "GET", f"/device?{query}").status == 200
-        output, errors = running.communicate(timeout=30)
+        output, errors = running.communicate(timeout=TIMEOUT_S)
     assert running.returncode == code, errors
     assert text in output + errors
     if code:

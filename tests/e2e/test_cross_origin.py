@@ -7,7 +7,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.stack import Response, RunningGateway, Stack, console_path, fetch
+from tests.support.stack import (
+    TIMEOUT_S,
+    Response,
+    RunningGateway,
+    Stack,
+    console_path,
+    fetch,
+)
 
 PORTAL = "https://portal.example.com"
 STRANGER = "https://evil.example.com"
@@ -35,7 +42,7 @@ def preflight(gateway: RunningGateway, path: str, origin: str, method: str = "GE
 def vary(gateway: RunningGateway, path: str, headers: dict[str, str]) -> set[str]:
     """Return the elements of all Vary headers."""
     parts = urlsplit(gateway.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     response.read()

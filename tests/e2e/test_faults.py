@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.round_trips import RoundTrips
 from tests.support.stack import Stack, eventually, fetch
 
 
@@ -47,7 +48,6 @@ def console_now(stack: Stack, server: int = 1) -> Any:
         ("answer", {"status": 504}, 503),
         ("answer", {"status": 418}, 502),
         ("answer", {"status": 403, "body": '{"error_code":"iMetal.0004","error_msg":"x"}'}, 502),
-        ("hang", {}, 504),
     ],
 )
 def test_upstream_faults_are_reported_and_not_cached(
@@ -229,13 +229,17 @@ def test_gateway_starts_without_redis(own_stack: Stack) -> None:
 
 @pytest.mark.parametrize("harm", ["kill", "hang"])
 def test_gateway_serves_after_losing_redis(own_stack: Stack, harm: str) -> None:
-    gateway, cloud = own_stack.gateway, own_stack.cloud
+    store = {**own_stack.gateway.config["store"], "timeout_s": 0.5}
+    gateway, cloud = own_stack.replica(change={"store": store}), own_stack.cloud
     assert gateway.console(cloud.token()).status == 200
     own_stack.valkey.kill() if harm == "kill" else own_stack.valkey.hang()
-    for server in range(4):
-        began = time.monotonic()
-        assert gateway.console(cloud.token(), cloud.servers[server]).status == 200
-        assert time.monotonic() - began < 2.0
+    took_s = []
+    with RoundTrips(gateway) as trips:
+        for server in range(4):
+            began = time.monotonic()
+            assert gateway.console(cloud.token(), cloud.servers[server]).status == 200
+            took_s.append(time.monotonic() - began)
+    assert max(took_s) < trips.limit_s(2.0), took_s
     assert gateway.ready() == 200
     assert gateway.metric("gateway_store_available") == 0
     own_stack.valkey.start() if harm == "kill" else own_stack.valkey.resume()
@@ -282,10 +286,11 @@ def test_circuit_breaker_opens_and_closes(own_stack: Stack) -> None:
     assert 1 <= int(responses[-1].headers["retry-after"]) <= 3
     assert gateway.metric('gateway_breaker_open{account="prod"}') >= 0.5
     assert gateway.metric('gateway_breaker_opened_total{account="prod"}') >= 1
-    before = len(cloud.calls(cloud.upstream))
+    before, began = len(cloud.calls(cloud.upstream)), time.monotonic()
     for _ in range(20):
         gateway.console(token, cloud.servers[2])
-    assert len(cloud.calls(cloud.upstream)) - before <= 2, (
+    probes_max = 2 + (time.monotonic() - began) / breaker["open_s"]
+    assert len(cloud.calls(cloud.upstream)) - before <= probes_max, (
         "an open breaker lets only probes through"
     )
     cloud.heal()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.stack import Stack, console_path, eventually, fetch, send_raw
+from tests.support.stack import TIMEOUT_S, Stack, console_path, eventually, fetch, send_raw
 
 HIT_PATH = "gateway_hit_path_requests_total"
 DOCS = "GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -192,7 +192,7 @@ class Connection:
 
     def __init__(self, base: str) -> None:
         parts = urlsplit(base)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=10)
+        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -270,9 +270,9 @@ def test_http_1_0_with_transfer_encoding_closes(connection: Connection) -> None:
 
 
 def test_idle_connection_outlives_the_idle_time_of_a_proxy(stack: Stack) -> None:
-    """The default is above an hour; here it is one second, to see that the key counts."""
+    """The default is above an hour; here it is three seconds, to see that the key counts."""
     gateway = stack.replica(start=False)
-    gateway.config["listen"]["idle_timeout_s"] = 1.0
+    gateway.config["listen"]["idle_timeout_s"] = 3.0
     gateway.write_config()
     gateway.start()
     request = "GET /docs HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -9,7 +9,7 @@ import pytest
 from gateway import __version__
 from tests.support.compose import ROOT, make_secrets
 from tests.support.image import Build, Image, can_build
-from tests.support.stack import eventually
+from tests.support.stack import TIMEOUT_S, eventually
 from tests.support.valkey import free_port
 
 pytestmark = pytest.mark.skipif(not can_build(), reason="requires root on Linux")
@@ -113,7 +113,7 @@ def test_demo_image_runs_the_simulated_cloud(build: Build) -> None:
     addresses = json.loads(image.output())
     assert addresses["upstream"].startswith("http://127.0.0.1:")
     running.terminate()
-    assert running.wait(30) == 0, image.output()
+    assert running.wait(TIMEOUT_S) == 0, image.output()
 
 
 def test_image_serves_reports_health_and_stops(image: Image, admin_port: int) -> None:
@@ -123,5 +123,5 @@ def test_image_serves_reports_health_and_stops(image: Image, admin_port: int) ->
     eventually(lambda: image.run(*health).returncode == 0, image.output)
     serving.terminate()
     began = time.monotonic()
-    assert serving.wait(30) == 0, image.output()
+    assert serving.wait(TIMEOUT_S) == 0, image.output()
     assert time.monotonic() - began < 20

@@ -12,7 +12,10 @@ from pathlib import Path
 import valkey
 
 from gateway.demo.cloud import iam
+from tests.support.round_trips import RoundTrips
 from tests.support.stack import Stack, console_path, eventually, make_policy, send_raw
+
+_POLICY_RELOADS = 'gateway_policy_reloads_total{outcome="ok"}'
 
 
 def test_1_cached_link_requires_the_current_policy(
@@ -33,33 +36,42 @@ def test_1_cached_link_requires_the_current_policy(
 
 def test_1_expired_grant_stops_access_at_once(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
-    policy = make_policy(cloud)
-    ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 4))
-    policy["grants"][0]["until"] = ends
-    gateway.write_policy(policy)
-    eventually(lambda: gateway.metric('gateway_policy_reloads_total{outcome="ok"}') >= 2)
-    token = cloud.token()
-    assert gateway.console(token).status == 200
+    policy, token = make_policy(cloud), cloud.token()
+    status = 403
+    for left_s in (4, 8, 16, 32):  # on a busy machine the grant may have ended before it is used
+        loaded = gateway.metric(_POLICY_RELOADS)
+        ends = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + left_s))
+        policy["grants"][0]["until"] = ends
+        gateway.write_policy(policy)
+        eventually(lambda n=loaded: gateway.metric(_POLICY_RELOADS) > n)
+        status = gateway.console(token).status
+        if status == 200:
+            break
+    assert status == 200
     eventually(lambda: gateway.console(token).status == 403)
 
 
 def test_2_link_keeps_min_remaining_lifetime(own_stack: Stack) -> None:
-    links = {"lifetime_s": 4, "min_remaining_s": 2}
+    links = {"lifetime_s": 6, "min_remaining_s": 2}
     gateway = own_stack.replica(
         account={"links": links},
         change={"store": {**own_stack.gateway.config["store"], "namespace": "short"}},
     )
     token = own_stack.cloud.token()
-    seen: dict[str, float] = {}
-    for _ in range(60):
+    received: dict[str, float] = {}
+
+    def returns_third_link() -> bool:
+        # The gateway sent a link after it was requested, and had fetched it before it was received.
+        requested_at = time.monotonic()
         response = gateway.console(token)
-        assert response.status == 200
-        url, now = response.json["url"], time.monotonic()
-        first = seen.setdefault(url, now)
-        assert now - first <= 2.05
+        assert response.status == 200, response.body
+        received_at = received.setdefault(response.json["url"], time.monotonic())
+        assert requested_at - received_at <= 4.0
         assert int(response.headers["x-console-expires-in"]) >= 2
         time.sleep(0.1)
-    assert len(seen) >= 3
+        return len(received) >= 3
+
+    eventually(returns_third_link)
 
 
 def test_4_concurrent_requests_cost_one_upstream_call(
@@ -81,9 +93,9 @@ def test_4_dead_holder_costs_one_more_call(own_stack: Stack) -> None:
     cloud.fail(cloud.upstream, "answer", path=server, delay_s=60.0, times=1)
     with ThreadPoolExecutor(4) as pool:
         lost = pool.submit(_request_and_lose, own_stack, token, server)
-        eventually(lambda: any(server in call["path"] for call in _pending(own_stack, server)))
+        cloud.wait_for_fault(cloud.upstream)
         waiting = pool.submit(other.console, token, server)
-        time.sleep(0.2)
+        eventually(lambda: other.metric("gateway_fetches_in_flight") == 1)
         for pid in _workers(own_stack.gateway.pid):
             _kill(pid)
         response = waiting.result()
@@ -157,18 +169,23 @@ def test_6_caller_credentials_never_reach_the_cloud(own_stack: Stack) -> None:
 def test_8_request_is_answered_by_its_deadline(own_stack: Stack) -> None:
     gateway = own_stack.replica(
         change={"request": {"deadline_s": 1}},
-        account={"timeouts": {"connect_s": 5, "read_s": 5, "total_s": 5}},
     )
     own_stack.cloud.fail(own_stack.cloud.upstream, "hang")
-    began = time.monotonic()
-    response = gateway.console(own_stack.cloud.token())
+    token = own_stack.cloud.token()
+    with RoundTrips(gateway) as trips:
+        began = time.monotonic()
+        response = gateway.console(token)
+        took_s = time.monotonic() - began
     assert response.status == 504
-    assert time.monotonic() - began < 3.0
+    assert took_s < trips.limit_s(3.0)
 
 
 def test_8_disconnected_caller_releases_its_place(own_stack: Stack) -> None:
     cloud = own_stack.cloud
-    gateway = own_stack.replica(change={"request": {"deadline_s": 60, "drain_s": 1}})
+    gateway = own_stack.replica(
+        change={"request": {"deadline_s": 60, "drain_s": 1}},
+        account={"timeouts": {"connect_s": 4, "read_s": 4, "total_s": 4}},
+    )
     cloud.fail(cloud.upstream, "hang", path=cloud.servers[2])
     path = console_path(cloud.project, cloud.servers[2])
     raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cloud.token()}\r\n\r\n"
@@ -178,7 +195,7 @@ def test_8_disconnected_caller_releases_its_place(own_stack: Stack) -> None:
     # The call that was sent is awaited for the next caller, but no longer than a call may take.
     eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 0)
     cloud.heal()
-    assert gateway.console(cloud.token(), cloud.servers[2]).status == 200
+    eventually(lambda: gateway.console(cloud.token(), cloud.servers[2]).status == 200)
 
 
 def _request_and_lose(stack: Stack, token: str, server: str) -> bytes:
@@ -188,11 +205,6 @@ def _request_and_lose(stack: Stack, token: str, server: str) -> bytes:
         return send_raw(stack.gateway.url, raw.encode())
     except OSError:
         return b""
-
-
-def _pending(stack: Stack, server: str) -> list[dict[str, str]]:
-    in_flight = stack.gateway.metric("gateway_fetches_in_flight")
-    return [{"path": server}] if in_flight else []
 
 
 def _workers(pid: int) -> list[int]:

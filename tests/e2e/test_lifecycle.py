@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from gateway.process.supervisor import _RESTART_DELAYS_S
-from tests.support.stack import Stack, console_path, eventually, fetch, make_policy
+from tests.support.stack import (
+    DRAIN_S,
+    START_TIMEOUT_S,
+    TIMEOUT_S,
+    Stack,
+    console_path,
+    eventually,
+    fetch,
+    make_policy,
+)
 from tests.support.valkey import RealValkey, free_port
 
 
@@ -24,16 +33,16 @@ def workers_of(pid: int) -> list[int]:
 def test_sigterm_completes_accepted_requests(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
     gateway.console(cloud.token())
-    slow = '{"url": "https://x.huaweicloud.com/vnc?token=1"}'
-    cloud.fail(cloud.upstream, "answer", body=slow, delay_s=1.5)
-    with ThreadPoolExecutor(8) as pool:
+    cloud.fail(cloud.upstream, "hang")
+    with ThreadPoolExecutor(9) as pool:
         tokens = [cloud.token(f"p{i}") for i in range(8)]
         pending = [pool.submit(gateway.console, token, cloud.servers[1]) for token in tokens]
         eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 8)
-        assert gateway.stop() == 0
+        stopped = pool.submit(gateway.stop)
+        eventually(lambda: is_refused(gateway.port))
+        cloud.heal()
+        assert stopped.result() == 0
         assert [one.result().status for one in pending] == [200] * 8
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", gateway.port)).close()
     assert gateway.log_text().count('"event":"request"') == 9
 
 
@@ -45,7 +54,7 @@ def test_stuck_request_ends_with_the_drain_time(own_stack: Stack) -> None:
         eventually(lambda: gateway.metric("gateway_fetches_in_flight") == 1)
         began = time.monotonic()
         gateway.stop()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         assert stuck.exception() is not None or stuck.result().status >= 500
 
 
@@ -137,7 +146,7 @@ def test_changed_config_loses_no_request(
     def keep_requesting() -> None:
         while not stop:
             statuses.append(gateway.console(token).status)
-            time.sleep(0.01)  # stay below the caller's own rate limit
+            time.sleep(0.05)  # stay below the caller's own rate limit
 
     with ThreadPoolExecutor(4) as pool:
         loops = [pool.submit(keep_requesting) for _ in range(4)]
@@ -200,7 +209,7 @@ def test_admin_ports_must_differ_from_the_public_port(stack: Stack) -> None:
     gateway.write_config()
     gateway.start(wait=False)
     assert gateway._process is not None
-    assert gateway._process.wait(20) == 1
+    assert gateway._process.wait(START_TIMEOUT_S) == 1
     assert "listen.port: is the admin port of worker 1" in gateway.log_text()
 
 
@@ -214,7 +223,7 @@ def is_refused(port: int) -> bool:
 
 def test_stopping_gateway_refuses_new_connections_only(own_stack: Stack) -> None:
     gateway, cloud = own_stack.gateway, own_stack.cloud
-    keep_alive = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    keep_alive = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=TIMEOUT_S)
     path = console_path(cloud.project, cloud.servers[0])
     headers = {"Authorization": f"Bearer {cloud.token()}"}
     for connection in (None, "close"):
@@ -229,7 +238,7 @@ def test_stopping_gateway_refuses_new_connections_only(own_stack: Stack) -> None
     keep_alive.close()
     began = time.monotonic()
     assert gateway.stop() == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < DRAIN_S / 2
 
 
 def test_invalid_config_changes_nothing(own_stack: Stack) -> None:
@@ -259,7 +268,7 @@ def test_serve_rejects_an_invalid_config(
     gateway = stack.replica(start=False, change={key: value})
     gateway.start(wait=False)
     assert gateway._process is not None
-    assert gateway._process.wait(20) == 1
+    assert gateway._process.wait(START_TIMEOUT_S) == 1
     assert message in gateway.log_text()
     assert "Traceback" not in gateway.log_text()
 
@@ -292,7 +301,9 @@ def test_cluster_and_sentinel_stores(own_stack: Stack) -> None:
     node = RealValkey("--cluster-enabled", "yes", "--cluster-port", str(free_port())).start()
     sentinel = _sentinel(own_stack.valkey.port)
     try:
-        subprocess.run([sys.executable, "-c", _ADD_SLOTS, str(node.port)], check=True, timeout=20)
+        subprocess.run(
+            [sys.executable, "-c", _ADD_SLOTS, str(node.port)], check=True, timeout=TIMEOUT_S
+        )
         for redis in (
             {"cluster": [f"127.0.0.1:{node.port}"]},
             {"sentinels": [f"127.0.0.1:{sentinel.port}"], "service": "main"},

@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.test_admin import ADMINS, AUDIENCE, Operator, with_api
 from tests.support import programs
+from tests.support.round_trips import RoundTrips
 from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 WITHIN_S = 1.0
@@ -44,10 +45,12 @@ def test_lock_keeps_a_person_out_with_a_new_token(
     cloud, gateways = stack.cloud, (stack.gateway, other)
     old, olga = cloud.token("victor"), cloud.token("olga")
     assert {gateway.console(old).status for gateway in gateways} == {200}
-    lock = ada.add_override(stack.gateway, "lock", "--subject", "victor", "--reason", "left us")
-    set_at = time.monotonic()
-    eventually(lambda: other.console(old).status == 403)
-    assert time.monotonic() - set_at < WITHIN_S
+    with RoundTrips(*gateways, valkey=stack.valkey) as trips:
+        lock = ada.add_override(stack.gateway, "lock", "--subject", "victor", "--reason", "left us")
+        set_at = time.monotonic()
+        eventually(lambda: other.console(old).status == 403)
+        took_s = time.monotonic() - set_at
+    assert took_s < trips.limit_s(WITHIN_S)
     new = cloud.token("victor", claims={"iat": int(time.time()) + 5, "jti": "fresh"})
     for gateway in gateways:
         for token in (old, new):

@@ -38,11 +38,13 @@ def test_rate_limited_caller_does_not_fill_the_log(stack: Stack) -> None:
     statuses = [gateway.console(token).status for _ in range(60)]
     at_most = 10 + 10 * (time.monotonic() - began)
     assert statuses.count(429) >= 50
-    time.sleep(0.2)
-    lines = [line for line in gateway.log_lines("request") if line["status"] == 429]
-    assert 1 <= len(lines) <= at_most
+
+    def lines() -> int:
+        return [one["status"] for one in gateway.log_lines("request")].count(429)
+
     unlogged = gateway.metric("gateway_log_lines_sampled_out_total")
-    assert unlogged == statuses.count(429) - len(lines)
+    eventually(lambda: unlogged == statuses.count(429) - lines())
+    assert 1 <= lines() <= at_most
     gateway.close()
 
 
@@ -107,12 +109,8 @@ def test_stalled_log_reader_blocks_no_request(stack: Stack) -> None:
     gateway.start(wait=False)
     eventually(lambda: gateway.ready() == 200)
     token = stack.cloud.token()
-    slowest_s = 0.0
-    for _ in range(400):  # more lines than the pipe can buffer
-        began = time.monotonic()
+    for _ in range(400):  # more lines than the pipe can buffer: a request that waited would fail
         assert gateway.console(token).status == 200
-        slowest_s = max(slowest_s, time.monotonic() - began)
-    assert slowest_s < 2
     found = b""
     while found.count(b'"event":"request"') < 400:
         try:

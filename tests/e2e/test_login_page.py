@@ -50,7 +50,6 @@ class LoginVisitor(PageVisitor[LoginSite]):
 def site() -> Iterator[LoginSite]:
     stack = Stack(CloudProcess("--live-project", PROJECT), start=False, environ=ENVIRON)
     gateway = stack.gateway
-    gateway.config["store"]["timeout_s"] = 1
     public_url = f"http://localhost:{gateway.port}"
     deliver_live(gateway, public_url=public_url, browser_login="required")
     enable_login(gateway, label="Company login")

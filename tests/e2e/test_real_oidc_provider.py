@@ -25,7 +25,6 @@ SCOPES = ["openid", "groups", "offline_access"]
 def gateway() -> Iterator[RunningGateway]:
     stack = Stack(CloudProcess(), start=False, environ={"LOGIN_SECRET": SECRET})
     found = stack.gateway
-    found.config["store"]["timeout_s"] = 1
     url = f"http://localhost:{found.port}"
     with oidc_provider(url, "corp") as issuer:
         found.config["listen"]["public_url"] = url

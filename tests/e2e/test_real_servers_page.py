@@ -41,7 +41,6 @@ class PersonVisitor(PageVisitor[RealSite]):
 def real() -> Iterator[RealSite]:
     stack = Stack(CloudProcess("--live-project", PROJECT), start=False, environ=ENVIRON)
     gateway = stack.gateway
-    gateway.config["store"]["timeout_s"] = 1
     gateway.config["page"] = {"enabled": True}
     deliver_live(gateway, public_url=f"http://localhost:{gateway.port}", browser_login="required")
     enable_login(gateway)
@@ -94,7 +93,7 @@ def type_and_see(tab: Page) -> None:
     before = tab.evaluate(pixels)
     canvas.click()
     tab.keyboard.type("root")
-    for _ in range(500):
+    for _ in range(3_000):
         if tab.evaluate(pixels) != before:
             return
         tab.wait_for_timeout(20)
@@ -156,7 +155,7 @@ def test_open_page_survives_a_drain_and_follows_the_policy(person: PersonVisitor
     gateway.write_policy(policy)
     try:
         eventually(lambda: not before.issubset(gateway.workers()))
-        for _ in range(100):
+        for _ in range(600):
             page.evaluate("() => dispatchEvent(new Event('online'))")
             page.wait_for_timeout(100)
             if rows.count() == 2:

@@ -43,7 +43,6 @@ def stack() -> Iterator[Stack]:
     (gateway.directory / "recordings").mkdir(mode=0o700)
     gateway.config["listen"]["public_url"] = gateway.url
     gateway.config["recordings"] = {"directory": "recordings", "keys": [{"file": str(key)}]}
-    gateway.config["store"]["timeout_s"] = 1  # a busy machine must not look like a lost Redis
     gateway.write_config()
     allow(gateway, "nora")
     record(stack, details_of(stack, 1))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -36,7 +37,6 @@ from tests.support.long_recording import (
     write_long_recording,
 )
 from tests.support.recorded_live import (
-    RoundTrips,
     allow,
     api,
     jump,
@@ -48,10 +48,11 @@ from tests.support.recorded_live import (
     still_picture,
 )
 from tests.support.recordings import a_recording
-from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.round_trips import RoundTrips
+from tests.support.stack import CloudProcess, Response, RunningGateway, Stack, eventually
 
 pytestmark = needs_chromium
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_view_ends_with_its_right(live: Stack, browser: Browser) -> None:
             assert page.locator("#screen canvas").count() == 0
         finally:
             allow(live.gateway, "nora")
-    assert ended_at - policy_changed_at(live, since=began) <= 1.0 + 3 * trips.longest_s
+    assert ended_at - policy_changed_at(live, since=began) <= trips.limit_s(1.0)
     page.close()
     eventually(lambda: has_any(live, server))
 
@@ -222,7 +223,7 @@ def test_client_that_does_not_read_is_cut_off_with_its_right(
         assert len(client.recv(1 << 20, socket.MSG_WAITALL)) < 1 << 20
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-    assert ended_at - policy_changed_at(live, since=began) <= 1.0 + 3 * trips.longest_s
+    assert ended_at - policy_changed_at(live, since=began) <= trips.limit_s(1.0)
 
 
 @contextmanager
@@ -350,17 +351,29 @@ def test_list_goes_on_where_a_page_ended(live: Stack, browser: Browser) -> None:
     for server in live.cloud.servers[:2]:
         if not has_any(live, server):
             record_session(live, browser, server)
-    everything = api(gateway, "GET", "/console/recordings?limit=1000").json
+    everything = listing(gateway, "limit=1000")
     assert (everything["more"], everything["until"]) == (False, None)
-    listed, query = list[str](), "limit=1"
-    for _ in everything["recordings"]:
-        page = api(gateway, "GET", f"/console/recordings?{query}").json
+    listed, query, more = list[str](), "limit=1", True
+    while more:
+        page = listing(gateway, query)
         listed += [one["id"] for one in page["recordings"]]
-        query = f"limit=1&until={page['until']}"
+        more, query = page["more"], f"limit=1&until={page['until']}"
     assert listed == [one["id"] for one in everything["recordings"]]
-    assert not page["more"]
     code, output = run("recordings", "list", "--limit", "1", environ=environ)
     assert (code, "There are more: narrow the search" in output) == (0, True), output
+
+
+def listing(gateway: RunningGateway, query: str) -> Any:
+    """Return a page of the list; a busy disk may not have answered in time (503)."""
+    found: list[Response] = []
+    path = f"/console/recordings?{query}"
+    eventually(
+        lambda: found.append(api(gateway, "GET", path)) or found[-1].status != 503,
+        lambda: found[-1].body,
+    )
+    assert found[-1].status == 200, found[-1].body
+    assert found[-1].json["complete"], "Redis did not answer"
+    return found[-1].json
 
 
 def test_eight_hours_are_played_from_any_second(live: Stack, browser: Browser) -> None:

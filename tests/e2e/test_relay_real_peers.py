@@ -162,7 +162,7 @@ async def novnc(console: RealConsoleHost, rules: RelayRules) -> AsyncIterator[tu
 
 
 async def typed(console: RealConsoleHost, name: str) -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await until(lambda: bool(console.typed(name)))
     return console.typed(name)
 
@@ -222,7 +222,7 @@ async def test_novnc_types_nothing_and_sees_updates_after_a_change_to_view(conso
         before = gate.inputs
         await gate.relay.become_view_only()
         await page.keyboard.type("echo typed > view\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await until(lambda: gate.inputs >= before + 20)
         for _ in range(10):
             shown = await page.evaluate(PICTURE)
@@ -247,13 +247,13 @@ async def test_tigervncs_viewer_shows_the_console(viewers_console, rules):
         environment = {**os.environ, "DISPLAY": viewers_console.display}
         viewer = await asyncio.create_subprocess_exec(*command, env=environment, stderr=DEVNULL)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await until(lambda: gate.received() > 100_000)
             assert gate.ends == []
             assert viewer.returncode is None
         finally:
             viewer.terminate()
             await viewer.wait()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await ended.wait()
     assert gate.ends[0].side is Side.BROWSER

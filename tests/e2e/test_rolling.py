@@ -70,7 +70,7 @@ def fleet() -> Iterator[Fleet]:
 
 def assert_no_failures(load: SteadyLoad, seconds: float) -> None:
     assert load.failures == []
-    assert load.count > 60 * seconds, "too few requests were sent"
+    assert load.count > 20 * seconds, "too few requests were sent"
     assert load.reused > 20
     assert load.connects > 10
     assert set(load.answers) == {one.name for one in load._wanted}
@@ -78,7 +78,7 @@ def assert_no_failures(load: SteadyLoad, seconds: float) -> None:
 
 def test_rolling_restart_loses_no_request(fleet: Fleet) -> None:
     first, second = fleet.gateways
-    second.config["request"] = {**second.config["request"], "drain_delay_s": 1}
+    second.config["request"] = {**second.config["request"], "drain_delay_s": 5}
     targets = [Target(first.port), Target(second.port, second.admin_port)]
     with fleet.load(*targets).running() as load:
         load.goes_on(0.5)
@@ -120,12 +120,12 @@ def test_config_change_loses_no_request(fleet: Fleet) -> None:
     gateway = fleet.gateways[0]
     before = workers_of(gateway.pid)
     reloads = len(gateway.log_lines("config_reloaded"))
+    scraped = [gateway.metric("process_start_time_seconds")]
     with fleet.load(Target(gateway.port)).running() as load:
         load.goes_on(0.5)
         gateway.config["cache"] = {"links_max": 10_000 + reloads}
         gateway.write_config()
         gateway.signal(signal.SIGHUP)
-        scraped: list[float] = []
 
         def old_workers_exited() -> bool:
             scraped.append(gateway.metric("process_start_time_seconds"))
@@ -133,6 +133,7 @@ def test_config_change_loses_no_request(fleet: Fleet) -> None:
 
         eventually(old_workers_exited, gateway.log_text)
         assert len(gateway.log_lines("config_reloaded")) > reloads
+        scraped.append(gateway.metric("process_start_time_seconds"))
         load.goes_on(0.5)
     assert_no_failures(load, 2)
     assert scraped == sorted(scraped), "a scrape target must not alternate between two processes"

@@ -10,11 +10,17 @@ import pytest
 import yaml
 
 from tests.support.compose import ROOT, make_secrets
-from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.stack import (
+    STORE_TIMEOUT_S,
+    CloudProcess,
+    RunningGateway,
+    Stack,
+    eventually,
+)
 from tests.support.valkey import RealValkey, valkey_cluster
 
-BOUNDS = {"timeout_s": 0.5}
-"""A busy machine may pause a node for a tenth of a second."""
+BOUNDS = {"timeout_s": STORE_TIMEOUT_S}
+"""A busy machine may pause a node."""
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ def test_stream_needs_its_commands_only_when_it_is_used(stack: Stack) -> None:
 def test_missing_right_does_not_make_the_store_flap(stack: Stack) -> None:
     gateway = a_replica(stack, *RIGHTS, "-hset")
     gateway.start()
-    time.sleep(3.0)
+    eventually(lambda: gateway.log_lines("store_unavailable"))
+    time.sleep(3.0)  # in which it would be found again, and lost again
     (line,) = gateway.log_lines("store_unavailable")
     assert line["reason"] == "NOPERM: the ACL of this user lacks +hset"
     assert gateway.log_lines("store_available") == []

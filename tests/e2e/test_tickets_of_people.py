@@ -24,7 +24,6 @@ def stack() -> Iterator[Stack]:
     found = Stack(CloudProcess("--live-project", PROJECT), **options)
     required = found.replica(**options)
     for gateway, login in ((found.gateway, "optional"), (required, "required")):
-        gateway.config["store"]["timeout_s"] = 1
         gateway.config["login"] = {"fresh_s": 3600}
         deliver_live(gateway, browser_login=login, sessions_server_max=20, sessions_person_max=20)
         enable_login(gateway)

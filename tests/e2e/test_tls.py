@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.commands.parser import main
-from tests.support.stack import RunningGateway, Stack, console_path, eventually
+from tests.support.stack import TIMEOUT_S, RunningGateway, Stack, console_path, eventually
 from tests.support.steady_load import SteadyLoad, Target, Wanted
 from tests.support.tls import Authority, CertificatePair
 
@@ -44,7 +44,7 @@ class Site:
     ) -> bytes:
         """Return the body of a successful response."""
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", port, timeout=10, context=self.client(pair)
+            "127.0.0.1", port, timeout=TIMEOUT_S, context=self.client(pair)
         )
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
@@ -76,7 +76,7 @@ class Site:
 
 
 def _connected(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 from tests.support.collector import Collector, ExportedSpan, collecting
-from tests.support.stack import Response, RunningGateway, Stack, eventually, fetch
+from tests.support.stack import (
+    START_TIMEOUT_S,
+    Response,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+)
 
 SPAN = "00f067aa0ba902b7"
 STAGES = ["identify", "decide", "admit", "obtain", "record"]
@@ -292,18 +299,15 @@ def test_hung_collector_does_not_delay_requests(traced: Stack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         environ = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{deaf.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "600",  # a request that waited for it would fail
             "OTEL_BSP_SCHEDULE_DELAY": "50",
             "OTEL_BSP_MAX_QUEUE_SIZE": "64",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "16",
         }
         gateway = traced.replica(environ=environ)
         token = traced.cloud.token()
-        began = time.monotonic()
         assert {gateway.console(token).status for _ in range(200)} == {200}
-        assert time.monotonic() - began < 10
-        began = time.monotonic()
         assert gateway.stop() == 0
-        assert time.monotonic() - began < 15
 
 
 def test_disabled_tracing_propagates_without_loading_opentelemetry(
@@ -352,7 +356,7 @@ def test_invalid_tracing_setup_prevents_the_start(
         env={**os.environ, **environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=START_TIMEOUT_S,
         check=False,
     )
     assert ran.returncode == 1

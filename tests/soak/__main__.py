@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "cache": {"tokens_max": 150, "links_max": 25},
     "audit": {"directory": "audit", "segment_bytes_max": 1_048_576},
     "log": {"level": "error", "hit_sample_ratio": 0.01},
+    "request": {"deadline_s": 8, "drain_s": 5},
 }
 ACCOUNT: dict[str, Any] = {
     "links": {"lifetime_s": 20, "min_remaining_s": 3, "renew_before_s": 5, "reuse": "shared"},
@@ -53,7 +54,9 @@ ACCOUNT: dict[str, Any] = {
         "wait_max_s": 5,
     },
     "breaker": {"calls_min": 10, "open_s": 0.5, "open_max_s": 2},
+    "timeouts": {"connect_s": 2, "read_s": 3, "total_s": 4},
 }
+STORE_TIMEOUT_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +306,11 @@ def a_stack() -> Iterator[Stack]:
     cloud = CloudProcess(
         "--rate", "80", "--burst", "80", servers=SERVERS, stderr=subprocess.DEVNULL
     )
-    stack = Stack(cloud, workers=WORKERS, change=SETTINGS, account=ACCOUNT)
+    stack = Stack(cloud, workers=WORKERS, change=SETTINGS, account=ACCOUNT, start=False)
+    stack.gateway.config["store"]["timeout_s"] = STORE_TIMEOUT_S
+    stack.gateway.write_config()
     try:
+        stack.gateway.start()
         yield stack
     finally:
         stack.close()

@@ -15,6 +15,9 @@ needs_chromium: Final = pytest.mark.skipif(
 )
 LIVE_TIMEOUT_MS: Final = 60_000
 
+# Playwright's default of 5 s is too short for a busy machine.
+expect.set_options(timeout=LIVE_TIMEOUT_MS)
+
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:

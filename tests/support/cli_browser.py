@@ -18,7 +18,7 @@ def arguments(pid):
     except OSError:
         return ""
 parts = urlsplit(sys.argv[-1])
-connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
+connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
 connection.request("GET", parts.path + ("?" + parts.query if parts.query else ""))
 response = connection.getresponse()
 seen = {{

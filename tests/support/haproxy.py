@@ -16,7 +16,7 @@ NOT_HERE = "Debian's package haproxy is not installed"
 _CONFIG = """
 defaults
     mode {mode}
-    timeout connect 2s
+    timeout connect 20s
     timeout client 75s
     timeout server 75s
 
@@ -66,7 +66,7 @@ class HAProxy:
 
 def _is_open(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
         return False
     return True

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 
 SUBPROTOCOL = "console-gateway.v1"
-_WAIT_S = 20.0
+_WAIT_S = 60.0
 
 
 class LivePage:

@@ -60,7 +60,7 @@ class PageVisitor(Generic[_Site]):
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait for what the server received."""
-        for _ in range(500):
+        for _ in range(3_000):
             if condition():
                 return
             self.page.wait_for_timeout(20)

@@ -63,7 +63,7 @@ def run(
     module: str,
     *arguments: str,
     environ: Mapping[str, str] | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = 120.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; `environ` extends the environment of this process."""
     with Program[str](
@@ -136,7 +136,7 @@ class _Preparation:
         self._control.close()
         self._of_server.close()
         if self._process is not None:
-            self._process.wait(20)
+            self._process.wait(60)
 
 
 def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ PROMTOOL = shutil.which("promtool")
 NOT_HERE = "Debian's package prometheus (prometheus, promtool) is not installed"
 
 JOB = "console-gateway"
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 class QueryFailed(Exception):
@@ -125,6 +125,17 @@ class Prometheus:
 
         self._until(all_were_read, "some targets were not scraped")
 
+    def wait_until_read(self) -> None:
+        """Wait until a scrape of each target that began after this call was successful."""
+        began = time.time()
+        up = f'up{{job="{JOB}"}}'
+
+        def all_were_read() -> bool:
+            read = self.query(f"timestamp({up}) and {up} == 1")
+            return len(read) == len(self.targets) and all(one.value > began for one in read)
+
+        self._until(all_were_read, "some targets were not read")
+
     def wait_for(self, expression: str) -> list[Series]:
         """Wait until the expression returns series, and return them."""
         found: list[Series] = []
@@ -150,9 +161,12 @@ class Prometheus:
     def query_range(
         self, expression: str, *, last_s: float = 60.0, step_s: float = 1.0
     ) -> list[Series]:
-        """Evaluate over the last `last_s` seconds, as a panel does."""
+        """Evaluate over the last `last_s` seconds, at multiples of the step, as a panel does."""
         now = time.time()
-        parameters = {"start": f"{now - last_s:.3f}", "end": f"{now:.3f}", "step": f"{step_s:g}"}
+        start = math.ceil((now - last_s) / step_s) * step_s
+        if start > now:
+            return []
+        parameters = {"start": f"{start:.3f}", "end": f"{now:.3f}", "step": f"{step_s:g}"}
         data = self._get("query_range", query=expression, **parameters)
         return [
             Series(one["metric"], tuple(_point(point) for point in one["values"]))

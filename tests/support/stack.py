@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,28 @@ from tests.support.audit import assert_documented
 from tests.support.programs import Program
 from tests.support.valkey import RealValkey, free_port, free_ports
 
-TIMEOUT_S = 20.0
-START_TIMEOUT_S = 60.0
+# Nothing waits for these times when it works. A busy machine may stop a process for seconds, so
+# every time limit of the tests and of their gateways is far above that. A test of a limit sets that
+# limit, and must not need anything else to be fast.
+TIMEOUT_S = 60.0
+"""Above the deadline of a request."""
+REQUEST_DEADLINE_S = 40.0
+CALL_TIMEOUT_S = 30.0
+QUEUE_WAIT_MAX_S = 20.0
+DRAIN_S = 30.0
+STORE_TIMEOUT_S = 3.0
+"""Every request waits this long for a Redis that hangs, until the gateway has noticed."""
+START_TIMEOUT_S = 120.0
 """A process that starts on a busy machine imports for many seconds."""
+
+
+class _Members(dict[str, Any]):
+    def __init__(self, data: dict[str, Any], *, status: int) -> None:
+        super().__init__(data)
+        self._status = status
+
+    def __missing__(self, key: str) -> Any:
+        raise KeyError(f"{key} is not in the response: {self._status} {dict(self)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +57,12 @@ class Response:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        """Return the parsed body; a member that is missing raises an error with all of it."""
+        try:
+            data = json.loads(self.body)
+        except ValueError:
+            raise AssertionError(f"not JSON: {self.status} {self.body!r}") from None
+        return _Members(data, status=self.status) if isinstance(data, dict) else data
 
     @property
     def error_code(self) -> str:
@@ -101,6 +126,18 @@ class CloudProcess:
     def heal(self) -> None:
         for listener in (self.issuer, self.iam, self.upstream, self.console_control):
             assert fetch(listener, "DELETE", "/_box/faults").status == 200
+
+    def wait_for_fault(self, listener: str) -> None:
+        """Wait until every fault with `times` was used up: the last request has arrived.
+
+        A request that hangs (kind `hang`) is served after `heal`.
+        """
+
+        def pending() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = fetch(listener, "GET", "/_box/faults").json["faults"]
+            return [one for one in found if one["times"] is not None]
+
+        eventually(lambda: not pending(), lambda: f"unused faults: {pending()}")
 
     def rate(self, **options: Any) -> None:
         self._post(self.upstream, "/_box/rate", options)
@@ -263,10 +300,12 @@ class RunningGateway:
     def metrics(self, port: int | None = None) -> str:
         """Return the metrics of one worker, by default of the first."""
         base = self.admin if port is None else f"http://127.0.0.1:{port}"
-        try:
-            return fetch(base, "GET", "/metrics").body.decode()
-        except ConnectionError:  # of a worker that has just been replaced
-            return fetch(base, "GET", "/metrics").body.decode()
+        for _ in range(20):
+            try:
+                return fetch(base, "GET", "/metrics").body.decode()
+            except ConnectionError:  # of a worker that has just been replaced
+                time.sleep(0.1)
+        return fetch(base, "GET", "/metrics").body.decode()
 
     def metric(self, line: str, *, port: int | None = None) -> float:
         """Return the value of one series, 0 if it is missing."""
@@ -278,13 +317,26 @@ class RunningGateway:
     def log_text(self) -> str:
         """Return the log after the writer thread has written all lines so far."""
         log, before = self.directory / "log", -1
-        for _ in range(10):
+        for _ in range(20):
+            self._wait_for_workers()
             time.sleep(0.1)
             size = log.stat().st_size
             if size == before:
                 break
             before = size
         return log.read_text()
+
+    def _wait_for_workers(self) -> None:
+        """Wait for a response of each worker, if it runs: a busy machine may have stopped it."""
+        if "tls" in self.config["admin"]:
+            return
+        for port in range(self.admin_port, self.admin_port + self._workers):
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=5) as connection,
+            ):
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                connection.recv(100)
 
     def log_lines(self, event: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
@@ -391,22 +443,26 @@ def make_config(cloud: CloudProcess, redis_url: str, port: int, admin_port: int)
                     "domain": iam.DOMAIN,
                     "password": {"file": "iam-password"},
                 },
-                "timeouts": {"connect_s": 2, "read_s": 3, "total_s": 4},
+                "timeouts": {
+                    "connect_s": CALL_TIMEOUT_S,
+                    "read_s": CALL_TIMEOUT_S,
+                    "total_s": CALL_TIMEOUT_S,
+                },
                 "breaker": {"calls_min": 100},
                 "budget": {
                     "console": {"requests": 200, "per_s": 1, "burst": 5},
                     "iam": {"requests": 50, "per_s": 1, "burst": 5},
-                    "wait_max_s": 5,
+                    "wait_max_s": QUEUE_WAIT_MAX_S,
                 },
             }
         ],
         "caller_limits": {"requests": 6000, "per_s": 60, "burst": 2000},
-        "request": {"deadline_s": 8, "drain_s": 5},
+        "request": {"deadline_s": REQUEST_DEADLINE_S, "drain_s": DRAIN_S},
         "store": {
             "redis": {"url": redis_url},
             "seal_keys": [{"file": "seal-key"}],
-            # On a busy machine, 0.1 s look like a lost Redis now and then.
-            "timeout_s": 1,
+            "timeout_s": STORE_TIMEOUT_S,
+            "connect_timeout_s": STORE_TIMEOUT_S,
         },
         "audit": {"directory": "audit"},
     }

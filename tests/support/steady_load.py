@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.support.stack import RunningGateway, console_path
+from tests.support.stack import TIMEOUT_S, RunningGateway, console_path
 
-_ANSWERED_WITHIN_S = 15.0
+_ANSWERED_WITHIN_S = TIMEOUT_S
 _NEW_CONNECTIONS = 0.2
 _HEALTH_EVERY_S = 0.2
 _REUSED_MAX = 16

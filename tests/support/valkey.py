@@ -108,7 +108,7 @@ class RealValkey:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self._responds():
                 return self
@@ -117,7 +117,7 @@ class RealValkey:
 
     def _responds(self) -> bool:
         try:
-            with socket.create_connection((self.host, self.port), timeout=0.2) as probe:
+            with socket.create_connection((self.host, self.port), timeout=2) as probe:
                 probe.sendall(b"PING\r\n")
                 return probe.recv(5) in {b"+PONG", b"-NOAU"}
         except OSError:
@@ -188,7 +188,7 @@ def valkey_cluster() -> Iterator[tuple[RealValkey, ...]]:
             node.close()
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait until `condition()` is true; ignore the exceptions that it raises."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

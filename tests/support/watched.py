@@ -12,6 +12,8 @@ import yaml
 from tests.support.prometheus import Prometheus, QueryFailed
 from tests.support.promql import Selector, selectors_in
 
+STEP_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class WatchedExpression:
@@ -68,7 +70,7 @@ def query_errors(prometheus: Prometheus, watched: Iterable[WatchedExpression]) -
 def samples(prometheus: Prometheus, expression: str, *, since: float) -> list[tuple[float, float]]:
     """Return the results of an expression from `since` to now, as pairs of time and value."""
     last_s = time.time() - since
-    found = prometheus.query_range(expression, last_s=last_s, step_s=0.5)
+    found = prometheus.query_range(expression, last_s=last_s, step_s=STEP_S)
     return [point for series in found for point in series.values]
 
 
