@@ -111,8 +111,11 @@ async def record(
             await channel.send(frame)
             await asyncio.sleep(0.001 * (len(frame) < 100))  # others arrive together
         if session.fault == "removed":
-            await asyncio.wait_for(failed.wait(), 10)
-        await channel.flush()
+            await asyncio.wait_for(failed.wait(), 60)
+        # Not `flush`, which a browser that does not read for a second does not delay.
+        idle = asyncio.create_task(channel._idle.wait())
+        await asyncio.wait({pump, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
         pump.cancel()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 

@@ -312,3 +312,76 @@ async def one_storm_of_shared_links(seed: int) -> None:
     assert fleet.cloud.refused() == 0
     await asyncio.gather(*tasks)
     await fleet.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_outage_of_the_store_costs_few_calls(seed: int) -> None:
+    run_virtually(one_outage(seed))
+
+
+async def one_outage(seed: int) -> None:
+    """Each replica soon goes on with its share, and soon returns to the shared budget."""
+    fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    callers = [asyncio.create_task(insist(fleet, i)) for i in range(12)]
+    await asyncio.sleep(3.0)
+    fleet.store.there = False
+    assert await seconds_until(fleet, is_local=True) < 0.3
+    await measure_calls(fleet, at_least=0.9)
+    fleet.store.there = True
+    assert await seconds_until(fleet, is_local=False) < 1.0
+    await asyncio.sleep(1.0)  # the roll call
+    await measure_calls(fleet, at_least=0.9)
+    await stop_all(callers)
+    await fleet.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_429_pauses_all_replicas_within_100_ms(seed: int) -> None:
+    run_virtually(one_pause(seed))
+
+
+async def one_pause(seed: int) -> None:
+    fleet = Fleet.start(seed, pace=PACE, cloud=CLOUD)
+    await asyncio.sleep(1.0)
+    callers = [asyncio.create_task(insist(fleet, i)) for i in range(12)]
+    await asyncio.sleep(3.0)
+    fleet.replicas[0].line.throttled(pause_s=1.0, named_rate=None)
+    throttled_at = loop_time()
+    await asyncio.sleep(3.0)
+    since = [at - throttled_at for at, _, _ in fleet.cloud.calls]
+    assert not [at for at in since if 0.1 < at < 0.99]
+    assert [at for at in since if at < 0]
+    assert len([at for at in since if at >= 0.99]) > 10, "it goes on after the pause"
+    await stop_all(callers)
+    await fleet.stop()
+
+
+_numbers = itertools.count()
+
+
+async def insist(fleet: Fleet, i: int) -> None:
+    """Request another link after each."""
+    replica, request = fleet.replicas[i % len(fleet.replicas)], QueueRequest(f"person-{i}")
+    while True:
+        await fleet.request_link(replica, f"server-{next(_numbers)}", request, within_s=30.0)
+
+
+async def stop_all(callers: Sequence["asyncio.Task[None]"]) -> None:
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+
+
+async def seconds_until(fleet: Fleet, *, is_local: bool) -> float:
+    began = loop_time()
+    while any(replica.line.is_local is not is_local for replica in fleet.replicas):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    return loop_time() - began
+
+
+async def measure_calls(fleet: Fleet, *, at_least: float) -> None:
+    """Compare the calls of five seconds with the budget."""
+    before = len(fleet.cloud.calls)
+    await asyncio.sleep(5.0)
+    assert len(fleet.cloud.calls) - before >= at_least * 5.0 * PACE.requests
