@@ -7,6 +7,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,26 @@ def test_page_requests_a_console_as_the_api_does(stack: Stack) -> None:
     assert olga.ui("POST", path, {"fresh": "yes"}).status == 400
     assert olga.ui("GET", path).status == 405
     assert LoginBrowser(stack.gateway.url).ui("POST", path).status == 401
+
+
+def test_logout_while_a_link_waits_gives_no_link(stack: Stack) -> None:
+    """The session is checked again before the reply, in one place for all paths below `/ui`."""
+    olga, server = logged_in(stack, "olga"), stack.cloud.servers[4]
+    other_tab = LoginBrowser(olga.base, cookies=dict(olga.cookies), csrf_token=olga.csrf_token)
+    stack.cloud.fail(stack.cloud.upstream, "hang", path="remote-console-address")
+    try:
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(olga.ui, "POST", ui_path(stack, server, "console"))
+            eventually(lambda: stack.gateway.metric("gateway_fetches_in_flight") == 1)
+            assert other_tab.ui("POST", "/logout").status == 200
+            assert not waiting.done()
+            stack.cloud.heal()
+            answer = waiting.result()
+    finally:
+        stack.cloud.heal()
+    assert (answer.status, answer.json["error_code"]) == (401, "CGW.4011")
+    assert b"url" not in answer.body
+    assert logged_in(stack, "olga").ui("POST", ui_path(stack, server, "console")).status == 200
 
 
 def test_page_gets_no_more_than_the_policy_gives(stack: Stack) -> None:

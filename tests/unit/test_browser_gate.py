@@ -1,5 +1,6 @@
 """The gate of requests with a browser's session."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,10 +18,19 @@ from gateway.domain.errors import (
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace
-from gateway.edge.json_endpoint import PublicOrigin, require_fresh_login
+from gateway.edge.json_endpoint import (
+    Action,
+    JsonReply,
+    Paths,
+    PublicOrigin,
+    json_reply,
+    require_fresh_login,
+)
+from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.people.browser_gate import BrowserGate, identify_by_session
 from gateway.edge.people.login_cookies import LoginCookies
 from gateway.edge.people.ticket_browser import TicketBrowser
+from gateway.edge.people.ui_mount import UiMount
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
@@ -33,6 +43,7 @@ class Sessions:
     """Sessions by the value of the cookie: the person of the same name."""
 
     authenticated_at = 100.0
+    has_ended = False
 
     async def find(
         self, cookie: str | None, *, is_activity: bool, deadline: float
@@ -43,6 +54,10 @@ class Sessions:
         person = Principal("corp", cookie, frozenset(), 0.0, 1e12, None)
         token, at = f"csrf-{cookie}", self.authenticated_at
         return BrowserSession("id", person, cookie, "", token, 0.0, at, "id", "t")
+
+    async def recheck(self, session: BrowserSession) -> None:
+        if self.has_ended:
+            raise LoginRequired
 
 
 @pytest.fixture
@@ -58,16 +73,20 @@ def gate() -> BrowserGate:
     )
 
 
-async def send(
-    gate: BrowserGate, person: str | None, method: str = "GET", **headers: str
-) -> RequestContext:
+def sent_by_page(person: str | None, method: str = "GET", **headers: str) -> Any:
     sent = {"Sec-Fetch-Site": "same-origin"}
     if person is not None:
         sent["Cookie"] = f"__Host-gateway-session={person}"
     if method != "GET":
         sent |= {"Origin": ORIGIN, "X-CSRF-Token": f"csrf-{person}"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    request: Any = SimpleNamespace(method=method, headers=CIMultiDict(sent))
+    return SimpleNamespace(method=method, headers=CIMultiDict(sent), raw_path="/ui/links/1")
+
+
+async def send(
+    gate: BrowserGate, person: str | None, method: str = "GET", **headers: str
+) -> RequestContext:
+    request = sent_by_page(person, method, **headers)
     context = RequestContext(request_id="r", client_address="192.0.2.1", deadline=9.0)
     await gate.session(request, context)
     return context
@@ -157,3 +176,31 @@ async def test_browser_with_an_unreadable_session_opens_no_ticket(gate: BrowserG
         await TicketBrowser(gate).login(request, context)
     request.headers.clear()
     assert await TicketBrowser(gate).login(request, context) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "takes_s", "is_answered"),
+    [("POST", 0.0, False), ("GET", 0.6, False), ("GET", 0.0, True)],
+)
+async def test_session_that_ends_meanwhile_gets_no_reply(
+    gate: BrowserGate, method: str, takes_s: float, is_answered: bool
+) -> None:
+    """A quick read, as pages that poll send, costs one look at the session only."""
+    sessions, clock = cast("Sessions", gate.sessions), cast("FakeClock", gate.clock)
+
+    async def wait(request: ListenerRequest, context: RequestContext, subject: str) -> JsonReply:
+        del request, context
+        sessions.has_ended = True
+        await clock.advance(takes_s)
+        return json_reply({"link": subject})
+
+    paths: Paths = ((re.compile("/(1)"), {method: Action("ShowLink", wait)}),)
+    mount, request = UiMount(gate, [("/links", paths)]), sent_by_page("olga", method)
+    endpoint = mount.find_endpoint(request)
+    assert endpoint.action.reply is not None
+    replying = endpoint.action.reply(request, endpoint.context("r", "192.0.2.1", 9.0), "1")
+    if is_answered:
+        assert (await replying).body == b'{"link":"1"}'
+    else:
+        with pytest.raises(LoginRequired):
+            await replying

@@ -2,7 +2,8 @@
 
     GET P/ui/session   who is logged in, and the token that writes need
 
-P is the path of `listen.public_url`. Every path below `/ui/` passes the gate before its handler.
+P is the path of `listen.public_url`. Every path below `/ui/` passes the gate before its handler. A
+session that ends while the handler waits, as for a link in the queue, gets no reply but 401.
 """
 
 import re
@@ -18,6 +19,7 @@ from gateway.domain.consoles.model import PersonRef
 from gateway.domain.consoles.page_messages import person_fields
 from gateway.domain.errors import OperationUnknown
 from gateway.domain.login.model import BrowserSession
+from gateway.domain.model import SAFE_METHODS
 from gateway.domain.timestamps import rfc3339
 from gateway.edge.consoles.page_assets import PageAsset
 from gateway.edge.json_endpoint import (
@@ -36,6 +38,8 @@ from gateway.edge.people.browser_gate import BrowserGate
 from gateway.flow.request import RequestContext
 
 _PATH: Final = "/ui"
+_RECHECK_AFTER_S: Final = 0.5
+"""A read that took less is sent without another look at the session: pages poll."""
 
 
 class UiMount:
@@ -80,8 +84,13 @@ class UiMount:
         context: RequestContext,
         subject: str,
     ) -> JsonReply:
-        await self._check(action, request, context)
-        return await reply(request, context, subject)
+        session = await self._check(action, request, context)
+        checked_at = self._gate.clock.monotonic()
+        answer = await reply(request, context, subject)
+        is_quick = self._gate.clock.monotonic() - checked_at < _RECHECK_AFTER_S
+        if request.method not in SAFE_METHODS or not is_quick:
+            await self._gate.sessions.recheck(session)
+        return answer
 
     async def _serve(
         self,
@@ -97,10 +106,11 @@ class UiMount:
 
     async def _check(
         self, action: Action, request: ListenerRequest, context: RequestContext
-    ) -> None:
-        await self._gate.session(request, context)
+    ) -> BrowserSession:
+        session = await self._gate.session(request, context)
         if action.needs_fresh_login:
             require_fresh_login(context)
+        return session
 
     async def _show(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         session = await self._gate.session(request, context)

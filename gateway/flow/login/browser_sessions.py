@@ -71,14 +71,18 @@ class BrowserSessions:
             raise LoginRequired("no such session, or it has ended")
         if session.refresh_at and self._clock.now() >= session.refresh_at:
             session = await self._refreshed(session, deadline)
-        try:
-            self._identify.check(session.person)
-        except PersonLocked:
-            raise  # a lock may be lifted: the session stays
-        except NotAuthenticated as refusal:
-            await self.end(session_id, by=refusal.reason.value)
-            raise LoginRequired(str(refusal)) from None
+        await self._check_person(session)
         return session
+
+    async def recheck(self, session: BrowserSession) -> None:
+        """Check after a wait that a session has not ended, and that its person has no revocation.
+
+        Raises as `find` does.
+        """
+        current = await self._find(session.id, is_activity=False)
+        if current is None:
+            raise LoginRequired("the session has ended meanwhile")
+        await self._check_person(current)
 
     def check(self, session: BrowserSession) -> None:
         """Raise NotAuthenticated if the person may not use the gateway any more."""
@@ -133,6 +137,15 @@ class BrowserSessions:
             return await self._store.page(index, before=before, limit=PAGE_MAX)
         except StoreUnavailable as error:
             raise _unavailable(error) from None
+
+    async def _check_person(self, session: BrowserSession) -> None:
+        try:
+            self._identify.check(session.person)
+        except PersonLocked:
+            raise  # a lock may be lifted: the session stays
+        except NotAuthenticated as refusal:
+            await self.end(session.id, by=refusal.reason.value)
+            raise LoginRequired(str(refusal)) from None
 
     async def _find(self, session_id: str, *, is_activity: bool) -> BrowserSession | None:
         try:
