@@ -109,4 +109,5 @@ class LoginSettings(Section):
     `token_age_max_s`."""
     fresh_s: Seconds | None = None
     """Approvals, break-glass, power actions, opening a console, exports and keystrokes of
-    recordings require a login at the issuer within this time in seconds. Unset: any login that has not ended."""
+    recordings require a login at the issuer within this time in seconds. Unset: any login that has
+    not ended."""

@@ -183,7 +183,7 @@ async def test_browser_with_an_unreadable_session_opens_no_ticket(gate: BrowserG
     [("POST", 0.0, False), ("GET", 0.6, False), ("GET", 0.0, True)],
 )
 async def test_session_that_ends_meanwhile_gets_no_reply(
-    gate: BrowserGate, method: str, takes_s: float, is_answered: bool
+    gate: BrowserGate, *, method: str, takes_s: float, is_answered: bool
 ) -> None:
     """A quick read, as pages that poll send, costs one look at the session only."""
     sessions, clock = cast("Sessions", gate.sessions), cast("FakeClock", gate.clock)
