@@ -76,12 +76,15 @@ def audit_options(parser: CommandParser) -> None:
 
 def show_records(response: Json) -> None:
     print_rows(
-        ("TIME", "EVENT", "PERSON", "DECISION", "TARGET", "SERVERS", "REQUEST", "FROM", "DETAIL"),
+        (
+            *("TIME", "EVENT", "PERSON", "DECISION", "TARGET", "SERVERS", "REQUEST", "FROM"),
+            *("DETAIL", "PROOF"),
+        ),
         [
             (
                 *(one["at"], one["event"], f"{one['issuer']}:{one['subject']}"),
                 *(one["decision"], one["target"], ",".join(one["servers"])),
-                *(one["request_id"], one["client_address"], one["detail"]),
+                *(one["request_id"], one["client_address"], one["detail"], one["proof"]),
             )
             for one in require_member(response, "records", list)
         ],
@@ -91,3 +94,10 @@ def show_records(response: Json) -> None:
         print_line("There may be more records: search a shorter time.")
     if not require_member(response, "intact", bool):
         print_line("The chain of these records is broken: run `gateway audit verify`.")
+    print_line(
+        f"Searched: the audit directory of {', '.join(require_member(response, 'hosts', list))}"
+    )
+    if others := require_member(response, "other_hosts", list):
+        print_line(f"Not searched: {', '.join(others)}. Use `--gateway` with their admin listener.")
+    if missing := require_member(response, "missing", int):
+        print_line(f"{missing} processes did not respond: there may be other hosts.")

@@ -7,13 +7,13 @@ import pytest
 
 from gateway.config.located_yaml import load
 from gateway.config.policy_parser import parse_policy
-from gateway.domain.audit.search import FoundRecords, RecordFilter
+from gateway.domain.audit.search import FoundRecord, FoundRecords, Proof, RecordFilter
 from gateway.domain.errors import BadRequest
 from gateway.domain.model import Principal, ServerId
 from gateway.domain.overrides import UNTIL_LIFTED, Lock, Override, OverrideSet
 from gateway.domain.policy.inventory import Attributes, Inventory
 from gateway.flow.admin.administration import Administrator
-from gateway.flow.admin.inquiry_actions import DecisionSources, InquiryActions
+from gateway.flow.admin.inquiry_actions import DecisionSources, GatewayHosts, InquiryActions
 from gateway.flow.admin.inquiry_messages import (
     ExplainRequest,
     ExplainResponse,
@@ -48,7 +48,9 @@ class Records:
     async def search(self, wanted: RecordFilter, *, records_max: int) -> FoundRecords:
         self.wanted = wanted
         record = {"event": "refused", "at": 0.0, "servers": [SERVER], "groups": ["team-1"]}
-        return FoundRecords([record], is_complete=True, is_intact=False)
+        found = [FoundRecord(record, Proof.BROKEN)]
+        hosts = frozenset({"web-2"})
+        return FoundRecords(found, is_complete=True, is_intact=False, hosts=hosts)
 
 
 class Inquiring:
@@ -73,7 +75,12 @@ class Inquiring:
             lambda: OverrideSet(self.locks),
             lambda: self.tokens,
         )
-        return InquiryActions(sources, frozenset({PROJECT}), self.records, self.clock)
+
+        async def hosts() -> tuple[frozenset[str], int]:
+            return frozenset({"web-1", "web-2", "web-3"}), 1
+
+        here = GatewayHosts("web-1", hosts)
+        return InquiryActions(sources, frozenset({PROJECT}), self.records, here, self.clock)
 
     async def explain(self, subject: str, **fields: Any) -> ExplainResponse:
         request = ExplainRequest(
@@ -156,6 +163,13 @@ async def test_search_reads_one_day_by_default(inquiring: Inquiring) -> None:
     assert (found.complete, found.intact) == (True, False)
     (record,) = found.records
     assert (record.at, record.servers) == ("1970-01-01T00:00:00+00:00", [SERVER])
+    assert record.proof == "broken"
+
+
+async def test_search_names_hosts_that_were_not_searched(inquiring: Inquiring) -> None:
+    found: Any = await inquiring.actions.search(SearchAuditRequest(), ADA).perform()
+    assert found.hosts == ["web-1", "web-2"]
+    assert (found.other_hosts, found.missing) == (["web-3"], 1)
 
 
 async def test_search_requires_files(inquiring: Inquiring) -> None:

@@ -2,22 +2,49 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from gateway.domain.audit.chain import CHAIN_EVENTS
 from gateway.domain.timestamps import iso
 
 
+class Proof(Enum):
+    """How far a record is proven by the checkpoint that follows it in its chain."""
+
+    SIGNED = "signed"
+    NOT_SIGNED_YET = "not_signed_yet"
+    """No checkpoint follows: the record is new, or its process ended without one."""
+    UNSIGNED = "unsigned"
+    """The checkpoint has no signature."""
+    UNKNOWN_KEY = "unknown_key"
+    """The checkpoint is signed with another key than this gateway's."""
+    BROKEN = "broken"
+    """The line was changed, or no unbroken chain leads to a checkpoint with a valid signature."""
+
+
+@dataclass(slots=True)
+class FoundRecord:
+    record: dict[str, Any]
+    proof: Proof
+
+    @property
+    def at(self) -> float:
+        return float(self.record["at"])
+
+
 @dataclass(frozen=True, slots=True)
 class FoundRecords:
     """The result of a bounded search."""
 
-    records: list[dict[str, Any]]
+    records: list[FoundRecord]
     """The newest first."""
     is_complete: bool
     """Every matching record was found."""
     is_intact: bool
-    """The hash chain of the lines that were read is unbroken."""
+    """The hash chain of the lines that were read is unbroken, and its signatures are valid."""
+    hosts: frozenset[str] = frozenset()
+    """Hosts that the lines name as the writers of a chain."""
 
 
 @dataclass(frozen=True, slots=True)

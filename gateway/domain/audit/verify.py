@@ -58,6 +58,40 @@ def verify(
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint with its members; its signature is not verified yet."""
+
+    line: Line
+    key: str
+    signature: str
+    next_within_s: float
+
+    @classmethod
+    def read(cls, line: Line) -> "Checkpoint | None":
+        """Return None if the gateway writes no such checkpoint."""
+        match line.fields:
+            case {"event": "checkpoint", "key": str(key), "signature": str(signature), **rest} if (
+                rest.keys() - {"next_within_s"} == {"chain", "seq", "prev", "at"}
+                and isinstance(within_s := rest.get("next_within_s", 0.0), int | float)
+            ):
+                return cls(line, key, signature, within_s)
+            case _:
+                return None
+
+    @property
+    def is_signed(self) -> bool:
+        return bool(self.key or self.signature)
+
+    def is_valid(self, check: SignatureCheck) -> bool:
+        """Return whether the signature is one of the key of `check`."""
+        line = self.line
+        payload = signed_payload(
+            line.chain, line.seq, line.prev, line.at, self.key, self.next_within_s
+        )
+        return check(_from_hex(self.signature), payload)
+
+
+@dataclass(frozen=True, slots=True)
 class _MissingSegments:
     first: int
     through: int
@@ -246,30 +280,26 @@ class ChainVerifier:
 
     def _check_checkpoint(self, line: Line) -> bool:
         """Return whether the checkpoint is signed."""
-        match line.fields:
-            case {"event": "checkpoint", "key": str(key), "signature": str(signature), **rest} if (
-                rest.keys() - {"next_within_s"} == {"chain", "seq", "prev", "at"}
-                and isinstance(within_s := rest.get("next_within_s", 0.0), int | float)
-            ):
-                pass
-            case _:
-                raise _ProblemFound(Problem.CHANGED, "the checkpoint has other fields than written")
-        if not key and not signature:
+        checkpoint = Checkpoint.read(line)
+        if checkpoint is None:
+            raise _ProblemFound(Problem.CHANGED, "the checkpoint has other fields than written")
+        if not checkpoint.is_signed:
             if self._keys is not None:
                 raise _ProblemFound(Problem.NOT_SIGNED, "the checkpoint has no signature")
             return False
         if self._keys is not None:
-            is_valid = self._keys.get(key)
+            is_valid = self._keys.get(checkpoint.key)
             if is_valid is None:
                 raise _ProblemFound(
-                    Problem.UNKNOWN_KEY, f"the checkpoint is signed with the key {key}"
+                    Problem.UNKNOWN_KEY, f"the checkpoint is signed with the key {checkpoint.key}"
                 )
-            payload = signed_payload(line.chain, line.seq, line.prev, line.at, key, within_s)
-            if not is_valid(_from_hex(signature), payload):
+            if not checkpoint.is_valid(is_valid):
                 raise _ProblemFound(
                     Problem.INVALID_SIGNATURE, "the signature does not match the checkpoint"
                 )
-        self.report.signed = SignedCheckpoint(line.seq, line.at, key, within_s)
+        self.report.signed = SignedCheckpoint(
+            line.seq, line.at, checkpoint.key, checkpoint.next_within_s
+        )
         return True
 
     def _check_signed_coverage(self, line: Line, *, is_signed: bool) -> None:

@@ -1,22 +1,27 @@
 """A bounded search of the audit directory for a running gateway (port `AuditSearch`).
 
 It reads from the newest line back, in a thread, and at most a fixed number of bytes. The hash chain
-of the lines that it reads is checked; signatures and the rest of the chain are not.
+of the lines that it reads is checked, and the signatures of the checkpoints among them; the rest of
+the chain is not. The directory may be shared by several hosts: it has the chains of all.
 """
 
 import asyncio
+import re
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from gateway.domain.audit.chain import Head, Line, line_start, parse_line
-from gateway.domain.audit.search import FoundRecords, RecordFilter
+from gateway.domain.audit.chain import CHAIN_OPENED
+from gateway.domain.audit.proof import ProofFollower
+from gateway.domain.audit.search import FoundRecord, FoundRecords, Proof, RecordFilter
+from gateway.domain.audit.verify import SignatureCheck
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.drivers.audit.directory import (
     ChainUnreadable,
@@ -29,14 +34,25 @@ from gateway.drivers.audit.directory import (
 _BYTES_MAX: Final = 33_554_432
 _RETRY_AFTER_S: Final = 5.0
 _LINES_AT_ONCE: Final = 200
+_OPENING_LINES: Final = 16
+"""Within these a segment has its first checkpoint, and a chain the name of its host."""
 _PAUSE_S: Final = 0.0005
 """After some lines the thread lets the loop have the interpreter."""
+_CHAIN_OPENED: Final = f'"event":"{CHAIN_OPENED}"'.encode()
+_HOST: Final = re.compile(rb'"process \d+ on ([^\s";]{1,255})')
 
 
 class RecordSearch:
-    def __init__(self, directory: Path, *, bytes_max: int = _BYTES_MAX) -> None:
-        """`bytes_max`: what one search reads."""
+    def __init__(
+        self,
+        directory: Path,
+        keys: Mapping[str, SignatureCheck],
+        *,
+        bytes_max: int = _BYTES_MAX,
+    ) -> None:
+        """`keys`: of this gateway, by key ID. `bytes_max`: what one search reads."""
         self._directory = directory
+        self._keys = keys
         self._bytes_max = bytes_max
         self._one_at_a_time = asyncio.Lock()
 
@@ -55,17 +71,25 @@ class RecordSearch:
         directories = [
             one for one in chain_directories(self._directory) if not _ended_before(one, since)
         ]
-        found: list[dict[str, Any]] = []
+        found: list[FoundRecord] = []
+        hosts = set[str]()
         is_complete = is_intact = True
         for directory in directories:
-            chain = _ChainSearch(wanted, records_max, self._bytes_max // len(directories))
+            bytes_max = self._bytes_max // len(directories)
+            chain = _ChainSearch(wanted, self._keys, records_max, bytes_max)
             chain.read(directory)
             found += chain.found
+            hosts |= chain.hosts
             is_complete &= chain.is_complete
             is_intact &= chain.is_intact
-        found.sort(key=lambda record: float(record["at"]), reverse=True)
+        found.sort(key=lambda one: one.at, reverse=True)
         is_complete &= len(found) <= records_max
-        return FoundRecords(found[:records_max], is_complete=is_complete, is_intact=is_intact)
+        return FoundRecords(
+            found[:records_max],
+            is_complete=is_complete,
+            is_intact=is_intact,
+            hosts=frozenset(hosts),
+        )
 
 
 def _ended_before(directory: Path, since: float) -> bool:
@@ -82,18 +106,23 @@ def _ended_before(directory: Path, since: float) -> bool:
 @dataclass(slots=True)
 class _ChainSearch:
     wanted: RecordFilter
+    keys: Mapping[str, SignatureCheck]
     records_max: int
     bytes_left: int
-    found: list[dict[str, Any]] = field(default_factory=list)
+    found: list[FoundRecord] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
     is_complete: bool = True
     is_intact: bool = True
-    _next: Line | None = None
-    """The first line of the segment that was read before, which follows the one that is read."""
+    _next: tuple[str, Proof] | None = None
+    """Of the segment after the one that is read: `prev` and the proof of its first line."""
 
     def read(self, directory: Path) -> None:
         """Read the segments from the newest back, within the filter and the bounds."""
         since, until = self.wanted.since or 0.0, self.wanted.until
-        for _, file in reversed(segment_files(directory)):
+        files = segment_files(directory)
+        for _, file in files[:1]:
+            self._read_hosts(file)
+        for _, file in reversed(files):
             try:
                 first = read_first_line(file)
             except ChainUnreadable:
@@ -102,31 +131,60 @@ class _ChainSearch:
             except FileNotFoundError:  # retention removed it just now
                 return
             if until is None or first.at < until:
-                self._read_segment(file)
-            self._next = first
-            if first.at < since or not self.is_intact:
+                proof = self._read_segment(file)
+            else:
+                proof = self._read_opening(file)
+            self._next = first.prev, proof
+            if first.at < since:
                 return
             if self.bytes_left <= 0 or len(self.found) >= self.records_max:
                 self.is_complete = False
                 return
 
-    def _read_segment(self, file: Path) -> None:
-        found: deque[dict[str, Any]] = deque(maxlen=self.records_max)
+    def _read_segment(self, file: Path) -> Proof:
+        """Find the records of a segment; return the proof of its first line."""
+        found: deque[FoundRecord] = deque(maxlen=self.records_max)
+        follower = ProofFollower(self.keys)
         needles = _needles(self.wanted)
         matching = 0
-        for raw in self._checked_lines(file):
-            if all(one in raw for one in needles):
-                record = orjson.loads(raw)
-                if self.wanted.matches(record):
-                    found.append(record)
-                    matching += 1
+        for raw in self._lines(file):
+            proof = follower.follow(raw)
+            if all(one in raw for one in needles) and (record := self._matching(raw)) is not None:
+                one = FoundRecord(record, proof)
+                found.append(one)
+                matching += 1
+                if proof is not Proof.BROKEN:
+                    follower.wait(one)
+            if _CHAIN_OPENED in raw:
+                self._take_host(raw)
         self.is_complete &= matching <= self.records_max
         self.found += found
+        first = follower.end() if self._next is None else follower.continue_with(*self._next)
+        self.is_intact &= follower.is_intact
+        return first
 
-    def _checked_lines(self, file: Path) -> Iterator[bytes]:
-        """Yield the lines of a segment as long as they continue the chain."""
+    def _read_opening(self, file: Path) -> Proof:
+        """Return the proof of the first line of a segment whose records are not wanted."""
+        follower = ProofFollower(self.keys)
+        with file.open("rb") as opened:
+            for raw in islice(opened, _OPENING_LINES):
+                follower.follow(raw)
+                if follower.first is not None:
+                    break
+        return follower.end()
+
+    def _read_hosts(self, file: Path) -> None:
+        with suppress(FileNotFoundError), file.open("rb") as opened:
+            for raw in islice(opened, _OPENING_LINES):
+                self._take_host(raw)
+
+    def _take_host(self, raw: bytes) -> None:
+        if _CHAIN_OPENED in raw and (host := _HOST.search(raw)) is not None:
+            self.hosts.add(host[1].decode(errors="replace"))
+
+    def _lines(self, file: Path) -> Iterator[bytes]:
+        """Yield the complete lines of a segment, or the newest that may be read."""
         size = file.stat().st_size
-        head: Head | None = None
         with file.open("rb") as opened:
             if size > self.bytes_left:
                 self.is_complete = False
@@ -135,28 +193,20 @@ class _ChainSearch:
             self.bytes_left -= size
             for number, raw in enumerate(opened):
                 if not raw.endswith(b"\n"):
-                    break  # it is being written
+                    return  # it is being written
                 if number % _LINES_AT_ONCE == 0:
                     time.sleep(_PAUSE_S)
-                head = self._check(raw, head)
-                if head is None:
-                    return
                 yield raw
-        if head is not None and self._next is not None and head.hash != self._next.prev:
-            self.is_intact = False
 
-    def _check(self, raw: bytes, before: Head | None) -> Head | None:
-        """Return the head after a line; None if the line does not continue the chain."""
-        if before is not None and raw.startswith(line_start(before)):
-            return Head(before.chain, before.seq + 1, sha256(raw).hexdigest())
+    def _matching(self, raw: bytes) -> dict[str, Any] | None:
+        """Return the record of a line, also of a changed one, if it is one and matches."""
         try:
-            line = parse_line(raw)
-        except ValueError:
-            line = None
-        if line is None or before is not None:
+            record = orjson.loads(raw)
+            if isinstance(record.get("servers", []), list) and self.wanted.matches(record):
+                return {**record, "at": float(record["at"])}
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
             self.is_intact = False
-            return None
-        return line.head
+        return None
 
 
 def _needles(wanted: RecordFilter) -> list[bytes]:

@@ -356,7 +356,7 @@ ACTION_SPECS: Final[Mapping[str, ActionSpec]] = {
             method="GET",
             path="/audit",
             summary="Search the audit log in the files of this host: at most 32 MiB of its newest"
-            " lines in the time that is named.",
+            " lines in the time that is named, each with its proof.",
             command="audit",
             permissions=("audit",),
             request_type=SearchAuditRequest,

@@ -189,6 +189,12 @@ class ClusterQuery:
         timeout_s = _RELOAD_TIMEOUT_S if reload else _TIMEOUT_S
         return PolicyResponse(*await self._all(own, PolicyQuery(reload), timeout_s))
 
+    async def hosts(self) -> tuple[frozenset[str], int]:
+        """Return the hosts of all processes, and how many processes did not respond."""
+        found = await self.policy(reload=False)
+        names = frozenset(one.process.rpartition(":")[0] for one in found.processes)
+        return names, found.missing
+
     async def _all(
         self, own: _Response, query: _Query, timeout_s: float
     ) -> tuple[list[_Response], int, int]:

@@ -1,11 +1,11 @@
 """The inquiries of the admin API: why the policy decides as it does, and what was recorded."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from gateway.domain.audit.search import FoundRecords, RecordFilter
+from gateway.domain.audit.search import FoundRecord, FoundRecords, RecordFilter
 from gateway.domain.catalogue.catalogue import parse_server_id
 from gateway.domain.errors import BadRequest
 from gateway.domain.model import Principal, ProjectId, RuleRef, ServerId
@@ -31,10 +31,18 @@ _SECONDS_PER_DAY: Final = 86_400.0
 
 
 class AuditSearch(Protocol):
-    """The audit log of this host."""
+    """The audit log in the directory of this host."""
 
     async def search(self, wanted: RecordFilter, *, records_max: int) -> FoundRecords:
         """Return the newest matching records, the newest first. Raises AuditLogUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayHosts:
+    own: str
+    """The host of this process."""
+    all: Callable[[], Awaitable[tuple[frozenset[str], int]]]
+    """Returns the hosts of all processes, and how many processes did not respond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +63,14 @@ class InquiryActions:
         sources: DecisionSources,
         projects: frozenset[str],
         audit: AuditSearch | None,
+        hosts: GatewayHosts,
         clock: Clock,
     ) -> None:
         """`audit`: None if the audit log is not in files of this host."""
         self._sources = sources
         self._projects = projects
         self._audit = audit
+        self._hosts = hosts
         self._clock = clock
 
     def explain(self, request: ExplainRequest, _: Administrator) -> ActionPlan:
@@ -139,8 +149,15 @@ class InquiryActions:
 
     async def _search(self, audit: AuditSearch, wanted: RecordFilter) -> SearchAuditResponse:
         found = await audit.search(wanted, records_max=RECORDS_MAX)
+        hosts, missing = await self._hosts.all()
+        searched = found.hosts | {self._hosts.own}
         return SearchAuditResponse(
-            [_entry(one) for one in found.records], found.is_complete, found.is_intact
+            [_entry(one) for one in found.records],
+            found.is_complete,
+            found.is_intact,
+            sorted(searched),
+            sorted(hosts - searched),
+            missing,
         )
 
 
@@ -148,13 +165,16 @@ def _explained(rule: RuleRef) -> ExplainedRule:
     return ExplainedRule(rule.label, rule.location, rule.kind.value)
 
 
-def _entry(record: Mapping[str, Any]) -> AuditEntry:
+def _entry(found: FoundRecord) -> AuditEntry:
+    record = found.record
+
     def text(name: str) -> str:
         value = record.get(name, "")
         return value if isinstance(value, str) else ""
 
     return AuditEntry(
-        at=timestamp(float(record["at"])),
+        at=timestamp(found.at),
+        proof=found.proof.value,
         event=text("event"),
         request_id=text("request_id"),
         issuer=text("issuer"),

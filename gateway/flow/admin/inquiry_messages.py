@@ -5,11 +5,13 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from gateway.domain.audit.search import Proof
 from gateway.domain.model import PERMISSIONS
 from gateway.flow.admin.messages import (
     AdminRequest,
     AdminResponse,
     IssuerName,
+    MissingCount,
     OverrideDetails,
     ServerName,
     Subject,
@@ -83,7 +85,7 @@ class ExplainResponse(AdminResponse, frozen=True):
 
 
 class SearchAuditRequest(AdminRequest, frozen=True):
-    """Search the audit log of this host, newest record first.
+    """Search the audit log in the directory of this host, newest record first.
 
     A person is the caller, or the person that an administrator's request is about.
     """
@@ -140,6 +142,17 @@ class AuditEntry(AdminResponse, frozen=True):
     target: str
     client_address: str
     detail: str
+    proof: Annotated[
+        str,
+        Meta(
+            description="`signed`: a later checkpoint with this gateway's key proves the record."
+            " `not_signed_yet`: none follows; the next one comes within `audit.checkpoint_s`, or"
+            " when the process that wrote the record starts again. `unsigned`: the checkpoint has"
+            " no signature. `unknown_key`: it is signed with another key; use `gateway audit verify"
+            " --public-key`. `broken`: the record was changed, or the chain after it is broken.",
+            extra_json_schema={"enum": [one.value for one in Proof]},
+        ),
+    ]
 
 
 class SearchAuditResponse(AdminResponse, frozen=True):
@@ -152,7 +165,22 @@ class SearchAuditResponse(AdminResponse, frozen=True):
     intact: Annotated[
         bool,
         Meta(
-            description="Whether the hash chain of the lines that were read is unbroken. Only"
-            " `gateway audit verify` checks signatures and the whole chain."
+            description="Whether the hash chain of the lines that were read is unbroken, and each"
+            " signature in them is valid. Only `gateway audit verify` checks the whole chain."
         ),
     ]
+    hosts: Annotated[
+        list[str],
+        Meta(
+            description="Hosts whose records were searched: this one, and those that share"
+            " `audit.directory` with it."
+        ),
+    ]
+    other_hosts: Annotated[
+        list[str],
+        Meta(
+            description="Hosts of the gateway's other processes. Their records were not searched:"
+            " search at their admin listener, or where the logs are collected."
+        ),
+    ]
+    missing: MissingCount

@@ -6,6 +6,7 @@ import socket
 from gateway.domain.admin_permissions import AdminGrants
 from gateway.domain.model import BudgetClass
 from gateway.drivers.audit.record_search import RecordSearch
+from gateway.drivers.audit.signing_keys import load_verifier_of
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.replicas import ValkeyReplicas
@@ -15,7 +16,7 @@ from gateway.flow.admin.actions import AdminActions
 from gateway.flow.admin.administration import Administration
 from gateway.flow.admin.cluster_query import ClusterQuery, ProcessView
 from gateway.flow.admin.console_actions import ConsoleActions, ConsoleDirectory
-from gateway.flow.admin.inquiry_actions import DecisionSources, InquiryActions
+from gateway.flow.admin.inquiry_actions import DecisionSources, GatewayHosts, InquiryActions
 from gateway.flow.admin.login_actions import LoginActions
 from gateway.flow.admin.request_actions import RequestActions, RequestDirectory
 from gateway.flow.admin.webhook_actions import DeadNotices, WebhookActions
@@ -55,7 +56,6 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
     if api is None:
         return None
     projects = frozenset(config.project_ids)
-    directory = config.audit.directory
     sources = DecisionSources(
         stages.policies,
         stages.inventories,
@@ -80,9 +80,7 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         logins=LoginActions(logins),
         requests=RequestActions(requests, clock),
         webhooks=WebhookActions(notices),
-        inquiries=InquiryActions(
-            sources, projects, None if directory is None else RecordSearch(directory), clock
-        ),
+        inquiries=_inquiries(runtime, sources, cluster),
         clock=clock,
     )
     administration = Administration(
@@ -93,3 +91,16 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         clock=clock,
     )
     return AdminApi(administration, identity.admins, clock, runtime.metrics.admin_request)
+
+
+def _inquiries(runtime: Runtime, sources: DecisionSources, cluster: ClusterQuery) -> InquiryActions:
+    config = runtime.config
+    directory, signing_key = config.audit.directory, config.audit.signing_key
+    keys = {} if signing_key is None else dict([load_verifier_of(signing_key)])
+    return InquiryActions(
+        sources,
+        frozenset(config.project_ids),
+        None if directory is None else RecordSearch(directory, keys),
+        GatewayHosts(socket.gethostname(), cluster.hosts),
+        runtime.clock,
+    )

@@ -1,7 +1,7 @@
-// The search of the audit log of this replica.
+// The search of the audit log in the directory of this host.
 import { AUDIT } from "./texts.js";
 import { clockTime } from "../people/times.js";
-import { field, fieldForm } from "./dom.js";
+import { field, fieldForm, text } from "./dom.js";
 import { Listing } from "./listing.js";
 
 const { columns } = AUDIT;
@@ -11,6 +11,23 @@ const DAY_MS = 86_400_000;
 function local(at) {
   const shifted = new Date(at - new Date(at).getTimezoneOffset() * 60_000);
   return shifted.toISOString().slice(0, 16);
+}
+
+/** Say what proves the records, and where was not searched. */
+function note({ records, intact, complete, hosts, other_hosts: others, missing }) {
+  const unproven = Object.entries(AUDIT.unproven)
+    .map(([proof, words]) => [records.filter((one) => one.proof === proof).length, words])
+    .filter(([count]) => count);
+  const notes = [
+    intact ? "" : AUDIT.broken,
+    ...unproven.map(([count, words]) => words(count)),
+    records.length && !unproven.length ? AUDIT.signed : "",
+    complete ? "" : AUDIT.cut,
+    AUDIT.hosts(hosts.map(text).join(", ")),
+    others.length ? AUDIT.otherHosts(others.map(text).join(", ")) : "",
+    missing ? AUDIT.missing(missing) : "",
+  ];
+  return notes.filter(Boolean).join(" ");
 }
 
 export class AuditView {
@@ -46,11 +63,11 @@ export class AuditView {
         });
         const { status, data } = await this.#tools.api.read("/audit", Object.fromEntries(values));
         if (status !== 200) return { status, data };
-        const notes = [data.intact ? AUDIT.verified : AUDIT.broken, data.complete ? "" : AUDIT.cut];
-        return { status, data, rows: data.records, note: notes.filter(Boolean).join(" ") };
+        return { status, data, rows: data.records, note: note(data) };
       },
       columns: [
         [columns.at, (one) => clockTime(one.at)],
+        [columns.proof, (one) => AUDIT.proofs[one.proof] ?? one.proof],
         [columns.event, (one) => one.event],
         [columns.person, (one) => [one.issuer, one.subject].filter(Boolean).join(": ")],
         [columns.decision, (one) => [one.decision, one.rule].filter(Boolean).join(", ")],
