@@ -20,9 +20,9 @@ _REQUEST_HEADERS: Final = ", ".join(
 )
 _RESPONSE_HEADERS: Final = ", ".join(
     (
-        *("Allow", "Content-Disposition", "Content-Range", "ETag", "Preference-Applied"),
-        *("RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"),
-        *("X-Console-Expires-In", "X-Request-Id"),
+        *("Accept-Ranges", "Allow", "Content-Disposition", "Content-Range", "ETag", "Link"),
+        *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After"),
+        *("WWW-Authenticate", "X-Console-Expires-In", "X-Request-Id", "X-Subject-Token"),
     )
 )
 
