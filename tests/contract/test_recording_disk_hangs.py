@@ -17,7 +17,9 @@ import pytest
 from gateway.domain.recordings.records import RecordKind, json_record, screen_record
 from gateway.drivers.host.clock import SystemClock
 from gateway.drivers.recordings import open_part, part_threads, stored_recordings, write_threads
+from gateway.drivers.recordings.recording_directory import part_files
 from gateway.drivers.recordings.stored_recordings import StoredRecordings
+from gateway.drivers.recordings.sync_threads import SYNC_THREADS
 from gateway.flow.recordings.recorded_channel import RecordedChannel
 from gateway.flow.recordings.recording_store import RecordingUnreadable, Unreadable
 from gateway.flow.recordings.recording_telemetry import RecordingFailure
@@ -111,6 +113,7 @@ async def test_hung_call_ends_a_required_session_within_a_second(
             # On a busy machine the call may have begun some ticks before its thread says so.
             assert 0.6 < (failed_at[0] - call.entered_at) * TICK_S < 1.01
             await channel.send(b"never sent")
+            recordings._threads._opens._timeout_s = 0.5
             with pytest.raises(RecordingFailed, match="start: the disk accepts no data"):
                 await recordings.open_part(a_recording(2), print)
             sent = b"".join(one for one in browser.sent if isinstance(one, bytes))
@@ -227,8 +230,11 @@ async def test_busy_session_waits_behind_the_others(
 async def test_hung_write_ends_its_own_session_only(
     scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One file that hangs, as of a lost server of a cluster, stops no other recording."""
-    failed: dict[int, list[str]] = {1: [], 2: []}
+    """One file that hangs, as of a lost server of a cluster, stops no other recording.
+
+    Neither one that goes on nor one that begins; and one that ends is closed.
+    """
+    failed: dict[int, list[str]] = {1: [], 2: [], 3: []}
     write, hung, release = open_part._write, list[int](), threading.Event()
 
     def hangs(fd: int, data: bytes) -> None:
@@ -252,13 +258,75 @@ async def test_hung_write_ends_its_own_session_only(
                     await asyncio.sleep(0.01)
             with pytest.raises(RecordingFailed, match="stalled: the disk accepts no data"):
                 await waiting
+            first.close([END])
+            third = await recordings.open_part(a_recording(3), failed[3].append)
+            await third.append([screen_record(1, b"begins")])
+            third.close([END])
+            await until(lambda: is_closed(scene, 3))
+            assert not is_closed(scene, 1)
         finally:
             release.set()
+        await until(lambda: is_closed(scene, 1))
         await second.append([screen_record(wrote, b"goes on ")])
-        for part in (first, second):
-            part.close([END])
-    assert failed == {1: ["stalled: the disk accepts no data"], 2: []}
+        second.close([END])
+    assert failed == {1: ["stalled: the disk accepts no data"], 2: [], 3: []}
     assert scene.screen(a_recording(2).id) == b"goes on " * (wrote + 1)
+    assert scene.screen(a_recording(3).id) == b"begins"
+
+
+def is_closed(scene: RecordingScene, number: int) -> bool:
+    path = scene.directory.find(a_recording(number).id)
+    return path is not None and [one.is_closed for one in part_files(path)] == [True]
+
+
+async def test_disk_that_hangs_is_found_by_one_opening(
+    scene: RecordingScene, clock: CountingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further opening begins, and takes a thread, until a call has returned."""
+    failed: list[str] = []
+    async with scene.running() as recordings:
+        threads = recordings._threads
+        part = await recordings.open_part(a_recording(), failed.append)
+        with hanging(monkeypatch, clock, "_write"):
+            with pytest.raises(RecordingFailed, match="stalled"):
+                await part.append([screen_record(1, b"x")])
+            opening = asyncio.ensure_future(recordings.open_part(a_recording(2), print))
+            await until(lambda: threads._hangs)
+            for number in range(3, 20):
+                with pytest.raises(RecordingFailed, match="start: the disk accepts no data"):
+                    await recordings.open_part(a_recording(number), print)
+            assert len(threads._opening) == 1
+        await asyncio.wait({opening})
+        await until(lambda: not threads._hangs)
+        part = await recordings.open_part(a_recording(20), failed.append)
+        await part.append([screen_record(1, b"again")])
+        part.close([END])
+    assert scene.screen(a_recording(20).id) == b"again"
+
+
+async def test_threads_that_hang_are_bounded(
+    scene: RecordingScene, clock: CountingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each thread is in a call that hangs, the disk is taken for one that hangs."""
+    monkeypatch.setattr(write_threads, "THREADS_MAX", 2)
+    failed: list[str] = []
+    async with scene.running() as recordings:
+        threads = recordings._threads
+        parts = [await recordings.open_part(a_recording(i), failed.append) for i in range(1, 5)]
+        with hanging(monkeypatch, clock, "_write"):
+            writes = [
+                asyncio.ensure_future(one.append([screen_record(1, b"x")])) for one in parts
+            ]
+            await until(lambda: len(failed) == len(parts) and threads._hangs)
+            with pytest.raises(RecordingFailed, match="start: the disk accepts no data"):
+                await recordings.open_part(a_recording(9), print)
+            assert threads._writes._started == 2
+        await asyncio.gather(*writes, return_exceptions=True)
+        await until(lambda: not threads._hangs)
+        part = await recordings.open_part(a_recording(9), print)
+        await part.append([screen_record(1, b"again")])
+        part.close([END])
+    assert scene.screen(a_recording(9).id) == b"again"
 
 
 async def test_hung_write_delays_no_write_that_its_thread_has_done(
@@ -297,7 +365,7 @@ async def test_hung_write_delays_no_write_that_its_thread_has_done(
 async def test_hung_sync_fails_the_parts_of_its_thread_only(
     scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed: dict[int, list[str]] = {1: [], 2: []}
+    failed: dict[int, list[str]] = {1: [], 2: [], 3: []}
     sync, hung, release = open_part.sync, list[int](), threading.Event()
 
     def hangs(fd: int) -> None:
@@ -315,9 +383,14 @@ async def test_hung_sync_fails_the_parts_of_its_thread_only(
             await first.append([screen_record(1, b"x")])
             await second.append([screen_record(1, b"x")])
             await until(lambda: bool(failed[1]) and recordings.lag_s == 0.0)
+            # New recordings go to the other threads.
+            for i in range(3, 3 + SYNC_THREADS):
+                part = await recordings.open_part(a_recording(i), failed[3].append)
+                await part.append([screen_record(1, b"x")])
+            await until(lambda: recordings.lag_s == 0.0)
         finally:
             release.set()
-    assert failed == {1: ["stalled: the disk makes no data durable"], 2: []}
+    assert failed == {1: ["stalled: the disk makes no data durable"], 2: [], 3: []}
 
 
 async def test_hung_disk_of_reads_stops_no_other_thread(

@@ -12,7 +12,6 @@ from typing import Final
 from gateway.domain.recordings.index_lines import part_opened, recording_opened
 from gateway.domain.recordings.model import PartId, RecordingDetails
 from gateway.domain.recordings.records import Record
-from gateway.drivers.host.bounded_threads import BoundedThreads
 from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.recordings.open_part import OpenPart, create_part
 from gateway.drivers.recordings.part_closer import PartCloser
@@ -33,12 +32,9 @@ from gateway.flow.recordings.recording_writer import RecordingFailed
 
 log = logging.getLogger("gateway.recording")
 
-_OPEN_TIMEOUT_S: Final = 5.0
 _RECOVER_EVERY_S: Final = 30.0
 _RECOVER_DAYS: Final = 2
 _RETENTION_EVERY_S: Final = 600.0
-_OPENS_MAX: Final = 8
-"""Parts that are opened at the same time."""
 _ENDS_MAX: Final = 8
 """Parts whose last records are made durable at the same time."""
 _CLOSE_S: Final = 5.0
@@ -79,9 +75,6 @@ class FileRecordings:
         self._clock = clock
         self._telemetry = telemetry
         self._threads = PartThreads(clock)
-        self._opens = BoundedThreads(
-            "recording opens", threads_max=_OPENS_MAX, timeout_s=_OPEN_TIMEOUT_S
-        )
         self._closes = WorkerThread("recording closes")
         self._passes = WorkerThread("recording passes")
         self._ending: asyncio.Queue[_Ending] = asyncio.Queue()
@@ -110,8 +103,7 @@ class FileRecordings:
         self, details: RecordingDetails, on_failure: Callable[[str], None]
     ) -> "FilePart":
         try:
-            self._threads.check()
-            part = await self._opens.do(
+            part = await self._threads.open(
                 lambda: open_recording_part(self._files, details, self._clock.now()),
                 unused=self._closing.put_nowait,
             )
@@ -169,7 +161,8 @@ class FileRecordings:
         with suppress(RecordingFailed):
             await self._threads.write(ending.part, ending.records)
         await self._threads.release(ending.part)
-        self._closing.put_nowait(ending.part.open_part)
+        # The thread that closes parts must not wait for one whose write hangs.
+        ending.part.when_idle(lambda: self._closing.put_nowait(ending.part.open_part))
 
     async def _close_parts(self) -> None:
         while True:

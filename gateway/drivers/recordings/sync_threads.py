@@ -35,7 +35,7 @@ class SyncThread:
         self._thread = WorkerThread("recording syncs")
         self._jobs = 0
         """Jobs that have not ended."""
-        self._synced = 0
+        self.synced = 0
         """Parts that the thread has made durable or checked."""
         self._synced_before = -1
         """At the last tick."""
@@ -55,13 +55,15 @@ class SyncThread:
     async def release(self, part: ThreadedPart) -> None:
         """Make a part durable, as far as possible, and check it no more."""
         self.parts.pop(part, None)
+        if self.is_hung:
+            return
         with suppress(OSError):
             await self._do(part.open_part.sync)
 
     def find_stalled(self) -> Sequence[ThreadedPart]:
         """Return the parts that wait for a hung thread; called at each tick of the watch."""
-        is_stuck = self._jobs > 0 and self._synced == self._synced_before
-        self._synced_before = self._synced
+        is_stuck = self._jobs > 0 and self.synced == self._synced_before
+        self._synced_before = self.synced
         self._ticks = self._ticks + 1 if is_stuck else 0
         if not self.is_hung:
             return []
@@ -95,7 +97,7 @@ class SyncThread:
                 errors[part] = (RecordingFailure.REMOVED, describe(error))
             except OSError as error:
                 errors[part] = (RecordingFailure.SYNC, describe(error))
-            self._synced += 1
+            self.synced += 1
         return errors
 
     async def _do(self, job: Callable[[], _T]) -> _T:
@@ -104,4 +106,4 @@ class SyncThread:
             return await self._thread.do(job)
         finally:
             self._jobs -= 1
-            self._synced += 1
+            self.synced += 1

@@ -44,6 +44,21 @@ class ThreadedPart:
         self.written_at = 0.0
         """Monotonic time at which the last write was reported."""
         self._on_failure = on_failure
+        self._on_idle: Callable[[], None] | None = None
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call `call`, once, when no thread is in a write of the part: now, or when it returns."""
+        if self.writes:
+            self._on_idle = call
+        else:
+            call()
+
+    def end_write(self) -> None:
+        """Note that the first write has returned."""
+        self.writes.popleft()
+        if not self.writes and self._on_idle is not None:
+            self._on_idle()
+            self._on_idle = None
 
     def note_sync(self, began: float) -> None:
         """Note that what was written before a monotonic time is durable."""

@@ -41,7 +41,10 @@ class WriteThreads:
         self._reports: deque[QueuedWrite | None] = deque()
         self._is_reported = False
         self._help: asyncio.TimerHandle | None = None
-        self._written = 0
+        self._stuck = 0
+        """Threads whose call has stalled, at the last tick."""
+        self.written = 0
+        """Writes that have ended."""
         self._written_before = -1
         """At the last tick."""
 
@@ -49,7 +52,7 @@ class WriteThreads:
         write.queued_at = self._clock.monotonic()
         self._submitted.add(write)
         self._ready.append(write)
-        if not self._awake:
+        if self._needs_thread:
             self._wake()
         elif self._help is None:
             self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
@@ -59,12 +62,19 @@ class WriteThreads:
 
         A write that has begun waits for its own call; the others, for any thread's progress.
         """
-        is_moving = self._written != self._written_before
-        self._written_before = self._written
+        is_moving = self.written != self._written_before
+        self._written_before = self.written
         for write in self._submitted:
             is_waiting = write.has_begun or not is_moving
             write.ticks = write.ticks + 1 if is_waiting else 0
-        return [one for one in self._submitted if one.ticks >= STALL_TICKS]
+        stalled = [one for one in self._submitted if one.ticks >= STALL_TICKS]
+        self._stuck = sum(one.has_begun for one in stalled)
+        return stalled
+
+    @property
+    def _needs_thread(self) -> bool:
+        """Return whether no thread takes the next write: one that is stuck takes none."""
+        return self._stuck >= self._awake < THREADS_MAX
 
     def end(self) -> None:
         """End the threads after the writes in their queue; does not wait."""
@@ -120,8 +130,8 @@ class WriteThreads:
             if write is None:
                 self._awake -= 1
                 continue
-            self._written += 1
+            self.written += 1
             self._submitted.discard(write)
             self._on_written(write)
-        if self._ready and not self._awake:
+        if self._ready and self._needs_thread:
             self._wake()
