@@ -314,9 +314,7 @@ async def test_threads_that_hang_are_bounded(
         threads = recordings._threads
         parts = [await recordings.open_part(a_recording(i), failed.append) for i in range(1, 5)]
         with hanging(monkeypatch, clock, "_write"):
-            writes = [
-                asyncio.ensure_future(one.append([screen_record(1, b"x")])) for one in parts
-            ]
+            writes = [asyncio.ensure_future(one.append([screen_record(1, b"x")])) for one in parts]
             await until(lambda: len(failed) == len(parts) and threads._hangs)
             with pytest.raises(RecordingFailed, match="start: the disk accepts no data"):
                 await recordings.open_part(a_recording(9), print)

@@ -27,8 +27,8 @@ from gateway.flow.recordings.recording_telemetry import RecordingFailure
 
 _STALL_TICK_S: Final = 0.1
 _OPEN_TIMEOUT_S: Final = 5.0
-_OPENS_MAX: Final = 8
-"""Parts that are opened at the same time."""
+_OPENS_MAX: Final = 64
+"""Parts that are opened at the same time; each takes about ten calls of the disk."""
 _NO_DATA: Final = "the disk accepts no data"
 
 

@@ -1,8 +1,10 @@
 """The index of recordings in files: a signed hash chain, written as the audit log is."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -19,8 +21,21 @@ _READ_BYTES: Final = 1_048_576
 _RECORDING: Final = re.compile(rb'"recording":"([0-9a-f]{32})"')
 
 
+@dataclass(slots=True)
+class _Entry:
+    """The lines of one call of `append`."""
+
+    bodies: Sequence[bytes]
+    is_committed: bool = False
+    error: Exception | None = None
+
+
 class RecordingIndex:
-    """Its methods block and may be called by several threads."""
+    """Its methods block and may be called by several threads.
+
+    Threads that wait for a commit share the next one, as requests do in the audit log: that one
+    gathers in an event loop, which the commands that write the index do not have.
+    """
 
     def __init__(self, directory: Path, clock: Clock, signer: Signer | None) -> None:
         """`directory`: of the recordings."""
@@ -32,11 +47,32 @@ class RecordingIndex:
             keep_s=0.0,  # a few hundred bytes for each part, which stay
         )
         self._lock = Lock()
+        """Of the files; a thread that has it commits what waits."""
+        self._waiting: deque[_Entry] = deque()
 
     def append(self, *bodies: bytes) -> None:
-        """Add lines and a checkpoint; return when they are durable. Raises OSError."""
+        """Add lines and a checkpoint; return when they are durable. Raises OSError.
+
+        An error rejects all lines of the commit.
+        """
+        entry = _Entry(bodies)
+        self._waiting.append(entry)
         with self._lock:
+            if not entry.is_committed:
+                self._commit_waiting()
+        if entry.error is not None:
+            raise entry.error
+
+    def _commit_waiting(self) -> None:
+        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        bodies = [body for entry in entries for body in entry.bodies]
+        error: Exception | None = None
+        try:
             self._files.commit(bodies, with_checkpoint=True)
+        except Exception as failure:  # noqa: BLE001 - raised in each thread that waits
+            error = failure
+        for entry in entries:
+            entry.error, entry.is_committed = error, True
 
     def close(self) -> None:
         with self._lock:
