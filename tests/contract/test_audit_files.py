@@ -38,6 +38,7 @@ from gateway.drivers.audit.directory import chain_directories
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from tests.support.audit import SigningKey, all_verified, lines_in, verified
+from tests.support.budget_queues import until
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
 
@@ -505,23 +506,21 @@ async def test_hanging_disk_rejects_records_in_time(
     real = file_store.write_durably
 
     def hang(fd: int, data: bytes) -> None:
-        go_on.wait(10)
+        go_on.wait(60)
         real(fd, data)
 
     monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.1)
     monkeypatch.setattr(file_store, "write_durably", hang)
     outcomes = await subject.outcomes("x", "y")
     assert [type(one) for one in outcomes] == [AuditLogUnavailable] * 2
-    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 8.0)
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 50.0)
     began = time.monotonic()
     (outcome,) = await subject.outcomes("at once")
     assert isinstance(outcome, AuditLogUnavailable)
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 25.0
     assert not subject.audit_log.durable
     go_on.set()
-    for _ in range(200):
-        if (await subject.outcomes("after"))[0] is None:
-            break
+    while (await subject.outcomes("after"))[0] is not None:
         await asyncio.sleep(0.01)
     assert subject.subjects() == ["before", "after"]
     assert verified(subject.chain_directory).intact
@@ -537,7 +536,7 @@ async def test_hanging_disk_does_not_block_start(
     real = file_store.write_durably
 
     def hang(fd: int, data: bytes) -> None:
-        go_on.wait(10)
+        go_on.wait(60)
         real(fd, data)
 
     monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.1)
@@ -549,12 +548,10 @@ async def test_hanging_disk_does_not_block_start(
     assert not subject.audit_log.durable
     (outcome,) = await subject.outcomes("refused")
     assert isinstance(outcome, AuditLogUnavailable)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 25.0
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 50.0)
     go_on.set()
-    for _ in range(200):
-        if subject.audit_log.durable:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: subject.audit_log.durable)
     await subject.record("ann")
     assert subject.subjects() == ["ann"]
     assert subject.telemetry.audit_events["audit_chain_opened"] == 1
@@ -571,7 +568,7 @@ async def test_hanging_disk_does_not_block_shutdown(
     real = file_store.write_durably
 
     def hang(fd: int, data: bytes) -> None:
-        go_on.wait(10)
+        go_on.wait(60)
         real(fd, data)
 
     monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.1)
@@ -580,14 +577,11 @@ async def test_hanging_disk_does_not_block_shutdown(
     await asyncio.sleep(0)
     began = time.monotonic()
     await subject.audit_log.close()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 25.0
     with pytest.raises(AuditLogUnavailable):
         await waiting
     go_on.set()
-    for _ in range(200):
-        if "refused" not in subject.subjects() and subject.audit_log.durable:
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: "refused" not in subject.subjects() and subject.audit_log.durable)
     assert subject.subjects() == []
 
 
@@ -610,7 +604,7 @@ async def test_failed_open_is_retried_without_records(tmp_path: Path, clock: Fak
         await clock.advance(5.0)
         assert not subject.audit_log.durable
         directory.unlink()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not subject.audit_log.durable:
                 await clock.advance(5.0)
                 await asyncio.sleep(0.01)  # a thread accesses the disk
@@ -741,10 +735,11 @@ async def test_checkpoints_are_signed_and_heads_logged(
     await subject.record("ann")
     for _ in range(3):  # without new records there is no checkpoint
         await clock.advance(60.0)
+        await until(lambda: subject.events().count(CHECKPOINT) == 2)  # the first is at the opening
         await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.wait([running])
-    assert subject.events().count(CHECKPOINT) == 2  # the first is at the opening
+    assert subject.events().count(CHECKPOINT) == 2
     *_, found = [record for record in caplog.records if record.message == "audit_checkpoint"]
     head = parse_line(lines_in(subject.chain_directory)[-1]).head
     assert (found.chain, found.seq, found.hash) == (head.chain, head.seq, head.hash)

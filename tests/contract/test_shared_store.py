@@ -46,6 +46,7 @@ def a_valkey(server: RealValkey, *, namespace: str = "", timeout_s: float = 10.0
         seal_keys=(a_seal_key(),),
         namespace=namespace or f"t-{secrets.token_hex(4)}",
         timeout_s=timeout_s,
+        connect_timeout_s=10.0,
     )
     return Valkey(
         store,

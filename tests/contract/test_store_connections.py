@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,21 +14,27 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from tests.support.budget_queues import CLOCK, SEAL_KEY, AnyRedis, run_loops
+from tests.support.budget_queues import CLOCK, SEAL_KEY, AnyRedis, run_loops, until
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey, free_port, is_cluster_ok, wait_until
 
 SCRIPT = LuaScript("unmark_used")
-NOTICED_WITHIN_S = 2.0
-"""A second is promised; a busy machine may be late."""
+CALL_S = 1.0
+"""A call without a reply for so long makes the server unavailable."""
 
 
 class Connected:
     """A process's connection with its background loops, and what it has reported."""
 
     def __init__(self, redis: AnyRedis, namespace: str, **settings: float) -> None:
-        store = StoreSettings(redis=redis, seal_keys=(SEAL_KEY,), namespace=namespace, **settings)
+        store = StoreSettings(
+            redis=redis,
+            seal_keys=(SEAL_KEY,),
+            namespace=namespace,
+            timeout_s=CALL_S,
+            **settings,
+        )
         self.telemetry = RecordingTelemetry()
         self.valkey = Valkey(
             store,
@@ -47,14 +53,8 @@ class Connected:
     ) -> AsyncIterator["Connected"]:
         made = cls(redis, namespace or f"t-{secrets.token_hex(4)}", **settings)
         async with run_loops(made.valkey):
-            await made.until(lambda: made.telemetry.subscribed[-1:] == [True])
+            await until(lambda: made.telemetry.subscribed[-1:] == [True])
             yield made
-
-    async def until(self, is_so: Any, within_s: float = NOTICED_WITHIN_S) -> None:
-        deadline = CLOCK.monotonic() + within_s
-        while not is_so():
-            assert CLOCK.monotonic() < deadline
-            await asyncio.sleep(0.01)
 
     async def call(self) -> None:
         await self.valkey.run_script(SCRIPT, [self.valkey.key("k", tag="t")], [])
@@ -74,8 +74,8 @@ async def test_demoted_primary_behind_a_name_is_left(own_valkey: RealValkey) -> 
                 await process.call()
             assert not process.valkey.available
             name.target_port = other.port
-            await process.until(lambda: process.valkey.available)
-            await process.until(lambda: process.telemetry.subscribed[-1])
+            await until(lambda: process.valkey.available)
+            await until(lambda: process.telemetry.subscribed[-1])
             assert own_valkey.command("PUBSUB", "NUMSUB", channel)[1] == 0
             assert other.command("PUBSUB", "NUMSUB", channel)[1] == 1
             await process.call()
@@ -83,7 +83,7 @@ async def test_demoted_primary_behind_a_name_is_left(own_valkey: RealValkey) -> 
         other.close()
 
 
-async def test_dead_subscription_is_replaced_within_a_second(own_valkey: RealValkey) -> None:
+async def test_dead_subscription_is_replaced(own_valkey: RealValkey) -> None:
     """A proxy acknowledges what it no longer delivers; the other connections are fine."""
     async with (
         TcpProxy(own_valkey.port).serve() as proxy,
@@ -92,11 +92,9 @@ async def test_dead_subscription_is_replaced_within_a_second(own_valkey: RealVal
         await process.call()
         (subscription,) = [one for one in proxy.connections if one.subscribes]
         subscription.swallows = True
-        died_at = CLOCK.monotonic()
-        await process.until(lambda: process.telemetry.subscribed[-2:] == [False, True])
-        assert CLOCK.monotonic() - died_at < NOTICED_WITHIN_S
+        await until(lambda: process.telemetry.subscribed[-2:] == [False, True])
         own_valkey.command("PUBLISH", process.valkey.channel, "arrives")
-        await process.until(lambda: b"arrives" in process.messages)
+        await until(lambda: b"arrives" in process.messages)
         assert process.telemetry.store == [True], "the server was available all the time"
 
 
@@ -109,7 +107,7 @@ async def test_waiters_look_again_after_missed_messages(own_valkey: RealValkey) 
         process.valkey.on_availability_change(lambda: woken.append(True))
         for connection in proxy.connections:
             connection.swallows = connection.subscribes
-        await process.until(lambda: woken)
+        await until(lambda: woken)
 
 
 async def test_dead_connections_cost_one_loss(own_valkey: RealValkey) -> None:
@@ -124,7 +122,7 @@ async def test_dead_connections_cost_one_loss(own_valkey: RealValkey) -> None:
             connection.swallows = True
         with pytest.raises(StoreUnavailable):
             await process.call()
-        await process.until(lambda: process.valkey.available)
+        await until(lambda: process.valkey.available)
         for _ in range(20):
             await process.call()
             await asyncio.sleep(0.05)
@@ -135,20 +133,20 @@ async def test_server_that_swallows_all_is_unavailable_once(own_valkey: RealValk
     """A call that waits for a connection ends with the first call that times out."""
     async with (
         TcpProxy(own_valkey.port).serve() as proxy,
-        Connected.to(RedisServer(url=proxy.url), connect_timeout_s=5.0) as process,
+        Connected.to(RedisServer(url=proxy.url), connect_timeout_s=10.0) as process,
     ):
         own_valkey.hang()
         began = CLOCK.monotonic()
         calls = await asyncio.gather(*(process.call() for _ in range(30)), return_exceptions=True)
         own_valkey.resume()
         assert all(isinstance(one, StoreUnavailable) for one in calls)
-        assert CLOCK.monotonic() - began < 4.0
-        await process.until(lambda: process.valkey.available)
+        assert CLOCK.monotonic() - began < 8.0, "a second, and not the ten for a connection"
+        await until(lambda: process.valkey.available)
 
 
 @pytest.mark.parametrize("mode", ["server", "cluster"])
-async def test_distant_server_is_used_with_the_default_timeouts(mode: str) -> None:
-    """A round trip of 40 ms: opening a connection takes longer than a call may."""
+async def test_connection_may_open_slower_than_a_call(mode: str) -> None:
+    """As with a distant server: opening a connection takes several round trips."""
     port = free_port()
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     announced = ("--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(port))
@@ -163,23 +161,13 @@ async def test_distant_server_is_used_with_the_default_timeouts(mode: str) -> No
             else RedisServer(url=f"redis://127.0.0.1:{port}/0")
         )
         proxy = TcpProxy(server.port)
-        async with proxy.serve(port):
-            proxy.delay_s = 0.02
-            for is_last in (False, False, True):  # a busy machine may delay one call by 60 ms
-                if await _is_used_without_loss(redis):
-                    break
-                assert not is_last
-    finally:
-        server.close()
-
-
-async def _is_used_without_loss(redis: AnyRedis) -> bool:
-    async with Connected.to(redis) as process:
-        with suppress(StoreUnavailable):
+        proxy.connect_delay_s = 1.5 * CALL_S
+        async with proxy.serve(port), Connected.to(redis, connect_timeout_s=10.0) as process:
             for _ in range(3):
                 await asyncio.gather(*(process.call() for _ in range(12)))
-            await asyncio.sleep(1.5)
-        return process.telemetry.store == process.telemetry.subscribed == [True]
+            assert process.telemetry.store == process.telemetry.subscribed == [True]
+    finally:
+        server.close()
 
 
 def a_one_node_cluster(host: str, port: int, bus: int) -> RealValkey:
@@ -207,11 +195,11 @@ async def test_cluster_with_all_new_addresses_is_found_by_its_names(
         async with Connected.to(RedisCluster(cluster=(f"valkey.test:{port}",))) as process:
             await process.call()
             node.close()
-            await process.until(lambda: not process.valkey.available)
+            await until(lambda: not process.valkey.available)
             address = "127.0.0.12"
             node = await asyncio.to_thread(a_one_node_cluster, address, port, bus)
-            await process.until(lambda: process.valkey.available, within_s=5.0)
-            await process.until(lambda: process.telemetry.subscribed[-1], within_s=5.0)
+            await until(lambda: process.valkey.available)
+            await until(lambda: process.telemetry.subscribed[-1])
             await process.call()
     finally:
         node.close()

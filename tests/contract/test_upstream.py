@@ -135,7 +135,8 @@ async def test_response_without_request_answers_no_request(status: str, *, proxi
         client(cloud.url, proxied=proxied) as upstream,
     ):
         first = await send(upstream)
-        await asyncio.sleep(0.2)  # the connection is idle when the second response arrives
+        await eventually(lambda: cloud.sent == 2)
+        await asyncio.sleep(0.01)  # the client has read it: the connection was idle
         second = await send(upstream)
     assert (first.body, second.body) == (b"mine", b"right")
     assert cloud.connections == 2
@@ -259,12 +260,12 @@ async def test_connection_of_rejected_body_is_not_reused() -> None:
 async def test_silent_server_ends_with_call_timeout() -> None:
     async with scripted_upstream([HANG]) as cloud, client(cloud.url) as upstream:
         with pytest.raises(UpstreamSlow):
-            await send(upstream, timeout_s=0.05)
+            await send(upstream, timeout_s=0.5)
 
 
 async def test_silence_during_body_ends_with_read_timeout() -> None:
     script = [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", HANG]
-    async with scripted_upstream(script) as cloud, client(cloud.url, read_s=0.05) as upstream:
+    async with scripted_upstream(script) as cloud, client(cloud.url, read_s=0.5) as upstream:
         with pytest.raises(UpstreamSlow):
             await send(upstream)
 

@@ -38,6 +38,8 @@ class ScriptedUpstream:
     scripts: list[Script] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     connections: int = 0
+    sent: int = 0
+    """Parts of scripts that are in the client's socket."""
 
     def next_script(self) -> Script:
         return self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
@@ -102,3 +104,4 @@ async def _converse(
                 case _:
                     writer.write(part)
                     await writer.drain()
+                    upstream.sent += 1

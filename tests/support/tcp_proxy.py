@@ -23,6 +23,8 @@ class TcpProxy:
         self.target_port = target_port
         self.delay_s = 0.0
         """Per direction: the round trip takes twice as long."""
+        self.connect_delay_s = 0.0
+        """Before a new connection is forwarded."""
         self.port = 0
         self.connections: set[ProxiedConnection] = set()
         self._refused = refused
@@ -46,6 +48,7 @@ class TcpProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = ProxiedConnection()
+        await asyncio.sleep(self.connect_delay_s)
         try:
             to_server = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:

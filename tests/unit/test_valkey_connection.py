@@ -1,6 +1,8 @@
 """Valkey: availability, probes and heartbeats."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -103,6 +105,57 @@ def test_lost_server_is_found_within_150_ms() -> None:
         assert valkey.available
         assert telemetry.store == [True, False, True]
         beating.cancel()
+
+    run_virtually(scenario())
+
+
+class ListeningClient(Server):
+    """Receives what its heartbeats publish, until it swallows all messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.swallows = False
+        self.subscribed_at: list[float] = []
+
+    async def evalsha(self, digest: str, *rest: Any) -> int:
+        processes = await super().evalsha(digest)
+        channel, number = rest[-2:] if digest == LuaScript("heartbeat").digest else ("", 0)
+        if channel and not self.swallows:
+            message = {"type": "message", "channel": channel.encode(), "data": b"%d" % number}
+            self.inbox.put_nowait(message)
+        return processes
+
+    @asynccontextmanager
+    async def pubsub(self) -> AsyncIterator["ListeningClient"]:
+        self.inbox, self.swallows = asyncio.Queue(), False
+        yield self
+
+    async def subscribe(self, *channels: str) -> None:
+        self.subscribed_at.append(asyncio.get_running_loop().time())
+        for channel in channels:
+            self.inbox.put_nowait({"type": "subscribe", "channel": channel.encode()})
+
+    async def get_message(self, **_: Any) -> dict[str, Any]:
+        return await self.inbox.get()
+
+
+def test_dead_subscription_is_replaced_within_a_second() -> None:
+    async def scenario() -> None:
+        server = ListeningClient()
+        valkey, telemetry = a_valkey(server)
+        loops = [
+            asyncio.create_task(one()) for one in (valkey.run_heartbeat, valkey.run_subscription)
+        ]
+        await asyncio.sleep(20.0)
+        assert len(server.subscribed_at) == 1
+        server.swallows, died_at = True, asyncio.get_running_loop().time()
+        await asyncio.sleep(20.0)
+        _, again_at = server.subscribed_at
+        assert again_at - died_at < 1.0
+        assert telemetry.store == [True], "the server was available all the time"
+        for loop in loops:
+            loop.cancel()
 
     run_virtually(scenario())
 
