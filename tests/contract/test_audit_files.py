@@ -520,7 +520,7 @@ async def test_hanging_disk_rejects_records_in_time(
     assert time.monotonic() - began < 25.0
     assert not subject.audit_log.durable
     go_on.set()
-    while (await subject.outcomes("after"))[0] is not None:
+    while (await subject.outcomes("after"))[0] is not None:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert subject.subjects() == ["before", "after"]
     assert verified(subject.chain_directory).intact
