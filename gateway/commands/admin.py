@@ -300,6 +300,7 @@ def _show_overrides(response: Json) -> None:
         ],
         none="No overrides.",
     )
+    admin_requests.show_incomplete(response)
 
 
 def _expiry(override: Json) -> str:

@@ -52,6 +52,13 @@ def show_requests(response: Json) -> None:
         ],
         none="No access requests.",
     )
+    show_incomplete(response)
+
+
+def show_incomplete(response: Json) -> None:
+    """Say that changes by other replicas may be missing."""
+    if not require_member(response, "complete", bool):
+        print_line("Redis is unavailable: changes by other replicas may be missing. Try again.")
 
 
 def show_dead_notices(response: Json) -> None:

@@ -279,6 +279,16 @@ class ActiveOverrides:
             self._changed.set()
         await self._publish_missing()
 
+    async def refresh(self) -> bool:
+        """Sync now, for a list that has what other replicas added; return whether it succeeded."""
+        if not self._enabled:
+            return True
+        try:
+            await self.sync()
+        except StoreUnavailable:
+            return False
+        return True
+
     def _merge(self, stored: StoredOverrides) -> None:
         by_id = {one.id: one for one in chain(self._overrides, stored.overrides)}
         expiry = self._stored | expiries(by_id.values())

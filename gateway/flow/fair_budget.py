@@ -115,6 +115,8 @@ class BudgetQueue:
         self._next_at: float | None = None
         self._late_by = 0.0
         self._submitted_at = 0.0
+        self._submitted = asyncio.Event()
+        """Set when the next batch has been submitted."""
         self.queued = 0
         """The number of waiting calls, of all replicas or of the local queue."""
         shared.on_update(self._update)
@@ -274,6 +276,14 @@ class BudgetQueue:
             if self._local is not None and self._shared.available:
                 self._rejoin()
             await self._submit(self._next_batch())
+            self._submitted.set()
+            self._submitted = asyncio.Event()
+
+    async def refresh(self) -> None:
+        """Submit a batch, for the state as all replicas see it; `run` must be running."""
+        submitted = self._submitted
+        self._submit_soon()
+        await submitted.wait()
 
     async def _wait_for_slot(self, call: WaitingCall) -> float:
         loop = asyncio.get_running_loop()

@@ -265,6 +265,25 @@ async def test_disconnect_leaves_the_queue_at_once(
         await until(lambda: one.queued == 0)
 
 
+async def test_refresh_shows_the_queue_of_other_processes(
+    pair: tuple[Valkey, Valkey], shared_valkey: RealValkey
+) -> None:
+    """A process without calls learns the state of the queue only so."""
+    pace = Pace(1, 1, 1)
+    async with open_line(pair[0], pace) as busy, open_line(pair[1], pace) as idle:
+        budget = await StoppedBudget.of(shared_valkey, busy, idle)
+        waiting = [asyncio.create_task(admit(busy)) for _ in range(3)]
+        await budget.until_waiting(3)
+        while idle.queued != 3:
+            await idle.refresh()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await budget.until_waiting(0)
+        while idle.queued:
+            await idle.refresh()
+
+
 async def test_full_queue_evicts_its_last_entry(
     pair: tuple[Valkey, Valkey], shared_valkey: RealValkey
 ) -> None:

@@ -395,10 +395,40 @@ def test_queries_cover_all_processes() -> None:
         assert all(one["loaded_at"] >= by_process[one["process"]] for one in after["processes"])
         assert len(run_json("queue")["processes"]) == 3
 
+        # Each worker has an admin port, and an answer of one is about all.
+        workers = [f"http://127.0.0.1:{stack.gateway.admin_port + one}" for one in range(2)]
+        lock = ada.add_override(stack.gateway, "lock", "--subject", "mallory")
+
+        def read(worker: str, path: str, body: str = "") -> Any:
+            method = "POST" if body else "GET"
+            headers = {"Authorization": f"Bearer {ada.token}", "Content-Type": JSON}
+            answer = fetch(worker, method, f"/admin{path}", headers, body)
+            assert answer.status == 200, answer.body
+            return answer.json
+
+        def has_lock(worker: str) -> bool:
+            found = read(worker, "/locks")
+            return found["complete"] and [one["id"] for one in found["overrides"]] == [lock]
+
+        question = {"issuer": "corp", "subject": "suspect", "project": stack.cloud.project}
+        for worker in workers:
+            eventually(lambda worker=worker: has_lock(worker))
+            eventually(lambda worker=worker: read(worker, "/requests")["complete"])
+            # Only the plain replica has a token of the person.
+            body = json.dumps(question)
+            eventually(
+                lambda worker=worker, body=body: (
+                    read(worker, "/policy/explain", body)["groups_from"] == "token"
+                )
+            )
+
         stack.valkey.kill()
         eventually(lambda: ada.run_json(stack.gateway, "sessions")["missing"] == 2)
         printed = ada.run(stack.gateway, "queue").stdout
         assert "2 of 3 processes did not respond" in printed
+        for command in ("locks", "requests"):
+            printed = ada.run(stack.gateway, command).stdout
+            assert "changes by other replicas may be missing" in printed
     finally:
         stack.close()
 

@@ -135,3 +135,32 @@ async def test_policy_error_of_each_process_is_shown() -> None:
     response = await fleet.processes[0].policy(reload=True)
     found = [(one.file_rejected, one.error) for one in response.processes]
     assert found == [(False, ""), (True, "policy.yaml:7: no")]
+
+
+class Tokens(FakeCaches):
+    """Tokens of olga by the time of issue, each with a group of that name."""
+
+    def __init__(self, *issued_at: float) -> None:
+        super().__init__()
+        self._issued_at = issued_at
+
+    def principals(self) -> list[Principal]:
+        return [
+            Principal("corp", "olga", frozenset({f"g{at:g}"}), at, at + 60.0, None)
+            for at in self._issued_at
+        ]
+
+
+async def test_newest_token_of_any_process_has_the_groups() -> None:
+    replicas: list[FakeReplicas] = []
+    queries = [
+        ClusterQuery(
+            ProcessView(f"host-{number}:1", caches, caches, FairBudget([]), Policies()),
+            FakeReplicas(replicas),
+        )
+        for number, caches in enumerate((Tokens(), Tokens(7.0, 3.0), Tokens(5.0)))
+    ]
+    for one in queries:
+        assert await one.newest_groups("corp", "olga") == {"g7"}
+        assert await one.newest_groups("partner", "olga") is None
+        assert await one.hosts() == ({"host-0", "host-1", "host-2"}, 0)

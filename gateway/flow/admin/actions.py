@@ -135,9 +135,10 @@ class AdminActions:
         self.all = tuple(AdminAction(spec, plans[name]) for name, spec in ACTION_SPECS.items())
 
     async def _list(self) -> OverridesResponse:
+        is_complete = await self._overrides.refresh()
         in_force = self._overrides.current.in_force
         return OverridesResponse(
-            self._overrides.loaded, [override_details(one) for one in in_force]
+            self._overrides.loaded, [override_details(one) for one in in_force], is_complete
         )
 
     def _clear(self, request: ClearOverrideRequest, admin: Administrator) -> ActionPlan:
@@ -173,9 +174,10 @@ class AdminActions:
         return replace(_about(plan, cleared.effect), cleared=cleared.effect)
 
     async def _list_locks(self) -> OverridesResponse:
+        is_complete = await self._overrides.refresh()
         in_force = self._overrides.current.in_force
         locks = [override_details(one) for one in in_force if isinstance(one.effect, Lock)]
-        return OverridesResponse(self._overrides.loaded, locks)
+        return OverridesResponse(self._overrides.loaded, locks, is_complete)
 
     def _lock(self, request: LockRequest, admin: Administrator) -> ActionPlan:
         if request.issuer == CERTIFICATE_ISSUER and request.group is not None:

@@ -1,5 +1,6 @@
 """Cluster queries: query every process and merge the responses."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ from gateway.flow.fair_budget import BudgetQueue
 _ENTRIES_MAX = 1_000
 """Tokens, and links, in the response of one process; the rest is counted in `truncated`."""
 _TIMEOUT_S = 0.5
+_REFRESH_TIMEOUT_S = 0.3
+"""Less than the time that a process has to respond."""
 _RELOAD_TIMEOUT_S = 3.0
 
 
@@ -74,11 +77,24 @@ class QueueQuery(msgspec.Struct, frozen=True, tag="queue"):
     pass
 
 
+class GroupsQuery(msgspec.Struct, frozen=True, tag="groups"):
+    issuer: str
+    subject: str
+
+
+class ProcessGroups(AdminResponse, frozen=True):
+    """The groups of the newest token of a person in the cache of a process."""
+
+    issued_at: float
+    """0: the process has no token of the person."""
+    groups: list[str]
+
+
 class PolicyQuery(msgspec.Struct, frozen=True, tag="policy"):
     reload: bool
 
 
-_Query = SessionsQuery | QueueQuery | PolicyQuery
+_Query = SessionsQuery | QueueQuery | PolicyQuery | GroupsQuery
 _QUERY: Final[msgspec.json.Decoder[_Query]] = msgspec.json.Decoder(_Query)
 _Response = TypeVar("_Response", bound=AdminResponse)
 
@@ -107,7 +123,7 @@ class ProcessView:
         budget: BudgetView,
         policies: ReloadedPolicies,
     ) -> None:
-        self._process = process
+        self.process = process
         self._tokens = tokens
         self._links = links
         self._budget = budget
@@ -117,7 +133,7 @@ class ProcessView:
         tokens = [one for one in reversed(self._tokens.principals()) if _matches(one, request)]
         links = [one for one in reversed(self._links.cached_links()) if _matches_link(one, request)]
         return ProcessSessions(
-            self._process,
+            self.process,
             [
                 TokenEntry(
                     one.issuer,
@@ -142,7 +158,23 @@ class ProcessView:
             truncated=max(0, len(tokens) - _ENTRIES_MAX) + max(0, len(links) - _ENTRIES_MAX),
         )
 
-    def queue(self) -> ProcessQueue:
+    def groups(self, query: GroupsQuery) -> ProcessGroups:
+        found = [
+            one
+            for one in self._tokens.principals()
+            if (one.issuer, one.subject) == (query.issuer, query.subject)
+        ]
+        if not found:
+            return ProcessGroups(0.0, [])
+        newest = max(found, key=lambda one: one.issued_at)
+        return ProcessGroups(newest.issued_at, sorted(newest.groups))
+
+    async def queue(self) -> ProcessQueue:
+        """Return the budgets as all replicas see them; without Redis, as this process does."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_TIMEOUT_S), asyncio.TaskGroup() as refreshing:
+                for line in self._budget.queues:
+                    refreshing.create_task(line.refresh())
         budgets = [
             BudgetEntry(
                 line.account,
@@ -156,7 +188,7 @@ class ProcessView:
             )
             for line in self._budget.queues
         ]
-        return ProcessQueue(self._process, budgets)
+        return ProcessQueue(self.process, budgets)
 
     async def policy(self, *, reload: bool) -> ProcessPolicy:
         if reload:
@@ -164,7 +196,7 @@ class ProcessView:
         policy, loaded_at = self._policies.current(), timestamp(self._policies.loaded_at)
         error = self._policies.error
         return ProcessPolicy(
-            self._process, policy.version, policy.size, loaded_at, bool(error), error
+            self.process, policy.version, policy.size, loaded_at, bool(error), error
         )
 
 
@@ -181,13 +213,20 @@ class ClusterQuery:
         return SessionsResponse(*await self._all(own, SessionsQuery(request), _TIMEOUT_S))
 
     async def queue(self) -> QueueResponse:
-        own = self._view.queue()
+        own = await self._view.queue()
         return QueueResponse(*await self._all(own, QueueQuery(), _TIMEOUT_S))
 
     async def policy(self, *, reload: bool) -> PolicyResponse:
         own = await self._view.policy(reload=reload)
         timeout_s = _RELOAD_TIMEOUT_S if reload else _TIMEOUT_S
         return PolicyResponse(*await self._all(own, PolicyQuery(reload), timeout_s))
+
+    async def newest_groups(self, issuer: str, subject: str) -> frozenset[str] | None:
+        """Return the groups of the newest token of a person in any process; None: there is none."""
+        query = GroupsQuery(issuer, subject)
+        found, _, _ = await self._all(self._view.groups(query), query, _TIMEOUT_S)
+        newest = max(found, key=lambda one: one.issued_at)
+        return frozenset(newest.groups) if newest.issued_at else None
 
     async def hosts(self) -> tuple[frozenset[str], int]:
         """Return the hosts of all processes, and how many processes did not respond."""
@@ -215,7 +254,9 @@ class ClusterQuery:
             case SessionsQuery(request=request):
                 response = self._view.sessions(request)
             case QueueQuery():
-                response = self._view.queue()
+                response = await self._view.queue()
+            case GroupsQuery():
+                response = self._view.groups(decoded)
             case PolicyQuery(reload=reload):
                 response = await self._view.policy(reload=reload)
         return msgspec.json.encode(response)

@@ -1,6 +1,6 @@
 """The inquiries of the admin API: why the policy decides as it does, and what was recorded."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -53,8 +53,10 @@ class DecisionSources:
     """With the grants of access requests."""
     inventories: Inventories
     overrides: Callable[[], OverrideSet]
-    principals: Callable[[], Iterable[Principal]]
-    """Of the tokens in the cache of this process, oldest first."""
+    newest_groups: Callable[[str, str], Awaitable[frozenset[str] | None]]
+    """Returns the groups of the newest token of a person, by issuer and subject, in any process."""
+    process: str
+    """The name of this process, whose policy and inventory decide."""
 
 
 class InquiryActions:
@@ -111,7 +113,7 @@ class InquiryActions:
     async def _explain(self, request: ExplainRequest, server: ServerId | None) -> ExplainResponse:
         now = self._clock.now()
         policy = self._sources.policies.current().with_locks(NO_LOCKS)
-        groups, groups_from = self._groups(request, policy.group_aliases)
+        groups, groups_from = await self._groups(request, policy.group_aliases)
         principal = Principal(request.issuer, request.subject, groups, now, now, None)
         project = ProjectId(request.project)
         inventory = self._sources.inventories.current(project)
@@ -131,21 +133,18 @@ class InquiryActions:
             attributes_known=known is not None,
             server_name="" if known is None else known.name or "",
             policy=policy.version,
+            process=self._sources.process,
         )
 
-    def _groups(
+    async def _groups(
         self, request: ExplainRequest, aliases: Mapping[str, frozenset[str]]
     ) -> tuple[frozenset[str], str]:
         """Return the person's groups, and where they are from."""
         if request.groups is not None:
             named = (one for name in request.groups for one in aliases.get(name, (name,)))
             return frozenset(named), "request"
-        found = [
-            one
-            for one in self._sources.principals()
-            if (one.issuer, one.subject) == (request.issuer, request.subject)
-        ]
-        return (found[-1].groups, "token") if found else (frozenset(), "none")
+        found = await self._sources.newest_groups(request.issuer, request.subject)
+        return (frozenset(), "none") if found is None else (found, "token")
 
     async def _search(self, audit: AuditSearch, wanted: RecordFilter) -> SearchAuditResponse:
         found = await audit.search(wanted, records_max=RECORDS_MAX)

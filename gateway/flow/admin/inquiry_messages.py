@@ -27,7 +27,7 @@ SEARCH_DAYS_DEFAULT: Final = 1
 class ExplainRequest(AdminRequest, frozen=True):
     """Explain whether a person has a permission on a server, or in a project.
 
-    Without `groups`, those of the person's newest token in the cache of this process are used.
+    Without `groups`, those of the person's newest token in the cache of any process are used.
     """
 
     issuer: IssuerName
@@ -75,13 +75,16 @@ class ExplainResponse(AdminResponse, frozen=True):
     groups: Annotated[list[str], Meta(description="The groups that were used.")]
     groups_from: Annotated[
         str,
-        Meta(description="`request`, `token` (newest one in this process), or `none` known."),
+        Meta(description="`request`, `token` (newest one in any process), or `none` known."),
     ]
     attributes_known: Annotated[
         bool, Meta(description="Whether the inventory knows the attributes of the server now.")
     ]
     server_name: str
     policy: Annotated[str, Meta(description="Version of the policy.")]
+    process: Annotated[
+        str, Meta(description="The process that answered; its policy and inventory were used.")
+    ]
 
 
 class SearchAuditRequest(AdminRequest, frozen=True):

@@ -252,6 +252,11 @@ class OverrideDetails(AdminResponse, frozen=True):
     effect: Annotated[Effect, Meta(description="What the override does.")]
 
 
+_Complete = Annotated[
+    bool, Meta(description="False: without Redis, changes by other replicas may be missing.")
+]
+
+
 class OverridesResponse(AdminResponse, frozen=True):
     loaded: Annotated[
         bool,
@@ -260,6 +265,7 @@ class OverridesResponse(AdminResponse, frozen=True):
     overrides: Annotated[
         list[OverrideDetails], Meta(description="The overrides in force, oldest first.")
     ]
+    complete: _Complete
 
 
 class OverrideResponse(AdminResponse, frozen=True):
@@ -358,6 +364,7 @@ class AccessRequestEntry(AdminResponse, frozen=True):
 
 class AccessRequestsResponse(AdminResponse, frozen=True):
     requests: Annotated[list[AccessRequestEntry], Meta(description="The newest first.")]
+    complete: _Complete
 
 
 class EndedAccessRequestResponse(AdminResponse, frozen=True):

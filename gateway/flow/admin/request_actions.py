@@ -24,6 +24,9 @@ class RequestDirectory(Protocol):
 
     def all(self) -> Iterable[AccessRequest]: ...
 
+    async def refresh(self) -> bool:
+        """Read the steps of other replicas; return whether the store answered."""
+
     def is_in_force(self, request: AccessRequest) -> bool:
         """Return whether a request is a grant now, if no denial or lock overrides it."""
 
@@ -53,6 +56,7 @@ class RequestActions:
         )
 
     async def _list(self, request: AccessRequestsRequest) -> AccessRequestsResponse:
+        is_complete = await self._directory.refresh()
         now = self._clock.now()
         wanted = _OPEN if request.state is None else (request.state,)
         found = [
@@ -62,7 +66,7 @@ class RequestActions:
             and request.subject in (None, one.requester.subject)
             and one.state(now) in wanted
         ]
-        return AccessRequestsResponse(found)
+        return AccessRequestsResponse(found, is_complete)
 
     async def _end(
         self, request: EndAccessRequestRequest, by: RequestPerson

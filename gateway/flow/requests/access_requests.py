@@ -366,6 +366,14 @@ class AccessRequests:
         await self._requests.close(closed, self._notices_of(event, closed))
         return all_notified
 
+    async def refresh(self) -> bool:
+        """Sync now, for a list with the steps of other replicas; return whether it succeeded."""
+        try:
+            await self._requests.sync()
+        except StoreUnavailable:
+            return False
+        return True
+
     async def _sync(self) -> None:
         try:
             await self._requests.sync()

@@ -60,7 +60,8 @@ def open_administration(  # noqa: PLR0913 - what administrators act on
         stages.policies,
         stages.inventories,
         lambda: overrides.current,
-        identity.callers.principals,
+        cluster.newest_groups,
+        process_name(),
     )
     listeners = {"public": login, "admin": admin_login}
     logins = {name: one.sessions for name, one in listeners.items() if one is not None}

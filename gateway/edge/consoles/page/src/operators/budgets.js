@@ -5,6 +5,26 @@ import { missing } from "./processes.js";
 
 const { columns } = BUDGETS;
 
+/**
+ * Return a row for each budget: replicas share it in Redis, so their callers are added up. A process
+ * without Redis has a row of its own.
+ */
+function budgetRows(processes) {
+  const rows = new Map();
+  for (const { process, budgets } of processes) {
+    for (const one of budgets) {
+      const key = JSON.stringify([one.account, one.budget, one.standalone && process]);
+      const row = rows.get(key) ?? { ...one, waiting_by_caller: {}, processes: [] };
+      row.processes.push(process);
+      for (const [name, count] of Object.entries(one.waiting_by_caller)) {
+        row.waiting_by_caller[name] = (row.waiting_by_caller[name] ?? 0) + count;
+      }
+      rows.set(key, row);
+    }
+  }
+  return [...rows.values()];
+}
+
 export class BudgetsView {
   #tools;
 
@@ -19,10 +39,7 @@ export class BudgetsView {
       load: async () => {
         const { status, data } = await this.#tools.api.read("/queue");
         if (status !== 200) return { status, data };
-        const rows = data.processes.flatMap(({ process, budgets }) =>
-          budgets.map((one) => ({ ...one, process })),
-        );
-        return { status, data, rows, note: missing(data) };
+        return { status, data, rows: budgetRows(data.processes), note: missing(data) };
       },
       columns: [
         [columns.account, (one) => one.account],
@@ -38,7 +55,7 @@ export class BudgetsView {
               .map(([name, count]) => BUDGETS.caller(name, count))
               .join(", "),
         ],
-        [columns.process, (one) => one.process],
+        [columns.process, (one) => one.processes.join(", ")],
       ],
     });
     root.replaceChildren(listing.element);

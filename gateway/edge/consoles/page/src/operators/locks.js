@@ -5,6 +5,7 @@ import { button } from "../people/dom.js";
 import { clockTime } from "../people/times.js";
 import { field, text } from "./dom.js";
 import { Listing } from "./listing.js";
+import { incomplete } from "./processes.js";
 
 const REVOCATIONS = ["revoked_token", "revoked_subject", "revoked_before"];
 const { columns } = LOCKS;
@@ -83,8 +84,8 @@ export class LocksView {
       more,
       load: async () => {
         const { status, data } = await tools.api.read("/overrides");
-        const note = data.loaded === false ? LOCKS.notLoaded : "";
-        return { status, data, rows: data.overrides, note };
+        const notes = [data.loaded === false ? LOCKS.notLoaded : "", incomplete(data)];
+        return { status, data, rows: data.overrides, note: notes.filter(Boolean).join(" ") };
       },
       columns: [
         [columns.what, (one) => describe(one.effect)],

@@ -104,7 +104,7 @@ function explanation(data) {
     [facts.also, others.join("; ") || POLICY.noOthers],
     [facts.groups, groups, POLICY.groupsFrom[data.groups_from]],
     [facts.inventory, data.attributes_known ? POLICY.knownServer(text(data.server_name)) : POLICY.unknownServer],
-    [facts.policy, text(data.policy)],
+    [facts.policy, text(data.policy), POLICY.answeredBy(text(data.process))],
   ]);
   const verdict = data.allowed ? "op-allowed" : "op-denied";
   return [make("div", { className: verdict }, list)];

@@ -5,3 +5,8 @@ import { LISTING } from "./texts.js";
 export function missing({ missing: count, total }) {
   return count ? LISTING.missing(count, total) : "";
 }
+
+/** Say that a list may lack changes by other replicas, or nothing. */
+export function incomplete({ complete }) {
+  return complete === false ? LISTING.incomplete : "";
+}

@@ -4,6 +4,7 @@ import { confirmAction } from "./dialog.js";
 import { clockTime } from "../people/times.js";
 import { field, text } from "./dom.js";
 import { Listing } from "./listing.js";
+import { incomplete } from "./processes.js";
 
 const { columns } = REQUESTS;
 
@@ -24,7 +25,7 @@ export class RequestsView {
       load: async () => {
         const parameters = { state: state.control.value };
         const { status, data } = await this.#tools.api.read("/requests", parameters);
-        return { status, data, rows: data.requests };
+        return { status, data, rows: data.requests, note: incomplete(data) };
       },
       columns: [
         [columns.person, (one) => `${one.subject} (${one.issuer})`],

@@ -9,6 +9,19 @@ import { missing } from "./processes.js";
 
 const { columns } = SESSIONS;
 
+/** Return a row for each token, with the processes that have it in their cache. */
+function tokenRows(all) {
+  const rows = new Map();
+  for (const { process, tokens } of all) {
+    for (const one of tokens) {
+      const key = JSON.stringify(one);
+      if (!rows.has(key)) rows.set(key, { ...one, processes: [] });
+      rows.get(key).processes.push(process);
+    }
+  }
+  return [...rows.values()];
+}
+
 export class SessionsView {
   #tools;
 
@@ -121,9 +134,7 @@ export class SessionsView {
       load: async () => {
         const { status, data } = await api.read("/sessions");
         if (status !== 200) return { status, data };
-        const rows = data.processes.flatMap(({ process, tokens }) =>
-          tokens.map((one) => ({ ...one, process })),
-        );
+        const rows = tokenRows(data.processes);
         const omitted = data.processes.reduce((sum, one) => sum + one.truncated, 0);
         const notes = [missing(data), omitted ? SESSIONS.truncated(omitted) : ""];
         return { status, data, rows, note: notes.filter(Boolean).join(" ") };
@@ -134,7 +145,7 @@ export class SessionsView {
         [columns.token, (one) => one.token_id],
         [columns.issued, (one) => clockTime(one.issued_at)],
         [columns.expires, (one) => clockTime(one.expires_at)],
-        [columns.process, (one) => one.process],
+        [columns.process, (one) => one.processes.join(", ")],
       ],
       actions: [
         { label: LOCKS.revoke, permission: "revoke", act: (one) => revokeDialog(this.#tools, one) },

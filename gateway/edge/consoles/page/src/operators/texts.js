@@ -53,6 +53,7 @@ export const LISTING = {
   noMatch: "No row matches the filter.",
   actions: "Actions",
   region: (name) => `${name}, table`,
+  incomplete: "Redis is unavailable: changes by other replicas may be missing.",
   missing: (missing, total) => `${missing} of ${total} processes did not respond. Refresh to try again.`,
 };
 
@@ -114,7 +115,7 @@ export const BUDGETS = {
   title: "Budgets",
   lead: "Calls to the cloud that each account may make, and the calls that wait for one.",
   empty: "No budgets.",
-  table: "Budgets by process",
+  table: "Budgets",
   columns: {
     account: "Account",
     budget: "Budget",
@@ -122,8 +123,8 @@ export const BUDGETS = {
     ceiling: "At most",
     pause: "Pause",
     waiting: "Waiting",
-    callers: "Waiting in this process",
-    process: "Process",
+    callers: "Waiting for",
+    process: "Processes",
   },
   standalone: (rate) => `${rate}, without Redis`,
   pause: (seconds) => (seconds > 0 ? `${seconds.toFixed(1)} s` : "None"),
@@ -245,12 +246,13 @@ export const POLICY = {
   },
   groupsFrom: {
     request: "as you wrote",
-    token: "of the person's newest token in this process",
-    none: "none: this process has no token of the person. Write them.",
+    token: "of the person's newest token in any process",
+    none: "none: no process has a token of the person. Write them.",
   },
   noLocks: "None",
   noOthers: "None",
   unknownServer: "Its attributes are unknown: grants by attributes do not apply, denials by attributes do.",
+  answeredBy: (process) => `of the process ${process}, with its inventory`,
   knownServer: (name) => `Attributes are known${name ? `: ${name}` : ""}`,
 };
 
