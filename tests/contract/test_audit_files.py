@@ -38,9 +38,9 @@ from gateway.drivers.audit.directory import chain_directories
 from gateway.drivers.audit.file_store import ChainFiles, FileStore
 from gateway.drivers.audit.group_commit import GroupCommitAuditLog
 from tests.support.audit import SigningKey, all_verified, lines_in, verified
-from tests.support.budget_queues import until
 from tests.support.clock import FakeClock
 from tests.support.telemetry import RecordingTelemetry
+from tests.support.waiting import until
 
 KEY = SigningKey()
 DAY_S = 86_400.0

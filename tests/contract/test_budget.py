@@ -32,11 +32,11 @@ from tests.support.budget_queues import (
     StoppedBudget,
     connect,
     open_line,
-    until,
     until_compared,
     until_listening,
 )
 from tests.support.valkey import RealValkey
+from tests.support.waiting import until
 
 ANN = QueueRequest("ann")
 

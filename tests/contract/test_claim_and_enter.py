@@ -18,15 +18,9 @@ from gateway.flow.attempts import Attempts
 from gateway.flow.budgets import FairBudget
 from gateway.flow.fair_budget import BudgetQueue
 from gateway.flow.single_flight import Fetched, FetchResult, SingleFlight
-from tests.support.budget_queues import (
-    CLOCK,
-    SEAL_KEY,
-    connect,
-    open_line,
-    until,
-    until_listening,
-)
+from tests.support.budget_queues import CLOCK, SEAL_KEY, connect, open_line, until_listening
 from tests.support.valkey import RealValkey, free_port, is_cluster_ok, wait_until
+from tests.support.waiting import until
 
 PACE = Pace(requests=1_000, per_s=1, burst=100)
 

@@ -16,9 +16,10 @@ from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.pipelined_client import PipelinedClient
 from gateway.drivers.valkey.script import LuaScript
-from tests.support.budget_queues import CLOCK, SEAL_KEY, until
+from tests.support.budget_queues import CLOCK, SEAL_KEY
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
+from tests.support.waiting import until
 
 EXTEND, CLAIM = LuaScript("extend"), LuaScript("claim")
 TIMEOUT_S = 0.5

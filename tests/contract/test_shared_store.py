@@ -26,11 +26,12 @@ from gateway.flow.shared_store import (
     SharedStore,
     StoredValue,
 )
-from tests.support.budget_queues import until, until_listening
+from tests.support.budget_queues import until_listening
 from tests.support.clock import FakeClock
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
+from tests.support.waiting import until
 
 FAR = 4e9
 """By the store's clock."""

@@ -14,10 +14,11 @@ from gateway.domain.errors import StoreUnavailable
 from gateway.drivers.valkey.client import client_factory
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
-from tests.support.budget_queues import CLOCK, SEAL_KEY, AnyRedis, run_loops, until
+from tests.support.budget_queues import CLOCK, SEAL_KEY, AnyRedis, run_loops
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey, free_port, is_cluster_ok, wait_until
+from tests.support.waiting import until
 
 SCRIPT = LuaScript("unmark_used")
 CALL_S = 1.0

@@ -16,6 +16,7 @@ from tests.support.redis_with_tls import NOT_HERE, REDIS, RedisWithTls, TlsFiles
 from tests.support.store_check import a_valkey, problem_of
 from tests.support.tls import Authority
 from tests.support.valkey import RealValkey, free_port, is_cluster_ok, wait_until
+from tests.support.waiting import until
 
 with_tls = pytest.mark.skipif(REDIS is None, reason=NOT_HERE)
 
@@ -133,8 +134,6 @@ async def test_rotated_password_file_is_used_by_new_connections(
         assert valkey.available
         own_valkey.command("ACL", "SETUSER", "gw", ">second", "<first")
         own_valkey.command("CLIENT", "KILL", "USER", "gw")
-        await asyncio.sleep(0.7)
-        assert not valkey.available
+        await until(lambda: not valkey.available)
         file.write_text("second\n")
-        await asyncio.sleep(0.7)
-        assert valkey.available
+        await until(lambda: valkey.available)

@@ -18,6 +18,7 @@ from gateway.drivers.valkey.fair_queue import ValkeyFairQueue
 from gateway.flow.fair_budget import BudgetQueue
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.valkey import RealValkey
+from tests.support.waiting import until
 
 CLOCK = SystemClock()
 SEAL_KEY = Secret("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
@@ -26,13 +27,6 @@ AnyRedis = RedisServer | RedisSentinel | RedisCluster
 
 FOREVER_S = 1e6
 """A deadline that no call reaches while its budget is stopped."""
-
-
-async def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
-    """Wait until `condition()` is true. The limit only ends a test that would hang."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - a condition of several processes
-            await asyncio.sleep(0.005)
 
 
 async def until_listening(valkey: Valkey) -> None:

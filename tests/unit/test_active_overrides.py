@@ -92,7 +92,7 @@ async def running(overrides: ActiveOverrides) -> AsyncIterator[None]:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread
             await asyncio.sleep(0.001)
 

@@ -107,7 +107,7 @@ async def test_verification_ends_at_the_deadline(
 ) -> None:
     token = signatures.sign("ann")
     signatures.may_end.clear()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(60):
         with pytest.raises(DeadlineExceeded):
             await identify.identify_by_deadline(token, clock.monotonic() + 0.01)
 

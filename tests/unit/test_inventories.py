@@ -86,7 +86,7 @@ class Replica:
         """Look, and go on until the file holds what was seen."""
         keeping = asyncio.create_task(self.inventories.run("prod"))
         file = self.inventories._projects[PROJECT].account.files[PROJECT]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while file.load() is None:  # noqa: ASYNC110 - it is written in a thread
                 await asyncio.sleep(0.001)
         keeping.cancel()
@@ -199,7 +199,7 @@ async def test_hung_disk_delays_no_refresh(clock: FakeClock, store: FakeSharedSt
 
     replica = Replica(clock, store, Cloud(), Hanging())
     keeping = asyncio.create_task(replica.inventories.run("prod"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while replica.cloud.times < 2:
             await clock.advance(1.0)
             await asyncio.sleep(0.001)  # an answer is taken apart in a thread

@@ -39,6 +39,6 @@ async def test_deadline_applies_while_record_is_written() -> None:
     scene = OneLink(deadline_s=0.05)
     scene.is_disk_hung = True
     requesting = asyncio.ensure_future(scene.request_link())
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         with pytest.raises(DeadlineExceeded):
             await requesting

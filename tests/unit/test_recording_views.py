@@ -318,7 +318,7 @@ async def test_export_ends_with_its_right_while_a_write_waits() -> None:
     await asyncio.sleep(0)
     assert not aborted.is_set()
     active.end(None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await aborted.wait()
     with pytest.raises(NotPermitted):
         await export.chunk(1, 0)

@@ -40,9 +40,10 @@ from gateway.flow.pipeline import Gateway, build_gateway
 from gateway.flow.request import ApiRequest
 from gateway.flow.request_audit import RequestAudit
 from gateway.flow.writes import Writes
-from tests.support.clock import FakeClock
+from tests.support.clock import FakeClock, settle
 from tests.support.exchange import FakeExchange, as_exchange
 from tests.support.telemetry import RecordingTelemetry
+from tests.support.waiting import until
 
 PROJECT = ProjectId("p")
 SERVER = "11111111-2222-4333-8444-555555555555"
@@ -287,7 +288,8 @@ async def test_concurrent_copies_are_sent_once_over_replicas(scene: Scene) -> No
     scene.exchange.gate = asyncio.Event()
     ways = [scene.gateway, scene.gateway, scene.other_replica, scene.other_replica]
     tasks = [asyncio.create_task(way.handle(scene.requested())) for way in ways]
-    await asyncio.sleep(0.01)
+    await until(lambda: scene.exchange.requested)
+    await settle()
     scene.exchange.gate.set()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert (
