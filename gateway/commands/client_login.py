@@ -47,10 +47,16 @@ class ClientLogins:
                 self._keyring.delete(login.key)
         return stored
 
-    def delete(self, login: StoredLogin) -> None:
-        """Delete a login; raise CommandFailed with what remains."""
+    def delete(self, login: StoredLogin) -> str:
+        """Delete a login and return its refresh token, or "".
+
+        Raises CommandFailed with what remains.
+        """
+        refresh_token = ""
         try:
             with self.folder.lock(login):  # a refresh in progress would write it again
+                with suppress(CommandFailed):
+                    refresh_token = self._refresh_token(self.folder.read(login) or login)
                 self.folder.delete(login)
         except OSError as error:
             raise self.folder.not_deleted(error) from None
@@ -63,6 +69,7 @@ class ClientLogins:
                     "The login is forgotten, but its refresh token is still in the system"
                     f" keyring: {error}. Delete the entry `console-gateway` {login.key} there.",
                 ) from None
+        return refresh_token
 
     def current(self, gateway: str, *, ca_file: Path | None = None) -> StoredLogin:
         """Return the newest login at a gateway with a valid token; raise CommandFailed if none.

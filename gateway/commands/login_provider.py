@@ -41,10 +41,18 @@ class LoginEnded(TokenError):
 class LoginProvider:
     """One issuer with its client. Nothing is sent to any host but the issuer's own endpoints."""
 
-    def __init__(self, issuer: str, client_id: str, *, ca_file: Path | None = None) -> None:
-        """`ca_file` is trusted besides the authorities of the system."""
+    def __init__(
+        self,
+        issuer: str,
+        client_id: str,
+        *,
+        ca_file: Path | None = None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
+        """`ca_file` is trusted besides the authorities of the system; `timeout_s`: of a step."""
         self.issuer, self.client_id = issuer, client_id
         self._ca_file = ca_file
+        self._timeout_s = timeout_s
         self._metadata: dict[str, Any] | None = None
 
     @property
@@ -74,6 +82,17 @@ class LoginProvider:
         """Return the response of RFC 8628, 3.2; raise TokenError."""
         form = {"scope": " ".join(scopes)}
         return self._request("device_authorization_endpoint", form, "device_code")
+
+    def revoke(self, refresh_token: str) -> None:
+        """Revoke a token (RFC 7009) if the issuer offers that; raise CommandFailed."""
+        if "revocation_endpoint" not in self.metadata:
+            return
+        form = {"token": refresh_token, "token_type_hint": "refresh_token"}
+        sent = {**form, "client_id": self.client_id}
+        status, _ = self._send(self.endpoint("revocation_endpoint"), sent)
+        if status != 200:
+            message = f"{self.issuer} did not revoke the refresh token (HTTP {status})."
+            raise CommandFailed(UNREACHABLE, message)
 
     def _request(self, endpoint: str, form: Mapping[str, str], member: str) -> dict[str, Any]:
         """Return a response that has `member`."""
@@ -123,7 +142,7 @@ class LoginProvider:
         except ValueError:
             raise CommandFailed(REJECTED, f"{self.issuer} is not a URL.") from None
         if parts.scheme == "http" and is_loopback(host):
-            return http.client.HTTPConnection(host, port or 80, timeout=_TIMEOUT_S)
+            return http.client.HTTPConnection(host, port or 80, timeout=self._timeout_s)
         if parts.scheme != "https" or not host:
             raise CommandFailed(REJECTED, f"{self.issuer} must be an https URL.")
         try:
@@ -134,9 +153,11 @@ class LoginProvider:
             raise usage_error("--ca-file cannot be used.") from None
         proxy = proxy_of(host)
         if proxy is None:
-            return http.client.HTTPSConnection(host, port or 443, timeout=_TIMEOUT_S, context=tls)
+            return http.client.HTTPSConnection(
+                host, port or 443, timeout=self._timeout_s, context=tls
+            )
         tunnel = http.client.HTTPSConnection(
-            proxy.host, proxy.port, timeout=_TIMEOUT_S, context=tls
+            proxy.host, proxy.port, timeout=self._timeout_s, context=tls
         )
         tunnel.set_tunnel(host, port or 443, headers=proxy.headers)
         return tunnel

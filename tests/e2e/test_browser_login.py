@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from gateway.demo.cloud.idp_login import CLI_CLIENT
+from gateway.demo.cloud.idp_login import CLI_CLIENT, WEB_CLIENT, WEB_SECRET
 from tests.support.browser_login import (
     ENVIRON,
     SESSION_COOKIE,
@@ -333,6 +333,51 @@ def test_logout_ends_the_session_here_and_at_the_provider(
     assert LoginBrowser(browser.base, cookies=copied).session().status == 401
     assert browser.send("GET", "/logout").config["state"] == "logged_out"
     assert "by person" in stack.gateway.audit("logout")[-1]["detail"]
+    token = revoked_token(stack)
+    assert token not in stack.gateway.log_text()
+    client = {"client_id": WEB_CLIENT, "client_secret": WEB_SECRET}
+    refresh = {"grant_type": "refresh_token", "refresh_token": token, **client}
+    refused = fetch(
+        stack.cloud.issuer,
+        "POST",
+        "/token",
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        urlencode(refresh),
+    )
+    assert (refused.status, refused.json) == (400, {"error": "invalid_grant"})
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"kind": "hang"}, "no answer within 2 s"),
+        ({"kind": "answer", "status": 503}, "revocation: HTTP status 503"),
+        ({"kind": "reset"}, "/revoke: "),
+    ],
+)
+def test_logout_does_not_depend_on_the_provider(
+    stack: Stack, browser: LoginBrowser, fault: dict[str, Any], error: str
+) -> None:
+    browser.log_in()
+    browser.session()
+    copied = dict(browser.cookies)
+    stack.cloud.fail(stack.cloud.issuer, **fault, path="/revoke")
+    try:
+        answer = browser.ui("POST", "/logout")
+    finally:
+        stack.cloud.heal()
+    assert (answer.status, "/end_session?" in answer.json["location"]) == (200, True)
+    assert LoginBrowser(browser.base, cookies=copied).session().status == 401
+    assert error in stack.gateway.log_lines("provider_logout_failed")[-1]["error"]
+
+
+def revoked_token(stack: Stack) -> str:
+    """Return the token of the newest revocation at the provider."""
+    calls = [one for one in stack.cloud.calls(stack.cloud.issuer) if one["path"] == "/revoke"]
+    assert calls[-1]["status"] == 200
+    form = dict(parse_qsl(calls[-1]["body"]))
+    assert form["token_type_hint"] == "refresh_token"
+    return form["token"]
 
 
 def test_logins_in_several_tabs_do_not_disturb(browser: LoginBrowser) -> None:

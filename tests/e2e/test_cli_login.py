@@ -181,10 +181,30 @@ def test_from_a_login_to_a_console_link_with_one_approval(olga: Person) -> None:
     who = json.loads(olga.run("whoami", "--json").stdout)
     assert (who["subject"], who["gateway"]) == ("olga", olga.stack.gateway.url)
     assert who["stored"] == f"{file.parent} (mode 0600, not encrypted)"
+    refresh_token = olga.stored["refresh_token"]
     out = olga.run("logout")
-    assert (out.returncode, olga.files) == (0, [])
+    assert (out.returncode, out.stderr, olga.files) == (0, "", [])
+    form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": CLI_CLIENT}
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    refused = fetch(olga.stack.cloud.issuer, "POST", "/token", headers, urlencode(form))
+    assert (refused.status, refused.json) == (400, {"error": "invalid_grant"})
     assert olga.run("whoami").returncode == 2
     assert "Run `gateway login`" in olga.run("console", "--print", olga.target).stderr
+
+
+def test_logout_without_the_provider_forgets_the_login(olga: Person) -> None:
+    cloud = olga.stack.cloud
+    assert olga.log_in()[0] == 0
+    refresh_token = olga.stored["refresh_token"]
+    cloud.fail(cloud.issuer, "answer", status=503, path="/revoke")
+    try:
+        out = olga.run("logout")
+    finally:
+        cloud.heal()
+    assert (out.returncode, olga.files) == (0, [])
+    assert "did not revoke the refresh token (HTTP 503)" in out.stderr
+    assert "still valid at the issuer" in out.stderr
+    assert refresh_token not in out.stdout + out.stderr
 
 
 def test_the_browser_gets_the_address_of_the_provider_without_a_secret(olga: Person) -> None:

@@ -1,10 +1,12 @@
 """Logins at panva's oidc-provider, in a real browser."""
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -15,7 +17,7 @@ from tests.support.browser import needs_chromium
 from tests.support.browser_login import enable_login
 from tests.support.programs import Program
 from tests.support.real_oidc_provider import CLI_CLIENT, CLIENT, SECRET, oidc_provider
-from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually, fetch
 
 pytestmark = needs_chromium
 SCOPES = ["openid", "groups", "offline_access"]
@@ -71,6 +73,7 @@ def test_person_logs_in_and_out_at_a_foreign_provider(gateway: RunningGateway, p
     page.get_by_role("button", name=re.compile("sign me out", re.IGNORECASE)).click()
     expect(page.locator("body")).to_have_attribute("data-state", "out")
     assert "by person" in gateway.audit("logout")[-1]["detail"]
+    assert gateway.log_lines("provider_logout_failed") == []
 
 
 def test_foreign_provider_ends_the_session(gateway: RunningGateway, page: Page) -> None:
@@ -122,3 +125,15 @@ def test_command_logs_in_at_a_foreign_provider(
     (file,) = (tmp_path / "console-gateway/logins").glob("*.json")
     file.write_text(re.sub(r'"expires_at": [0-9.]+', '"expires_at": 0', file.read_text()))
     assert programs.run("gateway", "whoami", environ=environ).returncode == 0  # refreshed
+    refresh_token = json.loads(file.read_text())["refresh_token"]
+    out = programs.run("gateway", "logout", environ=environ)
+    assert (out.returncode, out.stderr) == (0, "")
+    form = {
+        "grant_type": "refresh_token",
+        "refresh_token": refresh_token,
+        "client_id": CLI_CLIENT,
+    }
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    issuer = gateway.config["issuers"][0]["issuer"]
+    refused = fetch(issuer, "POST", "/token", headers, urlencode(form))
+    assert (refused.status, refused.json["error"]) == (400, "invalid_grant")

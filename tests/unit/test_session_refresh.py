@@ -33,6 +33,7 @@ class World:
     problem: LoginFailed | None = None
     refreshed_with: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
     leased_until: float = 0.0
 
     def __post_init__(self) -> None:
@@ -58,6 +59,9 @@ class World:
         if self.problem is not None:
             raise self.problem
         return self.tokens
+
+    async def revoke(self, refresh_token: str) -> None:
+        self.revoked.append(refresh_token)
 
     async def check(self, *_: Any, nonce: str | None, **__: Any) -> IdTokenFacts:
         assert nonce is None
@@ -167,3 +171,4 @@ async def test_session_that_was_logged_out_meanwhile_stays_ended(world: World) -
     world.replace_session = end  # type: ignore[method-assign]
     with pytest.raises(LoginRequired):
         await world.current()
+    assert world.revoked == ["refresh-2"], "the logout knew the one before only"

@@ -125,6 +125,7 @@ class LoginEndpoints:
         self._access_tokens: dict[str, ProviderLogin] = {}
         app.router.add_get("/authorize", self._authorize)
         app.router.add_post("/token", self._token)
+        app.router.add_post("/revoke", self._revoke)
         app.router.add_get("/userinfo", self._userinfo)
         app.router.add_get("/end_session", self._end_session)
         app.router.add_post("/_box/logout", self._log_out)
@@ -136,6 +137,7 @@ class LoginEndpoints:
             "authorization_endpoint": f"{url}/authorize",
             "token_endpoint": f"{url}/token",
             "userinfo_endpoint": f"{url}/userinfo",
+            "revocation_endpoint": f"{url}/revoke",
             "end_session_endpoint": f"{url}/end_session",
             "grant_types_supported": sorted(self.grants),
             "code_challenge_methods_supported": ["S256"],
@@ -241,6 +243,18 @@ class LoginEndpoints:
             body, status = {"error": problem.code}, problem.status
         return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
 
+    async def _revoke(self, request: web.Request) -> web.Response:
+        """RFC 7009; an unknown token, or one of another client, is no error."""
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        try:
+            client = self.client_of(request, form)
+        except OAuthProblem as problem:
+            return web.json_response({"error": problem.code}, status=problem.status)
+        login = self._refresh_tokens.get(form.get("token", ""))
+        if login is not None and login.client == client:
+            self._drop_tokens(login.sid)
+        return web.Response()
+
     def client_of(self, request: web.Request, form: Form) -> str:
         """Return the client that a request authenticates; raise OAuthProblem."""
         client, secret = form.get("client_id", ""), form.get("client_secret")
@@ -339,6 +353,9 @@ class LoginEndpoints:
 
     def _end(self, sid: str) -> None:
         self.logins.pop(sid, None)
+        self._drop_tokens(sid)
+
+    def _drop_tokens(self, sid: str) -> None:
         for tokens in (self._refresh_tokens, self._access_tokens):
             for token in [name for name, login in tokens.items() if login.sid == sid]:
                 del tokens[token]

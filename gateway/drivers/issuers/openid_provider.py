@@ -5,6 +5,7 @@ all checks of tokens are the gateway's own. Redirects are not followed: the prov
 names every address.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,22 +139,42 @@ class HttpOpenIdProvider:
         }
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
 
+    async def revoke(self, refresh_token: str) -> None:
+        metadata = await self.metadata()
+        # Read only here: an address that cannot be used must not stop logins.
+        endpoint = self._endpoint(metadata.document, "revocation_endpoint", is_required=False)
+        if endpoint is None:
+            return
+        more = {} if self._login.client_secret else {"client_id": self._login.client_id}
+        body = urlencode({"token": refresh_token, "token_type_hint": "refresh_token", **more})
+        methods = metadata.document.get("revocation_endpoint_auth_methods_supported")
+        posts_secret = metadata.posts_secret if methods is None else _posts_secret(methods)
+        headers, body = self._authenticated(body, posts_secret=posts_secret)
+        status, _ = await self._request("POST", endpoint, headers=headers, body=body)
+        if status != 200:
+            raise LoginFailed(model.PROVIDER_UNAVAILABLE, f"revocation: HTTP status {status}")
+
     def _client(self) -> WebApplicationClient:
         return WebApplicationClient(self._login.client_id)
 
-    async def _request_tokens(self, body: str) -> ProviderTokens:
-        metadata = await self.metadata()
+    def _authenticated(self, body: str, *, posts_secret: bool) -> tuple[dict[str, str], str]:
+        """Return headers and body of a request that the client authenticates."""
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         secret = self._login.client_secret
-        if secret is not None and metadata.posts_secret:
+        if secret is not None and posts_secret:
             client = {"client_id": self._login.client_id, "client_secret": secret.reveal()}
             body = f"{body}&{urlencode(client)}"
         elif secret is not None:
             # RFC 6749, 2.3.1: both are form-encoded before they are joined.
-            name = urlencode({"": self._login.client_id})[1:]
-            headers["Authorization"] = aiohttp.BasicAuth(
-                name, urlencode({"": secret.reveal()})[1:], encoding="utf-8"
-            ).encode()
+            pair = ":".join(
+                urlencode({"": one})[1:] for one in (self._login.client_id, secret.reveal())
+            )
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        return headers, body
+
+    async def _request_tokens(self, body: str) -> ProviderTokens:
+        metadata = await self.metadata()
+        headers, body = self._authenticated(body, posts_secret=metadata.posts_secret)
         status, text = await self._request(
             "POST", metadata.token_endpoint, headers=headers, body=body
         )
@@ -199,9 +220,7 @@ class HttpOpenIdProvider:
             self._endpoint(document, "userinfo_endpoint", is_required=False),
             self._endpoint(document, "end_session_endpoint", is_required=False),
             document.get("authorization_response_iss_parameter_supported") is True,
-            isinstance(methods, list)
-            and "client_secret_basic" not in methods
-            and "client_secret_post" in methods,
+            _posts_secret(methods),
             document,
         )
 
@@ -285,6 +304,14 @@ class HttpOpenIdProvider:
             raise LoginFailed(
                 model.PROVIDER_UNAVAILABLE, f"{shown}: {describe_failure(error)}"
             ) from None
+
+
+def _posts_secret(methods: object) -> bool:
+    return (
+        isinstance(methods, list)
+        and "client_secret_basic" not in methods
+        and "client_secret_post" in methods
+    )
 
 
 def _json_object(text: str, what: str) -> dict[str, Any]:

@@ -164,6 +164,13 @@ LOG_EVENTS: Final = (
         "Check that the gateway reaches the issuer.",
     ),
     LogEvent(
+        "gateway.login", "warning", "provider_logout_failed", ("issuer", "error"),
+        "A person has logged out here, but the issuer did not answer, or refused to revoke the"
+        " refresh token (RFC 7009). The session has ended, and the gateway has deleted the token.",
+        "Check that the gateway reaches the issuer, and that the client may use its"
+        " `revocation_endpoint`.",
+    ),
+    LogEvent(
         "gateway.login", "warning", "logout_token_rejected", ("issuer", "error"),
         "The issuer, or someone else, sent a logout token that is not valid.",
         "Check the client's settings at the issuer if its logouts have no effect here.",

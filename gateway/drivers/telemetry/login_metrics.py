@@ -27,6 +27,9 @@ class LoginMetrics:
     def refresh_failed(self, issuer: str, error: str) -> None:
         log.warning("login_refresh_failed", extra={"issuer": issuer, "error": error})
 
+    def provider_logout_failed(self, issuer: str, error: str) -> None:
+        log.warning("provider_logout_failed", extra={"issuer": issuer, "error": error})
+
     def logout_token_rejected(self, issuer: str, error: str) -> None:
         log.warning("logout_token_rejected", extra={"issuer": issuer, "error": error})
 

@@ -13,6 +13,9 @@ class LoginTelemetry(Protocol):
     def refresh_failed(self, issuer: str, error: str) -> None:
         """Report that the provider did not answer; the session goes on for a while."""
 
+    def provider_logout_failed(self, issuer: str, error: str) -> None:
+        """Report that a refresh token may outlive the session: it was not revoked."""
+
     def logout_token_rejected(self, issuer: str, error: str) -> None: ...
     def logout_token_lost(self, error: str) -> None:
         """Report that a logout by the provider had no effect."""

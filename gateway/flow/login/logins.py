@@ -3,6 +3,7 @@
 begin -> the provider -> complete -> a session
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -32,6 +33,8 @@ from gateway.flow.login.openid_provider import AuthorizationRequest, ProviderTok
 from gateway.flow.request import RequestContext
 
 _RETRY_AFTER_S: Final = 2.0
+_REVOKE_S: Final = 2.0
+"""How long a provider that does not answer may delay a logout."""
 _RETRYABLE: Final = ("temporarily_unavailable", "server_error")
 
 
@@ -160,18 +163,24 @@ class BrowserLogins:
             raise
 
     async def log_out(self, session: BrowserSession) -> str | None:
-        """End a session; return the address that ends the one at the provider.
+        """End a session, and revoke its refresh token if the provider answers.
 
-        Raises LoginUnavailable.
+        Returns the address that ends the session at the provider. Raises LoginUnavailable.
         """
-        await self._sessions.end(session.id, by="person")
+        ended = await self._sessions.end(session.id, by="person")
         issuer = self.issuers.get(session.person.issuer)
         if issuer is None:
             return None
+        url = None
         try:
-            return await issuer.provider.logout_url(session.id_token)
-        except LoginFailed:
-            return None  # the provider does not answer; the session here has ended
+            url = await issuer.provider.logout_url(session.id_token)
+            if ended is not None and ended.refresh_token:
+                async with asyncio.timeout(_REVOKE_S):
+                    await issuer.provider.revoke(ended.refresh_token)
+        except (LoginFailed, TimeoutError) as failed:  # the session here has ended in any case
+            reason = str(failed) or f"no answer within {_REVOKE_S:g} s"
+            self._telemetry.provider_logout_failed(issuer.name, reason)
+        return url
 
     async def log_out_by_provider(self, issuer: str, token: str) -> None:
         """End the sessions that a logout token names; raise LoginFailed, LoginUnavailable."""

@@ -52,3 +52,6 @@ class OpenIdProvider(Protocol):
 
     async def logout_url(self, id_token: str) -> str | None:
         """Return the address that ends the session at the provider; None: it has none."""
+
+    async def revoke(self, refresh_token: str) -> None:
+        """Revoke a refresh token (RFC 7009), if the provider has an endpoint for that."""

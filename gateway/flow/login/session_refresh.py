@@ -4,6 +4,7 @@ It asks the provider again whether the person may log in, and for the groups.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -101,5 +102,8 @@ class SessionRefresh:
             refresh_at=self._id_tokens.refresh_at(tokens),
         )
         if not await self._store.replace_session(changed):
+            # The logout has revoked the token before, if at all.
+            with suppress(LoginFailed):
+                await issuer.provider.revoke(changed.refresh_token)
             raise LoginRequired("the session has ended")
         return changed

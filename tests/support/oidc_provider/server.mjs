@@ -31,6 +31,7 @@ const provider = new Provider(issuer, {
   features: {
     backchannelLogout: { enabled: true },
     deviceFlow: { enabled: true },
+    revocation: { enabled: true },
     rpInitiatedLogout: { enabled: true },
     devInteractions: { enabled: true },
   },
