@@ -18,6 +18,8 @@ WARNINGS: Final = {
     "secret_has_byte_order_mark": "A secret file begins with a byte order mark, which is ignored.",
     "setting_without_effect": "A setting of `links` does not apply, because the account's consoles"
     " are live consoles through the gateway.",
+    "page_without_login": "`page.enabled` is set, but no issuer has `login`: commands and programs"
+    " get the list of servers, browsers no page.",
     "recordings_disk_small": "At the rate of the last 7 days, the disk with"
     " `recordings.directory` is full before `keep_days`.",
     "recordings_bytes_max_small": "At the rate of the last 7 days, `recordings.bytes_max` removes"
@@ -77,6 +79,9 @@ def config_warnings(settings: Settings, document: Document) -> Iterator[ConfigWa
 
 
 def _without_effect(settings: Settings, document: Document) -> Iterator[ConfigWarning]:
+    if settings.page.enabled and not settings.has_logins:
+        message = "serves `GET /servers` only: the page requires an issuer with `login`"
+        yield ConfigWarning("page_without_login", document.error(("page", "enabled"), message))
     for i, account in enumerate(settings.accounts):
         if not account.delivers_proxied:
             continue

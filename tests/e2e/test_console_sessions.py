@@ -11,7 +11,7 @@ import pytest
 
 from gateway.domain.rfb.encodings import Encoding
 from tests.e2e.test_commands import run
-from tests.support import rfb
+from tests.support import programs, rfb
 from tests.support.live_delivery import (
     ADMIN_API,
     PROJECT,
@@ -118,6 +118,20 @@ async def test_people_on_consoles_of_other_replicas_are_listed(
     assert await asyncio.to_thread(sessions, "operators") is None
     await page.send({"type": "end"})
     assert await page.until_closed() == 4000
+
+
+def test_page_without_login_is_the_list_alone(live: Stack) -> None:
+    """`check` says so; the paths of pages are unknown ones, as without `page.enabled`."""
+    second = live._gateways[1]
+    checked = programs.run("gateway", "check", "--config", str(second.config_file))
+    assert checked.returncode == 0, checked.stderr
+    assert "page.enabled: serves `GET /servers` only" in checked.stderr
+    assert "[page_without_login]" in checked.stderr
+    for path in ("/", "/page/requests", "/ui/session", "/ui/servers", "/login"):
+        found = fetch(second.url, "GET", path, {"Sec-Fetch-Site": "same-origin"})
+        assert (found.status, found.error_code) == (401, "CGW.4010"), path
+    headers = {"Authorization": f"Bearer {live.cloud.token('olga')}"}
+    assert fetch(second.url, "GET", "/servers", headers).json["projects"] != []
 
 
 async def test_ticket_opens_a_live_console_once(
