@@ -71,6 +71,14 @@ def test_every_action_needs_the_session(stack: Stack, ada: LoginBrowser) -> None
         known = ada.ui(spec.method, f"/ui/admin{spec.path}", {"no_such_field": ""})
         assert known.status in (200, 400), (spec.name, known.body)
     assert stranger.ui("GET", "/ui/servers").status == 404
+    # A page that is left open polls after the end of its session: no attack, and no alert.
+    counted = 'gateway_admin_requests_total{{action="Revoke",status="{}"}}'
+    ended, rejected = (counted.format(one) for one in ("login_required", "401"))
+    before = [stack.gateway.metric(one) for one in (ended, rejected)]
+    assert stranger.ui("POST", "/ui/admin/revocations").status == 401
+    assert [stack.gateway.metric(one) for one in (ended, rejected)] == [before[0] + 1, before[1]]
+    assert fetch(stack.gateway.admin, "POST", "/admin/revocations").status == 401
+    assert stack.gateway.metric(rejected) == before[1] + 1
 
 
 def test_session_has_the_limits_of_the_admin_listener(stack: Stack) -> None:

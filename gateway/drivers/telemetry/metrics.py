@@ -199,8 +199,8 @@ class Metrics:
     def override_failed(self) -> None:
         self.count("gateway_override_failures_total")
 
-    def admin_request(self, action: str, status: int) -> None:
-        self.count("gateway_admin_requests_total", action, str(status))
+    def admin_request(self, action: str, status: str) -> None:
+        self.count("gateway_admin_requests_total", action, status)
 
     def log_line_sampled_out(self) -> None:
         self.count("gateway_log_lines_sampled_out_total")

@@ -304,7 +304,7 @@ METRIC_FAMILIES: Final = (
         "gateway_admin_requests_total",
         "Requests to the admin API.",
         action="actions of the admin API",
-        status="HTTP status",
+        status="HTTP status; login_required in place of 401: a page without a session",
     ),
     gauge(
         "gateway_certificate_expires_timestamp_seconds",

@@ -20,6 +20,7 @@ from gateway.domain.errors import (
     CrossSiteRequest,
     DeadlineExceeded,
     GatewayError,
+    LoginRequired,
     NotAuthenticated,
     Rejection,
 )
@@ -40,8 +41,10 @@ from gateway.flow.identify import Identify
 
 log = logging.getLogger("gateway.admin")
 
-CountRequest = Callable[[str, int], None]
-"""Counts a request by action and status."""
+CountRequest = Callable[[str, str], None]
+"""Counts a request by action and status, or LOGIN_REQUIRED."""
+LOGIN_REQUIRED = "login_required"
+"""Instead of 401: pages that are left open go on to poll after the end of their session."""
 
 Route = tuple[str, str, Callable[[ListenerRequest], Awaitable[web.Response]]]
 """Method, path and handler."""
@@ -109,13 +112,13 @@ class AdminApi:
     ) -> web.Response:
         """Perform an action; `read` returns the request as JSON once its sender is authorized."""
         action, headers = call.action, cast("Headers", ())
-        status, error_fields = 200, {}
+        status, error_fields, is_logged_in = 200, {}, True
         try:
             body = msgspec.json.encode(await self._perform(call, authenticate, read))
         except GatewayError as error:
             rendered = render_error(error)
             body, status = rendered.body, rendered.status
-            headers = rendered.headers
+            headers, is_logged_in = rendered.headers, not isinstance(error, LoginRequired)
             error_fields = {"error_code": rendered.error_code, "error": str(error)}
         except Exception:
             log.exception("admin_request_failed", extra={"request_id": call.request_id})
@@ -123,7 +126,7 @@ class AdminApi:
             if call.administrator is not None:
                 with suppress(GatewayError):
                     await self._administration.record_failure(action, call.administrator)
-        self._count_request(action.spec.name, status)
+        self._count_request(action.spec.name, str(status) if is_logged_in else LOGIN_REQUIRED)
         log.info("admin_request", extra={**call.log_fields, "status": status, **error_fields})
         return web.Response(
             body=body, status=status, content_type="application/json", headers=headers
