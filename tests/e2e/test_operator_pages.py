@@ -1,9 +1,11 @@
 """The operators' pages in a real browser, beside the console of a person in another one."""
 
+import json
 import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, expect
@@ -13,9 +15,17 @@ from tests.support.browser import ConsoleTab, needs_chromium
 from tests.support.browser_login import ADMIN_API, ENVIRON, enable_admin_login, enable_login
 from tests.support.live_delivery import PROJECT, deliver_live, ticket
 from tests.support.page_pictures import PageVisitor
-from tests.support.stack import CloudProcess, RunningGateway, Stack, eventually
+from tests.support.stack import (
+    CloudProcess,
+    RunningGateway,
+    Stack,
+    eventually,
+    fetch,
+    make_policy,
+)
 
 pytestmark = needs_chromium
+HOSTILE = '<script>alert("x")</script>'
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -34,6 +44,32 @@ class OperatorSite:
         cloud = self.gateway.cloud
         text = ticket(self.gateway, cloud.token("olga"), cloud.servers[0])
         return f"{self.gateway.config['listen']['public_url']}/console#{text}"
+
+    def request(self, person: str, step: str = "", **fields: Any) -> dict[str, Any]:
+        """Make an access request; a lead, or the person, takes the step."""
+        cloud = self.gateway.cloud
+        body = {
+            "role": "operator",
+            "project_id": cloud.project,
+            "server_ids": [cloud.servers[-1]],
+            "duration_s": 3_600,
+            "reason": "replace a disk",
+            **fields,
+        }
+        made = self._send(person, "", body)
+        if not step:
+            return made
+        by = person if step == "withdraw" else "lea"
+        approval = {"hash": made["hash"]} if step == "approve" else {}
+        return self._send(by, f"/{made['id']}/{step}", approval)
+
+    def _send(self, person: str, path: str, body: object) -> dict[str, Any]:
+        token = self.gateway.cloud.token(person, groups=["leads" if person == "lea" else "staff"])
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        answer = fetch(self.gateway.url, "POST", f"/requests{path}", headers, json.dumps(body))
+        assert answer.status in (200, 201), answer.body
+        found: dict[str, Any] = answer.json
+        return found
 
 
 class OperatorVisitor(PageVisitor[OperatorSite]):
@@ -72,6 +108,17 @@ def site() -> Iterator[OperatorSite]:
     enable_login(gateway)
     url = f"http://localhost:{gateway.admin_port}"
     enable_admin_login(gateway, url=url, label="Company login")
+    gateway.config["store"]["timeout_s"] = 1
+    gateway.write_config()
+    rule = {
+        "role": "operator",
+        "to": {"groups": ["staff"]},
+        "on": {"projects": [cloud.project]},
+        "for_max": "4h",
+        "approvers": {"groups": ["leads"]},
+        "break_glass": {"per_day": 2, "reason_min": 10},
+    }
+    gateway.write_policy({**make_policy(cloud), "requests": [rule]})
     gateway.start()
     yield OperatorSite(gateway)
     stack.close()
@@ -198,8 +245,69 @@ def test_operator_explains_and_searches(site: OperatorSite, visitor: OperatorVis
     eventually(search_again)
     visitor.show("operators-audit")
     visitor.check_accessibility()
-    visitor.go("Access requests")
+
+
+def test_operator_sees_and_ends_access_requests(
+    site: OperatorSite, browser: Browser, visitor: OperatorVisitor
+) -> None:
+    page, cloud = visitor.page, site.gateway.cloud
+    hidden = "\u202eeerht" + " long" * 80
+    site.request("pia", reason=f"{HOSTILE}{hidden}", ticket="CHG-7", server_ids=cloud.servers[-5:])
+    active = site.request("ann", "approve")
+    site.request("gus", break_glass=True, reason="the site is down")
+    site.request("dora", "deny")
+    site.request("will", "withdraw")
+    person = ConsoleTab(browser.new_context(locale="en-GB").new_page())
+    text = ticket(site.gateway, cloud.token("ann", groups=["staff"]), cloud.servers[-1])
+    person.open(f"{site.gateway.config['listen']['public_url']}/console#{text}")
+
+    visitor.enter("ada", "/requests")
+    for name, facts in (
+        ("pia", ("Pending", f"CHG-7: {HOSTILE} eerht long", "5 servers: ", "1 h")),
+        ("ann", ("Active", "corp:lea", cloud.servers[-1])),
+        ("gus", ("Active", "Break-glass", "the site is down")),
+    ):
+        for fact in facts:
+            expect(visitor.row(f"{name} (corp)")).to_contain_text(fact)
+    expect(page.get_by_role("row")).to_have_count(4)
+    visitor.show("operators-requests")
+    address = re.compile("/ui/admin/requests$")
+    with page.expect_response(address) as answered:
+        visitor.button("Refresh").click()
+    changed = answered.value.json()  # as after a change of the policy
+    for one in changed["requests"]:
+        one["in_force"] = False
+    page.route(address, lambda route: route.fulfill(json=changed))
+    visitor.button("Refresh").click()
+    expect(visitor.row("ann (corp)")).to_contain_text("Active, but no rule allows it")
+    page.unroute(address)
+    for name in ("ann", "pia", "gus"):
+        page.get_by_role("button", name=f"End: {name} (corp)", exact=True).click()
+        expect(page.get_by_role("dialog")).to_contain_text(f"End the request of {name}?")
+        visitor.confirm("End", f"end of {name}")
+        expect(visitor.row(f"{name} (corp)")).to_have_count(0)
     expect(page.get_by_text("No access requests in this state.")).to_be_visible()
+    person.wait_for_state("ended")
+    (record,) = [
+        one for one in site.gateway.audit("access_request_ended") if active["id"] in one["detail"]
+    ]
+    assert (record["subject"], record["target"]) == ("ada", "corp:ann")
+
+    state = page.get_by_role("combobox", name="State")
+    for chosen, names in (
+        ("Denied", ["dora"]),
+        ("Withdrawn", ["will"]),
+        ("Revoked", ["ann", "gus", "pia"]),
+    ):
+        state.select_option(chosen)
+        for name in names:
+            expect(visitor.row(f"{name} (corp)")).to_contain_text(chosen)
+        expect(page.get_by_role("row")).to_have_count(len(names) + 1)
+        expect(page.get_by_role("button", name=re.compile("^End"))).to_have_count(0)
+    visitor.show("operators-requests-ended")
+    state.select_option("Expired")
+    expect(page.get_by_text("No access requests in this state.")).to_be_visible()
+    person.page.context.close()
 
 
 def test_read_only_operator_has_no_buttons(site: OperatorSite, visitor: OperatorVisitor) -> None:

@@ -2,11 +2,23 @@
 import { REQUESTS } from "./texts.js";
 import { confirmAction } from "./dialog.js";
 import { clockTime } from "../people/times.js";
+import { duration } from "../texts.js";
 import { field, text } from "./dom.js";
 import { Listing } from "./listing.js";
 import { incomplete } from "./processes.js";
 
 const { columns } = REQUESTS;
+const SERVERS_SHOWN = 3;
+
+function stateOf({ state, in_force: isInForce }) {
+  const words = REQUESTS.states[state] ?? state;
+  return state === "active" && !isInForce ? REQUESTS.notInForce(words) : words;
+}
+
+function serversOf({ servers, project }) {
+  const names = servers.slice(0, SERVERS_SHOWN).join(", ") || project;
+  return servers.length > SERVERS_SHOWN ? REQUESTS.servers(servers.length, names) : names;
+}
 
 export class RequestsView {
   #tools;
@@ -29,10 +41,10 @@ export class RequestsView {
       },
       columns: [
         [columns.person, (one) => `${one.subject} (${one.issuer})`],
-        [columns.state, (one) => REQUESTS.states[one.state] ?? one.state],
+        [columns.state, stateOf],
         [columns.role, (one) => one.role],
-        [columns.servers, (one) => one.servers.join(", ") || one.project],
-        [columns.ends, (one) => (one.ends_at ? clockTime(one.ends_at) : "")],
+        [columns.servers, serversOf],
+        [columns.ends, (one) => (one.ends_at ? clockTime(one.ends_at) : REQUESTS.afterApproval(duration(one.duration_s)))],
         [columns.approved, (one) => (one.break_glass ? REQUESTS.breakGlass : one.approved_by.join(", "))],
         [columns.reason, (one) => [one.ticket, one.reason].filter(Boolean).join(": ")],
         [columns.created, (one) => clockTime(one.created_at)],
