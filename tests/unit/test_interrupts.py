@@ -77,7 +77,8 @@ def test_sigint_outweighs_the_error_of_a_coroutine(error: type[BaseException]) -
         run_async(fail())
 
 
-def test_sigint_runs_the_cleanup_of_the_coroutine() -> None:
+def test_sigint_runs_the_cleanup_of_the_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_CANCEL_INTERVAL_S", 60.0)  # it takes less than that
     cleaned: list[str] = []
 
     async def wait() -> None:
