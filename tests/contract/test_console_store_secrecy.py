@@ -85,7 +85,7 @@ async def open_session(redis: Redis) -> None:
 
 async def attach(redis: Redis, cookie: bytes = SESSION.cookie_hash) -> object:
     return await redis.store.attach(
-        SESSION.id, cookie, hash_of("key"), hash_of("next"), owner="p1", lease_s=5
+        SESSION.id, cookie, hash_of("key"), hash_of("next"), owner="p1", lease_s=600
     )
 
 
@@ -160,7 +160,7 @@ async def test_session_must_seem_dead_for_a_while_before_it_is_claimed(redis: Re
     await redis.valkey._client.zadd(await redis.key(":until"), {SESSION.id: 1})
     assert await redis.store.claim_dead() == ()
     await redis.clock.advance(5)
-    renewed = await redis.store.renew("p1", frozenset({SESSION.id}), lease_s=5)
+    renewed = await redis.store.renew("p1", frozenset({SESSION.id}), lease_s=600)
     assert not renewed.lost | renewed.missing
     await redis.clock.advance(60)
     assert await redis.store.claim_dead() == ()
@@ -190,5 +190,5 @@ async def test_two_thousand_leases_are_renewed(redis: Redis) -> None:
     ids = frozenset(secrets.token_hex(16) for _ in range(1_999)) | {SESSION.id}
     await open_session(redis)
     await attach(redis)
-    renewed = await redis.store.renew("p1", ids, lease_s=5)
+    renewed = await redis.store.renew("p1", ids, lease_s=600)
     assert renewed.missing == ids - {SESSION.id}

@@ -65,10 +65,13 @@ class Page:
         async def find(*_: object, **__: object) -> BrowserSession:
             return session
 
+        async def recheck(_: BrowserSession) -> None:
+            """Let the session go on."""
+
         gate = BrowserGate(
             origin=ORIGIN,
             cookies=LoginCookies(is_secure=True, session_age_max_s=60),
-            sessions=cast("Any", SimpleNamespace(find=find)),
+            sessions=cast("Any", SimpleNamespace(find=find, recheck=recheck)),
             limits=CallerLimits(Pace(9, 1_000, 9), ANYTHING, clock),
             clock=clock,
             fresh_s=FRESH_S,
