@@ -53,7 +53,9 @@ class Stream(IntEnum):
 class BlockCipher(Protocol):
     """AES-256-GCM with the key of one part and stream."""
 
-    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
+    def encrypt_into(
+        self, nonce: bytes, data: bytes | memoryview, associated_data: bytes, buf: memoryview
+    ) -> int: ...
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes:
         """Raise an exception if the data is not authentic."""
 
@@ -93,6 +95,11 @@ def parse_header(line: bytes) -> PartHeader:
     return header
 
 
+def block_size(plain_bytes: int) -> int:
+    """Return the bytes of a block in the file."""
+    return BLOCK_HEADER.size + plain_bytes + TAG_BYTES
+
+
 class BlockSealer:
     """Encrypts the blocks of one part, in order. After a failed write it must not be used again."""
 
@@ -103,13 +110,20 @@ class BlockSealer:
         self._tag = _NO_TAG
 
     def seal(self, stream: Stream, plain: bytes) -> bytes:
+        block = bytearray(block_size(len(plain)))
+        self.seal_into(stream, plain, memoryview(block))
+        return bytes(block)
+
+    def seal_into(self, stream: Stream, plain: bytes | memoryview, out: memoryview) -> None:
+        """Write a block; `out` has its `block_size`, and is not `plain`."""
         if len(plain) > BLOCK_BYTES_MAX - TAG_BYTES:
             raise ValueError("a block is too long to be read again")
         nonce, bound = _bound(self._header_hash, self._number, stream, self._tag)
-        sealed = self._ciphers[_key_of(stream)].encrypt(nonce, plain, bound)
+        BLOCK_HEADER.pack_into(out, 0, len(plain) + TAG_BYTES, stream)
+        sealed = out[BLOCK_HEADER.size :]
+        self._ciphers[_key_of(stream)].encrypt_into(nonce, plain, bound, sealed)
         self._number += 1
-        self._tag = sealed[-TAG_BYTES:]
-        return BLOCK_HEADER.pack(len(sealed), stream) + sealed
+        self._tag = bytes(sealed[-TAG_BYTES:])
 
 
 class BlockOpener:

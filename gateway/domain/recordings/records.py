@@ -62,6 +62,21 @@ def encode_records(records: Iterable[Record]) -> bytes:
     )
 
 
+def records_size(records: Iterable[Record]) -> int:
+    """Return the number of bytes that `encode_records` would write."""
+    return sum(_HEADER.size + len(one.payload) for one in records)
+
+
+def encode_records_into(records: Iterable[Record], out: memoryview) -> None:
+    """Write what `encode_records` returns; `out` has `records_size` bytes."""
+    at = 0
+    for one in records:
+        _HEADER.pack_into(out, at, min(one.at_ms, _MS_MAX), one.kind, len(one.payload))
+        at += _HEADER.size
+        out[at : at + len(one.payload)] = one.payload
+        at += len(one.payload)
+
+
 def decode_records(data: bytes) -> Iterator[Record]:
     """Yield the records; raise ValueError if `encode_records` did not write them."""
     offset = 0

@@ -26,14 +26,21 @@ from gateway.domain.recordings.part_format import (
     BlockSealer,
     PartHeader,
     Stream,
+    block_size,
     parse_header,
 )
-from gateway.domain.recordings.records import Record, RecordKind, encode_records
+from gateway.domain.recordings.records import (
+    Record,
+    RecordKind,
+    encode_records_into,
+    records_size,
+)
 from gateway.drivers.audit.directory import is_file_at
 from gateway.drivers.audit.file_store import sync
 from gateway.drivers.files.durable import sync_directory
 from gateway.drivers.recordings.recording_directory import open_file, part_files
 from gateway.drivers.recordings.recording_keys import DataKeys
+from gateway.drivers.recordings.write_buffers import WriteBuffers
 
 
 class PartChanged(Exception):
@@ -67,17 +74,18 @@ class OpenPart:
     def header_hash(self) -> str:
         return sha256(self.header.encode()).hexdigest()
 
-    def append(self, records: Sequence[Record]) -> int:
+    def append(self, records: Sequence[Record], buffers: WriteBuffers | None = None) -> int:
         """Write the records; return the bytes when the operating system has accepted them.
 
-        Raises OSError; also after an error of an earlier call, and when the part is closed.
+        `buffers`: of the thread, if it has some. Raises OSError; also after an error of an earlier
+        call, and when the part is closed.
         """
         with self._guard:
             if self._is_closed or self._has_failed:
                 raise OSError(errno.EIO, "an earlier write has failed, or the part is closed")
             self._is_writing = True
         try:
-            return self._append(records)
+            return self._append(records, buffers or WriteBuffers())
         except Exception:
             self._has_failed = True
             raise
@@ -91,13 +99,21 @@ class OpenPart:
         if is_closed:
             self._release()
 
-    def _append(self, records: Sequence[Record]) -> int:
-        data = b""
-        if screen := encode_records(one for one in records if one.kind is not RecordKind.KEY):
-            data += self._sealer.seal(Stream.SCREEN, screen)
-        keys = encode_records(one for one in records if one.kind is RecordKind.KEY)
-        if keys and self._records_keys:
-            data += self._sealer.seal(Stream.KEYSTROKES, keys)
+    def _append(self, records: Sequence[Record], buffers: WriteBuffers) -> int:
+        screen = [one for one in records if one.kind is not RecordKind.KEY]
+        keys = [one for one in records if one.kind is RecordKind.KEY and self._records_keys]
+        streams = [
+            (stream, found, records_size(found))
+            for stream, found in ((Stream.SCREEN, screen), (Stream.KEYSTROKES, keys))
+            if found
+        ]
+        data = buffers.sealed.take(sum(block_size(size) for _, _, size in streams))
+        begin = 0
+        for stream, found, size in streams:
+            plain, end = buffers.plain.take(size), begin + block_size(size)
+            encode_records_into(found, plain)
+            self._sealer.seal_into(stream, plain, data[begin:end])
+            begin = end
         _write(self._fd, data)
         return len(data)
 
@@ -239,6 +255,6 @@ class OpenPartReader:
         return True
 
 
-def _write(fd: int, data: bytes) -> None:
+def _write(fd: int, data: bytes | memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Final
 
 from gateway.drivers.recordings.threaded_part import QueuedWrite
+from gateway.drivers.recordings.write_buffers import WriteBuffers
 from gateway.flow.clock import Clock
 
 THREADS_MAX: Final = 32
@@ -101,6 +102,7 @@ class WriteThreads:
         self._help = self._loop.call_later(_HELP_AFTER_S, self._send_help)
 
     def _work(self) -> None:
+        buffers = WriteBuffers()
         while self._wakes.get():
             while True:
                 try:
@@ -109,7 +111,7 @@ class WriteThreads:
                     break
                 write.has_begun = True
                 try:
-                    write.size = write.part.open_part.append(write.records)
+                    write.size = write.part.open_part.append(write.records, buffers)
                 except Exception as error:  # noqa: BLE001 - raised where the write is awaited
                     write.error = error
                 self._report(write)
