@@ -17,12 +17,27 @@ https://github.com/novnc/noVNC/tree/v${version}.\nThe page itself is part of Con
   return about + (await Promise.all(texts)).join("");
 }
 
-/** Write a page with the card that console, player and login share. */
-async function writePage(name, directory = "src") {
-  const [page, card] = await Promise.all([`${directory}/${name}`, "src/card.html"].map(
-    (one) => readFile(one, "utf8"),
-  ));
-  await writeFile(`dist/${name}`, page.replace("{{card}}", () => card));
+/** By file: its folder, and the values of the head that all pages share. */
+const PAGES = {
+  "player.html": ["src", { title: "Recording", script: "player", style: "style" }],
+  "login.html": ["src/people", { title: "Login", script: "login", style: "style", meta: "{{meta}}\n" }],
+  "people.html": ["src/people", { title: "Console Gateway", script: "people", style: "people" }],
+  "operators.html": ["src/operators", { title: "Operators", script: "operators", style: "operators" }],
+  // The last file: it exists only beside all others.
+  "index.html": ["src", {
+    title: "Console", script: "page", style: "style", viewport: ", interactive-widget=resizes-content",
+  }],
+};
+
+/** Write a page with the head, and with the card that console, player and login share. */
+async function writePage(name) {
+  const [directory, values] = PAGES[name];
+  const [page, head, card] = await Promise.all(
+    [`${directory}/${name}`, "src/head.html", "src/card.html"].map((one) => readFile(one, "utf8")),
+  );
+  const own = { viewport: "", meta: "", ...values };
+  const filled = head.replace(/{{(\w+)}}/g, (all, key) => own[key] ?? all);
+  await writeFile(`dist/${name}`, page.replace("{{head}}", () => filled).replace("{{card}}", () => card));
 }
 
 await rm("dist", { recursive: true, force: true });
@@ -48,10 +63,5 @@ await build({
   logLevel: "warning",
 });
 await copyFile("src/icon.svg", "dist/icon.svg");
-await writePage("player.html");
-await writePage("login.html", "src/people");
-await copyFile("src/people/people.html", "dist/people.html");
-await copyFile("src/operators/operators.html", "dist/operators.html");
 await writeFile("dist/licenses.txt", await licenseTexts());
-// The last file: it exists only beside all others.
-await writePage("index.html");
+for (const name of Object.keys(PAGES)) await writePage(name);
