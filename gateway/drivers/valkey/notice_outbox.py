@@ -11,10 +11,9 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.requests.webhooks import ClaimedNotices
 
-_CLAIM, _SETTLE, _GIVE_UP, _LIST_DEAD, _REPLAY = (
+_CLAIM, _SETTLE, _LIST_DEAD, _REPLAY = (
     LuaScript("claim_notices"),
     LuaScript("settle_notice"),
-    LuaScript("give_up_notice"),
     LuaScript("list_dead_notices"),
     LuaScript("replay_notice"),
 )
@@ -42,23 +41,19 @@ class ValkeyNoticeOutbox:
         for member, sealed in zip(pairs[::2], pairs[1::2], strict=True):
             notice = self._open(member, sealed)
             if notice is None:  # forged, or sealed with a key that is no longer configured
-                await self._valkey.run_script(_SETTLE, self.keys, [member, "", 0])
+                await self._settle(member)
             else:
                 notices.append(notice)
         return ClaimedNotices(notices, int(waiting))
 
     async def remove(self, notice: Notice) -> None:
-        await self._valkey.run_script(_SETTLE, self.keys, [_member(notice), "", 0])
+        await self._settle(_member(notice))
 
     async def retry(self, notice: Notice, due_at: float) -> None:
-        await self._valkey.run_script(
-            _SETTLE, self.keys, [_member(notice), self._seal(notice), str(due_at)]
-        )
+        await self._settle(_member(notice), self._seal(notice), due_at=str(due_at))
 
     async def give_up(self, notice: Notice, now: float) -> None:
-        await self._valkey.run_script(
-            _GIVE_UP, self._dead, [_member(notice), self._seal(notice), str(now), _DEAD_MAX]
-        )
+        await self._settle(_member(notice), self._seal(notice), now=str(now))
 
     async def dead(self) -> Sequence[DeadNotice]:
         found = await self._valkey.run_script(_LIST_DEAD, self._dead, [])
@@ -77,6 +72,12 @@ class ValkeyNoticeOutbox:
     def entries(self, notices: Sequence[Notice]) -> list[str | bytes]:
         """Return member, time and sealed form of each, for the script that stores a request."""
         return [part for one in notices for part in (_member(one), str(one.at), self._seal(one))]
+
+    async def _settle(
+        self, member: str | bytes, sealed: bytes = b"", *, due_at: str = "", now: str = ""
+    ) -> None:
+        """Store a notice for an attempt at `due_at`, as dead since `now`, or remove it."""
+        await self._valkey.run_script(_SETTLE, self._dead, [member, sealed, due_at, now, _DEAD_MAX])
 
     def _seal(self, notice: Notice) -> bytes:
         return self._sealer.seal(encode_notice(notice), bound_to=_binding(notice.id))

@@ -1,5 +1,5 @@
 -- Return the dead notices, oldest first: member, when it was given up, and the sealed notice.
--- KEYS: as in give_up_notice.lua.
+-- KEYS: as in settle_notice.lua.
 local found = redis.call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES')
 local listed = {}
 for i = 1, #found, 2 do

@@ -1,4 +1,4 @@
--- Make a dead notice due again. KEYS: as in give_up_notice.lua. ARGV: member, the sealed notice.
+-- Make a dead notice due again. KEYS: as in settle_notice.lua. ARGV: member, the sealed notice.
 -- Returns 0 if it is not dead any more.
 if redis.call('ZREM', KEYS[5], ARGV[1]) == 0 then
   return 0
