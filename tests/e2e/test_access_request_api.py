@@ -425,14 +425,18 @@ def test_notice_that_was_given_up_is_listed_and_replayed(
 
 
 def test_reading_role_sees_dead_notices_and_cannot_replay(stack: Stack) -> None:
-    reader = admin_headers(stack.cloud, "rita", "readers")
+    body = json.dumps({"webhook": "security"})
+
+    def replay(person: dict[str, str]) -> Response:
+        return fetch(stack.gateway.admin, "POST", "/admin/webhooks/replay", person, body)
+
+    # Notices of other tests may have been given up while the receiver was gone.
+    ada, reader = admin_headers(stack.cloud), admin_headers(stack.cloud, "rita", "readers")
+    eventually(lambda: replay(ada).status == 400)
     listed = fetch(stack.gateway.admin, "GET", "/admin/webhooks/dead", reader)
     assert (listed.status, listed.json) == (200, {"notices": []})
-    body = json.dumps({"webhook": "security"})
-    refused = fetch(stack.gateway.admin, "POST", "/admin/webhooks/replay", reader, body)
-    assert refused.status == 403
-    ada = admin_headers(stack.cloud)
-    nothing = fetch(stack.gateway.admin, "POST", "/admin/webhooks/replay", ada, body)
+    assert replay(reader).status == 403
+    nothing = replay(ada)
     assert (nothing.status, nothing.error_code) == (400, "CGW.4000")
 
 

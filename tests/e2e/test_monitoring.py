@@ -44,7 +44,11 @@ from tests.support.watched import (
     samples,
 )
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason=NOT_HERE)
+# Its events take a minute and a half on an idle machine, and many times that on a busy one.
+pytestmark = [
+    pytest.mark.skipif(PROMETHEUS is None, reason=NOT_HERE),
+    pytest.mark.timeout(1_800, method="signal"),
+]
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = rule_expressions(DEPLOY / "rules.yml")
@@ -775,6 +779,18 @@ def test_every_series_of_alerts_exists(scene: Scene) -> None:
     assert absent == set()
 
 
+def described_inputs(scene: Scene, one: WatchedExpression, *, since: float) -> dict[str, str]:
+    """Return the values of an alert's series after an event, where they change."""
+    described = {}
+    for selector in map(str, one.selectors):
+        changes: list[str] = []
+        for at, value in sorted(samples(scene.prometheus, selector, since=since)):
+            if not changes or changes[-1].partition(" ")[2] != f"{value:g}":
+                changes.append(f"+{at - since:.0f}s {value:g}")
+        described[selector] = ", ".join(changes[:40])
+    return described
+
+
 def test_provoked_alerts_fire_only_after_their_event(
     scene: Scene,
 ) -> None:
@@ -787,7 +803,8 @@ def test_provoked_alerts_fire_only_after_their_event(
         began = scene.event_began[event] - SCRAPE_S
         true_at = {at for at, _ in samples(scene.prometheus, one.expression, since=scene.began)}
         if not true_at or max(true_at) < began:
-            wrong.append(f"{one.where} was not true after {event.__name__}")
+            inputs = described_inputs(scene, one, since=began)
+            wrong.append(f"{one.where} was not true after {event.__name__}: {inputs}")
         before = sorted(at for at in true_at if at < began)
         steps = (began - scene.began) / STEP_S
         if len(before) > (steps / 2 if one.where in MAY_BE_BRIEF else 0):
@@ -795,4 +812,4 @@ def test_provoked_alerts_fire_only_after_their_event(
                 f"{one.where} was true {len(before)} times before {event.__name__}, "
                 f"first {began - before[0]:.1f} s before"
             )
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)
