@@ -86,7 +86,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
     ("words", "expected"),
     [
         (("con",), ["config", "console"]),
-        (("admin", "lo"), ["lock", "locks", "log-level"]),
+        (("admin", "lo"), ["lock", "locks", "log-level", "logins"]),
         (("recordings", "list", "--si"), ["--since"]),
         (("servers", "--output", ""), ["json", "table"]),
         (("servers", "--output", "j"), ["json"]),
