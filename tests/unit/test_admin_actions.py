@@ -211,3 +211,24 @@ def test_rate_ceiling_above_configured_maximum_is_rejected(
     with pytest.raises(BadRequest, match="or less"):
         operating.plan("SetRateCeiling", account="prod", budget=budget, rate_per_s=per_s)
     assert operating.plan("SetRateCeiling", account="prod", budget="console", rate_per_s=9.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "problem"),
+    [
+        ("ListLogins", {}, r"issuers\[\].login"),
+        ("EndLogins", {"listener": "admin", "subject": "olga"}, r"admin\.login"),
+        ("EndLogins", {}, "exactly one of id and subject"),
+        ("EndLogins", {"id": "0a", "subject": "olga"}, "exactly one of id and subject"),
+        ("EndLogins", {"id": "0a", "issuer": "corp"}, "issuer requires subject"),
+        ("ListLogins", {"issuer": "corp"}, "issuer requires subject"),
+        ("ListLogins", {"subject": "olga", "before": "7"}, "before excludes subject"),
+        ("ListLogins", {"listener": "other"}, "one of: public, admin"),
+        ("ListLogins", {"before": "(1 +inf"}, "match"),
+    ],
+)
+async def test_wrong_request_about_logins_is_rejected(
+    operating: Operating, name: str, fields: dict[str, str], problem: str
+) -> None:
+    with pytest.raises((BadRequest, msgspec.ValidationError), match=problem):
+        operating.plan(name, **fields)
