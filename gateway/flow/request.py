@@ -28,6 +28,8 @@ class RequestContext:
     """The request is counted in the caller's rate limit."""
     has_fresh_login: bool = True
     """False: the login of the browser's session is older than `login.fresh_s`."""
+    recheck_session: Callable[[], Awaitable[None]] | None = None
+    """Raises LoginRequired if the browser's session has ended meanwhile; None without a session."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.request_id})"

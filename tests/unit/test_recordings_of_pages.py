@@ -1,18 +1,19 @@
 """Recordings with the session of a browser: what needs a recent login, and what a person may do."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from multidict import CIMultiDict
 
-from gateway.domain.errors import FreshLoginRequired, NotPermitted
+from gateway.domain.errors import FreshLoginRequired, LoginRequired, NotPermitted
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal, Secret
 from gateway.domain.queue.pacing import Pace
 from gateway.domain.recordings.model import RecordingInfo
+from gateway.edge.consoles import recordings_handler
 from gateway.edge.consoles.recordings_handler import RecordingsHandler
 from gateway.edge.json_endpoint import PublicOrigin
 from gateway.edge.people.browser_gate import BrowserGate, identify_by_session
@@ -35,6 +36,7 @@ class Views:
     def __init__(self) -> None:
         self.requested: list[str] = []
         self.shows_keys = True
+        self.exported: Export | None = None
 
     async def find(self, recording: str, _: RequestContext) -> RecordingInfo:
         assert recording == ID
@@ -47,9 +49,49 @@ class Views:
         self.requested.append("keys" if with_keystrokes else "view")
         return Secret("ticket")
 
-    async def export(self, _: str, __: RequestContext) -> None:
+    async def export(self, _: str, __: RequestContext) -> "Export":
         self.requested.append("export")
-        raise NotPermitted("the test needs no file")
+        if self.exported is None:
+            raise NotPermitted("the test needs no file")
+        return self.exported
+
+
+class Export:
+    """A `RecordingExport` of some chunks, each of which takes `takes_s`."""
+
+    def __init__(self, clock: FakeClock, *, chunks: int, takes_s: float) -> None:
+        self._clock = clock
+        self._takes_s = takes_s
+        part = SimpleNamespace(info=SimpleNamespace(number=1), chunks=range(chunks))
+        self.reader = SimpleNamespace(parts=(part,))
+        self.info = RecordingInfo(a_recording(), (), on_hold=False)
+        self.on_chunk: Callable[[int], None] = lambda _: None
+        self.is_closed = False
+
+    def on_right_ended(self, _: Callable[[], None]) -> None:
+        """Never call back: the right does not end."""
+
+    async def chunk(self, _: int, index: int) -> bytes:
+        self.on_chunk(index)
+        await self._clock.advance(self._takes_s)
+        return b"%d" % index
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class File:
+    """The response of an export, and the parts of its file."""
+
+    def __init__(self, *, headers: object) -> None:
+        del headers
+        self.written: list[bytes] = []
+
+    def enable_chunked_encoding(self) -> None: ...
+    async def prepare(self, _: object) -> None: ...
+    async def write_eof(self) -> None: ...
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
 
 
 class Page:
@@ -62,11 +104,17 @@ class Page:
         at = clock.now() - login_age_s
         session = BrowserSession("id", person, "lineage", "", "csrf", at, at, "id", "t")
 
+        self.clock, self.has_ended, self.dropped = clock, False, 0
+
         async def find(*_: object, **__: object) -> BrowserSession:
             return session
 
         async def recheck(_: BrowserSession) -> None:
-            """Let the session go on."""
+            if self.has_ended:
+                raise LoginRequired
+
+        def drop(_: object) -> None:
+            self.dropped += 1
 
         gate = BrowserGate(
             origin=ORIGIN,
@@ -79,11 +127,16 @@ class Page:
         handler = RecordingsHandler(
             ORIGIN,
             views=cast("Any", self.views),
-            file=ANYTHING,
+            file=cast(
+                "Any",
+                SimpleNamespace(
+                    head=lambda _: b"head", chunk=lambda *args: args[2], tail=lambda: b"tail"
+                ),
+            ),
             identify=identify_by_session,
             sockets=ANYTHING,
             clock=clock,
-            drop_connection=ANYTHING,
+            drop_connection=drop,
         )
         self._deadline = clock.monotonic() + 9
         self._mount = UiMount(gate, [("/console", handler.paths)])
@@ -105,6 +158,7 @@ class Page:
             body_exists=body is not None,
             content_length=None,
             send_continue=nothing,
+            transport=object(),
         )
         endpoint = self._mount.find_endpoint(request)
         context = endpoint.context("r-1", "192.0.2.1", self._deadline)
@@ -143,6 +197,37 @@ async def test_recent_login_exports_and_shows_keys() -> None:
     with pytest.raises(NotPermitted):
         await page.send("POST", "/export", {})
     assert page.views.requested == ["keys", "export"]
+
+
+async def test_logout_before_the_body_has_arrived_exports_nothing() -> None:
+    page = Page(0.0)
+    page.views.exported = export = Export(page.clock, chunks=1, takes_s=0.0)
+    page.has_ended = True  # after the gate's look at the session
+    with pytest.raises(LoginRequired):
+        await page.send("POST", "/export", {})
+    assert export.is_closed
+
+
+@pytest.mark.parametrize("logs_out", [True, False])
+async def test_logout_cuts_an_export_off(
+    monkeypatch: pytest.MonkeyPatch, *, logs_out: bool
+) -> None:
+    """The session is looked at once in a second, not for each chunk."""
+    monkeypatch.setattr(recordings_handler.web, "StreamResponse", File)
+    monkeypatch.setattr(recordings_handler, "opened_fields", lambda *_: {})
+    page = Page(0.0)
+    page.views.exported = export = Export(page.clock, chunks=9, takes_s=0.4)
+
+    def on_chunk(index: int) -> None:
+        page.has_ended = logs_out and index >= 3
+
+    export.on_chunk = on_chunk
+    written = (await page.send("POST", "/export", {})).written
+    if logs_out:
+        assert written == [b"head", *(b"%d" % i for i in range(6))]
+    else:
+        assert written == [b"head", *(b"%d" % i for i in range(9)), b"tail"]
+    assert (page.dropped, export.is_closed) == (int(logs_out), True)
 
 
 async def test_recording_says_what_the_person_may_do() -> None:

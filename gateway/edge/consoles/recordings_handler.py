@@ -47,6 +47,8 @@ _ID: Final = r"([0-9a-f]{32})"
 _BODY_BYTES_MAX: Final = 1_024
 _LIMIT: Final = re.compile(r"[0-9]{1,4}")
 _LIMIT_MAX: Final = 1_000
+_RECHECK_EVERY_S: Final = 1.0
+"""How often an export in progress looks at the browser's session."""
 _NAMES: Final = ("project", "server", "subject", "since", "until", "limit")
 
 
@@ -106,11 +108,16 @@ class RecordingsHandler:
         recording: str,
         headers: CIMultiDict[str],
     ) -> web.StreamResponse:
-        """Stream a recording as one file. It ends early, without its end, if the right ends."""
+        """Stream a recording as one file. It ends early, without its end, if the right ends.
+
+        Or if the browser's session ends: the wait for the body, and the stream, may take long.
+        """
         await self._identify(request, context)
         await self._body(request, context)
         export = await self._views.export(recording, context)
         try:
+            await _recheck_session(context)
+            checked_at = self._clock.monotonic()
             # Not a page of this origin: it is to be saved.
             headers["Content-Type"] = "application/octet-stream"
             name = f"recording-{recording}.html"
@@ -126,6 +133,9 @@ class RecordingsHandler:
                 await response.write(self._file.head(opened))
                 for part in export.reader.parts:
                     for index in range(len(part.chunks)):
+                        if self._clock.monotonic() - checked_at >= _RECHECK_EVERY_S:
+                            await _recheck_session(context)
+                            checked_at = self._clock.monotonic()
                         records = await export.chunk(part.info.number, index)
                         packed = await asyncio.to_thread(
                             self._file.chunk, part.info.number, index, records
@@ -184,6 +194,12 @@ class RecordingsHandler:
     async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
         within_s = context.deadline - self._clock.monotonic()
         return await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
+
+
+async def _recheck_session(context: RequestContext) -> None:
+    """Raise LoginRequired or LoginUnavailable if the browser's session may have ended."""
+    if context.recheck_session is not None:
+        await context.recheck_session()
 
 
 def _query(text: str) -> tuple[RecordingQuery, int]:
