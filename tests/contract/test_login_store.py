@@ -114,6 +114,19 @@ async def test_idle_session_ends_unless_the_person_is_active(redis: Redis) -> No
     assert await redis.store.end_session(a_session().id) is None
 
 
+async def test_indexes_forget_sessions_that_have_expired(redis: Redis) -> None:
+    """Those of a person that logs in again and again, and of a session at the provider."""
+    client: Any = redis.valkey._client
+    for i in range(20):
+        await redis.add(a_session(f"old-{i}"), lifetime_s=0.01)
+        await asyncio.sleep(0.02)
+        await redis.add(a_session("new"))
+    indexes = [key async for key in client.scan_iter(f"{redis.namespace}:*:of:*")]
+    assert len(indexes) == 3
+    for key in (*indexes, *[key async for key in client.scan_iter(f"{redis.namespace}:*:all")]):
+        assert await client.zcard(key) <= 2
+
+
 async def test_session_ends_for_one_caller(redis: Redis) -> None:
     await redis.add(a_session())
     ended = await asyncio.gather(*(redis.store.end_session(a_session().id) for _ in range(5)))

@@ -54,15 +54,15 @@ local function living(index)
   return alive_of(key, redis.call('ZRANGE', key, '0', '-1'))
 end
 
--- A score for a new session, above all others. The oldest sessions that have ended leave the set:
--- more with each call than the call adds.
+-- A score for a new session, above all others.
 local function next_score()
-  alive_of(all, redis.call('ZRANGE', all, '0', '3'))
   local newest = redis.call('ZRANGE', all, '-1', '-1', 'WITHSCORES')
   return math.max(now, (tonumber(newest[2]) or 0) + 1)
 end
 
+-- The oldest sessions that have ended leave the set: more with each call than the call adds.
 local function add_to(key, score, id, ttl)
+  alive_of(key, redis.call('ZRANGE', key, '0', '3'))
   redis.call('ZADD', key, score, id)
   if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
 end
