@@ -227,6 +227,16 @@ async def test_line_that_is_no_record_leaves_the_others(tmp_path: Path) -> None:
     assert not is_intact
 
 
+async def test_segment_without_a_readable_beginning_hides_no_older_ones(tmp_path: Path) -> None:
+    """The search ends there, and says that there are more records."""
+    chain = Chain(tmp_path)
+    chain.add(range(10))
+    file = chain.add(range(10, 20))
+    file.write_bytes(b"x" + file.read_bytes())
+    found = await RecordSearch(tmp_path, KEYS).search(ALL, records_max=100)
+    assert (found.is_intact, found.is_complete) == (False, False)
+
+
 async def test_missing_segment_is_a_broken_place(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.add(range(10), signer=SIGNER, signs_end=False)

@@ -126,7 +126,7 @@ class _ChainSearch:
             try:
                 first = read_first_line(file)
             except ChainUnreadable:
-                self.is_intact = False
+                self.is_intact = self.is_complete = False
                 return
             except FileNotFoundError:  # retention removed it just now
                 return
