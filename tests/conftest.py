@@ -1,4 +1,8 @@
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,27 @@ SLOW_FILES = (
 TIME_LIMIT_S = 600
 """A test that hangs fails after this time. The slowest takes about a minute on an idle machine."""
 _FOLDERS = ("e2e", "contract", "simulation", "wire", "tidy", "unit")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import another share of the test files first in each worker of pytest-xdist.
+
+    Each worker imports all test files. The first import in a fresh checkout compiles a file, the
+    others load what it wrote. In one order, all workers would compile each file.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return
+    folders = [Path(argument) for argument in session.config.args]
+    files = sorted(
+        file for folder in folders if folder.is_dir() for file in folder.rglob("test_*.py")
+    )
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for file in files[int(worker.removeprefix("gw")) :: workers]:
+        sys.path.insert(0, str(file.parent.absolute()))
+        with suppress(Exception, pytest.skip.Exception):  # the collection reports it
+            import_module(file.stem)
+        sys.path.pop(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
