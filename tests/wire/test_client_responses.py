@@ -313,7 +313,7 @@ def test_an_override_is_shown_as_text(
 ) -> None:
     override = {"id": "1", "created_at": "", "expires_at": "2026-11-26", "created_by": "corp:ada"}
     override = {**override, "reason": "", "effect": effect}
-    gateway.responses = [(200, {}, {"loaded": True, "overrides": [override]})]
+    gateway.responses = [(200, {}, {"loaded": True, "complete": True, "overrides": [override]})]
     assert admin(gateway, "overrides") == 0
     assert shown in capsys.readouterr().out
     gateway.responses = [
