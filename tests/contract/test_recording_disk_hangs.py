@@ -16,7 +16,13 @@ import pytest
 
 from gateway.domain.recordings.records import RecordKind, json_record, screen_record
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.recordings import open_part, part_threads, stored_recordings, write_threads
+from gateway.drivers.recordings import (
+    file_recordings,
+    open_part,
+    part_threads,
+    stored_recordings,
+    write_threads,
+)
 from gateway.drivers.recordings.recording_directory import part_files
 from gateway.drivers.recordings.stored_recordings import StoredRecordings
 from gateway.drivers.recordings.sync_threads import SYNC_THREADS
@@ -389,6 +395,43 @@ async def test_hung_sync_fails_the_parts_of_its_thread_only(
         finally:
             release.set()
     assert failed == {1: ["stalled: the disk makes no data durable"], 2: [], 3: []}
+
+
+async def test_hung_sync_delays_the_end_of_no_other_recording(
+    scene: RecordingScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of one that waits for the thread that hangs, nor of one that does not.
+
+    When the call returns, a part that was closed meanwhile has not failed.
+    """
+    monkeypatch.setattr(part_threads, "SYNC_THREADS", 2)
+    monkeypatch.setattr(file_recordings, "_ENDS_MAX", 1)
+    sync, hung, failed = open_part.sync, list[int](), list[str]()
+    entered, release = threading.Event(), threading.Event()
+
+    def hangs(fd: int) -> None:
+        if fd in hung:
+            entered.set()
+            release.wait(60)
+        sync(fd)
+
+    async with scene.running() as recordings:
+        parts = [await recordings.open_part(a_recording(i), failed.append) for i in (1, 2, 3)]
+        monkeypatch.setattr(open_part, "sync", hangs)
+        hung.append(parts[0]._part.open_part._fd)
+        try:
+            await parts[0].append([screen_record(1, b"x")])
+            await until(entered.is_set)
+            parts[2].close([END])  # of the thread that hangs
+            parts[1].close([END])
+            await until(lambda: bool(failed))
+            parts[0].close([END])
+            await until(lambda: is_closed(scene, 2) and is_closed(scene, 3))
+            assert not is_closed(scene, 1)
+        finally:
+            release.set()
+        await until(lambda: is_closed(scene, 1))
+    assert set(failed) == {"stalled: the disk makes no data durable"}
 
 
 async def test_hung_disk_of_reads_stops_no_other_thread(

@@ -161,7 +161,7 @@ class FileRecordings:
         with suppress(RecordingFailed):
             await self._threads.write(ending.part, ending.records)
         await self._threads.release(ending.part)
-        # The thread that closes parts must not wait for one whose write hangs.
+        # The thread that closes parts must not wait for one whose write or sync hangs.
         ending.part.when_idle(lambda: self._closing.put_nowait(ending.part.open_part))
 
     async def _close_parts(self) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway.drivers.host.worker_thread import WorkerThread
 from gateway.drivers.recordings.open_part import PartFileMissing
@@ -53,12 +53,16 @@ class SyncThread:
                 await self._check_parts(syncs=checks % _CHECKS_PER_SYNC == 0)
 
     async def release(self, part: ThreadedPart) -> None:
-        """Make a part durable, as far as possible, and check it no more."""
+        """Make a part durable, as far as possible, and check it no more.
+
+        Returns at the latest when the thread hangs.
+        """
         self.parts.pop(part, None)
         if self.is_hung:
             return
-        with suppress(OSError):
-            await self._do(part.open_part.sync)
+        syncing, done = self._submit(partial(self._sync, part)), False
+        while not (done or self.is_hung):
+            done = bool((await asyncio.wait({syncing}, timeout=_CHECK_EVERY_S))[0])
 
     def find_stalled(self) -> Sequence[ThreadedPart]:
         """Return the parts that wait for a hung thread; called at each tick of the watch."""
@@ -77,9 +81,10 @@ class SyncThread:
         self._thread.end()
 
     async def _check_parts(self, *, syncs: bool) -> None:
-        errors = await self._do(partial(self._check, list(self.parts), syncs=syncs))
+        errors = await self._submit(partial(self._check, list(self.parts), syncs=syncs))
         for part, (kind, detail) in errors.items():
-            part.fail(kind, detail)
+            if part in self.parts:  # one that was released meanwhile may be closed
+                part.fail(kind, detail)
 
     def _check(
         self, parts: Sequence[ThreadedPart], *, syncs: bool
@@ -90,7 +95,7 @@ class SyncThread:
                 part.open_part.check()
                 if syncs and part.unsynced_since is not None:
                     began = self._clock.monotonic()
-                    part.open_part.sync()
+                    self._sync(part)
                     with suppress(RuntimeError):  # the event loop has ended
                         self._loop.call_soon_threadsafe(part.note_sync, began)
             except PartFileMissing as error:
@@ -100,10 +105,24 @@ class SyncThread:
             self.synced += 1
         return errors
 
-    async def _do(self, job: Callable[[], _T]) -> _T:
-        self._jobs += 1
+    def _sync(self, part: ThreadedPart) -> None:
+        part.is_syncing = True
         try:
-            return await self._thread.do(job)
+            part.open_part.sync()
         finally:
-            self._jobs -= 1
-            self.synced += 1
+            part.is_syncing = False
+            with suppress(RuntimeError):  # the event loop has ended
+                self._loop.call_soon_threadsafe(part.note_idle)
+
+    def _submit(self, job: Callable[[], _T]) -> asyncio.Future[_T]:
+        self._jobs += 1
+        done = self._thread.submit(job)
+        done.add_done_callback(self._count)
+        return done
+
+    def _count(self, done: asyncio.Future[Any]) -> None:
+        """Count a job that has ended; an error that nothing awaits is not logged."""
+        self._jobs -= 1
+        self.synced += 1
+        if not done.cancelled():
+            done.exception()

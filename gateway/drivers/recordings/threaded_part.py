@@ -43,22 +43,27 @@ class ThreadedPart:
         """Monotonic time of the oldest byte that is not durable yet."""
         self.written_at = 0.0
         """Monotonic time at which the last write was reported."""
+        self.is_syncing = False
+        """Set by the thread that makes it durable."""
         self._on_failure = on_failure
         self._on_idle: Callable[[], None] | None = None
 
     def when_idle(self, call: Callable[[], None]) -> None:
-        """Call `call`, once, when no thread is in a write of the part: now, or when it returns."""
-        if self.writes:
-            self._on_idle = call
-        else:
-            call()
+        """Call `call`, once, when no thread is in a call for the part: now, or when it returns."""
+        self._on_idle = call
+        self.note_idle()
 
     def end_write(self) -> None:
         """Note that the first write has returned."""
         self.writes.popleft()
-        if not self.writes and self._on_idle is not None:
-            self._on_idle()
+        self.note_idle()
+
+    def note_idle(self) -> None:
+        """Note that a call may have returned."""
+        call = self._on_idle
+        if call is not None and not self.writes and not self.is_syncing:
             self._on_idle = None
+            call()
 
     def note_sync(self, began: float) -> None:
         """Note that what was written before a monotonic time is durable."""
