@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,7 +14,8 @@ from gateway.domain.model import Principal
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.login_store import ValkeyLoginStore
-from gateway.flow.login.login_store import SESSIONS_PER_PERSON_MAX, SessionIndex
+from gateway.flow.login.browser_sessions import BrowserSessions
+from gateway.flow.login.login_store import PAGE_MAX, SESSIONS_PER_PERSON_MAX, SessionIndex
 from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.valkey import RealValkey
 
@@ -125,6 +126,26 @@ async def test_indexes_forget_sessions_that_have_expired(redis: Redis) -> None:
     assert len(indexes) == 3
     for key in (*indexes, *[key async for key in client.scan_iter(f"{redis.namespace}:*:all")]):
         assert await client.zcard(key) <= 2
+
+
+async def test_logins_of_a_person_with_several_subjects_are_all_found(redis: Redis) -> None:
+    """The policy may know several subjects of the provider as one person."""
+    count = PAGE_MAX + 1
+    for i in range(count):
+        session = replace(a_session(f"s-{i}"), provider_subject=f"sub-{i % 9}")
+        await redis.add(session)
+    anything = cast("Any", None)
+    sessions = BrowserSessions(
+        store=redis.store,
+        issuers=("corp",),
+        refresh=anything,
+        identify=anything,
+        audit=anything,
+        telemetry=anything,
+        clock=anything,
+    )
+    found = {one.session.id for one in await sessions.of_person("olga", "corp")}
+    assert found == {a_session(f"s-{i}").id for i in range(count)}
 
 
 async def test_session_ends_for_one_caller(redis: Redis) -> None:

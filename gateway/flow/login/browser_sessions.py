@@ -124,12 +124,17 @@ class BrowserSessions:
     async def of_person(self, subject: str, issuer: str | None) -> list[ListedLogin]:
         """Return the sessions of a person, the newest first; of each issuer where it is None.
 
-        One page has them all: the store limits the sessions of a person. Raises LoginUnavailable.
+        The store limits the sessions of a subject at the provider, several of which may be one
+        person to the policy: there may be several pages. Raises LoginUnavailable.
         """
         found = list[ListedLogin]()
         for one in sorted(self.issuers) if issuer is None else [issuer]:
-            page = await self._page(SessionIndex(one, subject=subject), "")
+            index = SessionIndex(one, subject=subject)
+            page = await self._page(index, "")
             found += page.logins
+            while page.next:
+                page = await self._page(index, page.next)
+                found += page.logins
         return sorted(found, key=lambda one: one.session.started_at, reverse=True)
 
     async def _page(self, index: SessionIndex | None, before: str) -> LoginPage:
