@@ -866,7 +866,7 @@ def test_keep_alive_connection_ends_with_its_certificate(
             if by_certificate.status(connection) == 200:
                 break
     assert connection.sock is not None
-    time.sleep(expires_at + 0.5 - time.time())
+    time.sleep(max(0.0, expires_at + 0.5 - time.time()))
     assert by_certificate.status(connection) == 401
     assert connection.sock is None
 
