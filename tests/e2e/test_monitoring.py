@@ -438,7 +438,7 @@ def bad_config(scene: Scene) -> None:
 def rules_by_tags(scene: Scene) -> None:
     """Load a policy with tags while the cloud returns no server list."""
     gateway = scene.stack.gateway
-    scene.cloud.fail(scene.cloud.upstream, "reset", path="/physicalservers?")
+    scene.cloud.fail(scene.cloud.upstream, "reset", path="/physicalservers")
     grants = [{"role": "op", "to": {"groups": ["operators"]}, "on": {"tags": {"env": "prod"}}}]
     loaded = len(gateway.log_lines("policy_loaded"))
     gateway.write_policy({"roles": {"op": ["console:open"]}, "grants": grants})
