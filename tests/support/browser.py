@@ -15,7 +15,8 @@ needs_chromium: Final = pytest.mark.skipif(
 )
 LIVE_TIMEOUT_MS: Final = 60_000
 _DISABLED_FEATURES: Final = (
-    # Chromium would prepare these two pages for each window: half of the CPU time of a test.
+    # Chromium would prepare two pages and a process for each window: half of a test's CPU time.
+    "SpareRendererForSitePerProcess",
     "WebUIOmniboxAimPopup",
     "WebUIOmniboxPopup",
     # Playwright's own list: Chromium reads only the last of two such options.
@@ -40,7 +41,8 @@ expect.set_options(timeout=LIVE_TIMEOUT_MS)
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    arguments = [f"--disable-features={','.join(_DISABLED_FEATURES)}"]
+    # Tabs of one person share a process.
+    arguments = ["--renderer-process-limit=1", f"--disable-features={','.join(_DISABLED_FEATURES)}"]
     if os.geteuid() == 0:
         arguments.append("--no-sandbox")
     with sync_playwright() as playwright:
