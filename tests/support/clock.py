@@ -49,6 +49,9 @@ class FakeClock:
 
 
 async def settle() -> None:
-    """Run everything that can run without a change of time."""
+    """Run everything that can run without a change of time: up to 20 steps of each task."""
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
     for _ in range(20):
         await asyncio.sleep(0)
+        if not ready:
+            return
