@@ -127,7 +127,7 @@ def stack(receiver: Receiver) -> Iterator[Stack]:
         }
         gateway.write_config()
         gateway.write_policy(with_requests(stack.cloud))
-        gateway.start()
+        gateway.start().wait_for_access_requests()
     yield stack
     stack.close()
 

@@ -119,7 +119,7 @@ def site() -> Iterator[OperatorSite]:
         "break_glass": {"per_day": 2, "reason_min": 10},
     }
     gateway.write_policy({**make_policy(cloud), "requests": [rule]})
-    gateway.start()
+    gateway.start().wait_for_access_requests()
     yield OperatorSite(gateway)
     stack.close()
 

@@ -27,7 +27,7 @@ def stack() -> Iterator[Stack]:
         "break_glass": {"per_day": 2},
     }
     gateway.write_policy({**make_policy(found.cloud), "requests": [rule]})
-    gateway.start()
+    gateway.start().wait_for_access_requests()
     yield found
     found.close()
 

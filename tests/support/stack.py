@@ -291,6 +291,18 @@ class RunningGateway:
         except OSError:
             return None
 
+    def wait_for_access_requests(self) -> None:
+        """Wait until access requests are made and approved.
+
+        A gateway that begins with an empty Redis first gives other replicas time to restore it.
+        """
+        headers = {
+            "Authorization": f"Bearer {self.cloud.token('nobody')}",
+            "Content-Type": "application/json",
+        }
+        path, body = f"/requests/{'0' * 32}/approve", json.dumps({"hash": "0" * 64})
+        eventually(lambda: fetch(self.url, "POST", path, headers, body).status == 404)
+
     def console(self, token: str | None, server: str | None = None, **headers: str) -> Response:
         server = server if server is not None else self.cloud.servers[0]
         sent = {"Authorization": f"Bearer {token}"} if token is not None else {}
