@@ -88,6 +88,8 @@ class Action:
     serve: Serve | None = None
     needs_fresh_login: bool = False
     """With a browser's session, `login.fresh_s` applies."""
+    gives_access: bool = False
+    """The reply opens something, so the browser's session is checked again before it is sent."""
 
 
 Paths = tuple[tuple[re.Pattern[str], dict[str, Action]], ...]

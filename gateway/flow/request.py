@@ -28,6 +28,8 @@ class RequestContext:
     """The request is counted in the caller's rate limit."""
     has_fresh_login: bool = True
     """False: the login of the browser's session is older than `login.fresh_s`."""
+    login: str = ""
+    """`BrowserSession.lineage`; empty without a browser's session."""
     recheck_session: Callable[[], Awaitable[None]] | None = None
     """Raises LoginRequired if the browser's session has ended meanwhile; None without a session."""
 

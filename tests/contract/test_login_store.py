@@ -123,19 +123,14 @@ async def test_indexes_forget_sessions_that_have_expired(redis: Redis) -> None:
         await asyncio.sleep(0.02)
         await redis.add(a_session("new"))
     indexes = [key async for key in client.scan_iter(f"{redis.namespace}:*:of:*")]
-    assert len(indexes) == 3
+    assert len(indexes) == 4
     for key in (*indexes, *[key async for key in client.scan_iter(f"{redis.namespace}:*:all")]):
         assert await client.zcard(key) <= 2
 
 
-async def test_logins_of_a_person_with_several_subjects_are_all_found(redis: Redis) -> None:
-    """The policy may know several subjects of the provider as one person."""
-    count = PAGE_MAX + 1
-    for i in range(count):
-        session = replace(a_session(f"s-{i}"), provider_subject=f"sub-{i % 9}")
-        await redis.add(session)
+def sessions_of(redis: Redis) -> BrowserSessions:
     anything = cast("Any", None)
-    sessions = BrowserSessions(
+    return BrowserSessions(
         store=redis.store,
         issuers=("corp",),
         refresh=anything,
@@ -144,8 +139,31 @@ async def test_logins_of_a_person_with_several_subjects_are_all_found(redis: Red
         telemetry=anything,
         clock=anything,
     )
-    found = {one.session.id for one in await sessions.of_person("olga", "corp")}
+
+
+async def test_logins_of_a_person_with_several_subjects_are_all_found(redis: Redis) -> None:
+    """The policy may know several subjects of the provider as one person."""
+    count = PAGE_MAX + 1
+    for i in range(count):
+        session = replace(a_session(f"s-{i}"), provider_subject=f"sub-{i % 9}")
+        await redis.add(session)
+    found = {one.session.id for one in await sessions_of(redis).of_person("olga", "corp")}
     assert found == {a_session(f"s-{i}").id for i in range(count)}
+
+
+async def test_login_is_open_until_its_last_session_has_ended(redis: Redis) -> None:
+    """A new login of the same person in the same browser replaces the session."""
+    first = a_session("a")
+    second = replace(a_session("b"), lineage=first.lineage)
+    for one in (first, second):
+        await redis.add(one)
+    sessions = sessions_of(redis)
+    assert not await sessions.is_open("other", first.lineage)
+    assert not await sessions.is_open("corp", second.id)
+    await redis.store.end_session(first.id)
+    assert await sessions.is_open("corp", first.lineage)
+    await redis.store.end_session(second.id)
+    assert not await sessions.is_open("corp", first.lineage)
 
 
 async def test_session_ends_for_one_caller(redis: Redis) -> None:

@@ -116,7 +116,7 @@ def site() -> Iterator[AccessSite]:
     gateway.config["accounts"][0]["console"]["record_keys"] = True
     gateway.write_config()
     allow(gateway, "anna", "nora", with_keystrokes="anna")
-    gateway.start()
+    gateway.start().wait_for_access_requests()
     yield AccessSite(gateway)
     stack.close()
 
@@ -190,6 +190,7 @@ def test_request_approval_console_and_recording(
     expect(victor.page.get_by_text("You have no open console.")).to_be_visible()
     recorded_session_is_played(site, anna)
     recorded_session_is_exported(site, anna)
+    logout_ends_an_open_player(anna)
 
 
 def recorded_session_is_played(site: AccessSite, anna: Person) -> None:
@@ -254,6 +255,19 @@ def recorded_session_is_exported(site: AccessSite, anna: Person) -> None:
     assert 'id="chunk-1-0"' in saved
     assert '"may"' not in saved
     anna.dialog().get_by_role("button", name="Close").click()
+
+
+def logout_ends_an_open_player(anna: Person) -> None:
+    anna.open("/page/recordings")
+    anna.page.locator("tbody tr").get_by_role("button", name=re.compile("^Play")).click()
+    show_in_player(anna)
+    player = anna.page
+    anna.page = player.context.new_page()
+    anna.open("/page/requests")
+    anna.button("Log out").click()
+    expect(player.get_by_role("heading", level=1)).to_have_text("Your sign-in has ended.")
+    player.close()
+    anna.log_in("anna")
 
 
 def records_of(site: AccessSite, event: str, recording: str) -> list[dict[str, Any]]:

@@ -419,7 +419,7 @@ def test_ended_right_removes_the_picture(visitor: PlayerVisitor) -> None:
             {"code": 4010, "reason": "unavailable", "error_msg": "This recording is in progress."},
             "This recording cannot be played now.",
         ),
-        ({"code": 4003, "reason": "token"}, "Your sign-in has expired."),
+        ({"code": 4003, "reason": "token"}, "Your sign-in has ended."),
     ],
 )
 def test_rejected_view_shows_the_reason(

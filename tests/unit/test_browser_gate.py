@@ -179,13 +179,21 @@ async def test_browser_with_an_unreadable_session_opens_no_ticket(gate: BrowserG
 
 
 @pytest.mark.parametrize(
-    ("method", "takes_s", "is_answered"),
-    [("POST", 0.0, False), ("GET", 0.6, False), ("GET", 0.0, True)],
+    ("method", "gives_access", "takes_s", "is_answered"),
+    [
+        ("POST", True, 0.0, False),
+        ("POST", False, 0.6, True),
+        ("GET", False, 0.6, False),
+        ("GET", False, 0.0, True),
+    ],
 )
 async def test_session_that_ends_meanwhile_gets_no_reply(
-    gate: BrowserGate, *, method: str, takes_s: float, is_answered: bool
+    gate: BrowserGate, *, method: str, gives_access: bool, takes_s: float, is_answered: bool
 ) -> None:
-    """A quick read, as pages that poll send, costs one look at the session only."""
+    """A quick read, as pages that poll send, costs one look at the session only.
+
+    A write that was done, as of a server's power, is not reported as refused.
+    """
     sessions, clock = cast("Sessions", gate.sessions), cast("FakeClock", gate.clock)
 
     async def wait(request: ListenerRequest, context: RequestContext, subject: str) -> JsonReply:
@@ -194,7 +202,9 @@ async def test_session_that_ends_meanwhile_gets_no_reply(
         await clock.advance(takes_s)
         return json_reply({"link": subject})
 
-    paths: Paths = ((re.compile("/(1)"), {method: Action("ShowLink", wait)}),)
+    paths: Paths = (
+        (re.compile("/(1)"), {method: Action("ShowLink", wait, gives_access=gives_access)}),
+    )
     mount, request = UiMount(gate, [("/links", paths)]), sent_by_page("olga", method)
     endpoint = mount.find_endpoint(request)
     assert endpoint.action.reply is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ from gateway.domain.recordings.model import (
 )
 from gateway.domain.recordings.records import Record, RecordKind
 from gateway.domain.recordings.view_messages import (
+    TOKEN_ENDED,
     KeysMessage,
     OpenMessage,
     ReadMessage,
@@ -49,7 +51,12 @@ from gateway.domain.recordings.view_messages import (
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.flow.local_replay_cache import LocalReplayCache
 from gateway.flow.recordings.view_tickets import VIEW_TICKET_LIFETIME_S, ViewTicket, ViewTickets
-from gateway.flow.recordings.views import ActiveView, RecordingExport, RecordingViews
+from gateway.flow.recordings.views import (
+    ActiveView,
+    RecordingExport,
+    RecordingViews,
+    ViewEnding,
+)
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
 from tests.support.console_world import a_rule
@@ -140,6 +147,80 @@ async def test_view_with_keystrokes_needs_both_rights_to_go_on(
     call = ResolvedCall(Operation("ViewRecording", "GET", "/x", permission), PROJECT, (SERVER,))
     permit = Policy([a_rule(permission)], version="v1").permit(ANNA, call, 1.0, NO_INVENTORY)
     assert [one.operation.permission for one in ActiveView(permit).calls] == checked
+
+
+async def test_view_ends_with_the_login_that_opened_it(clock: FakeClock) -> None:
+    """A new login of the same person replaces the session: the login is missing for a moment."""
+    call = ResolvedCall(Operation("ViewRecording", "GET", "/x", RECORDING_VIEW), PROJECT, (SERVER,))
+    permit = Policy([a_rule(RECORDING_VIEW)], version="v1").permit(ANNA, call, 1.0, NO_INVENTORY)
+    by_login, by_token = ActiveView(permit, "lineage-1"), ActiveView(permit)
+    is_open: dict[tuple[str, str], bool] = {}
+
+    async def is_login_open(issuer: str, lineage: str) -> bool:
+        return is_open[issuer, lineage]
+
+    views = RecordingViews(
+        recordings=cast(Any, None),
+        tickets=cast(Any, None),
+        rights=cast(Any, None),
+        limits=cast(Any, None),
+        audit=cast(Any, None),
+        clock=clock,
+        error_text=cast(Any, None),
+        on_failure=cast(Any, None),
+        is_login_open=is_login_open,
+    )
+    views._active |= {by_login, by_token}
+    for now_open, ends in ((True, False), (False, False), (True, False), (False, False)):
+        is_open["corp", "lineage-1"] = now_open
+        await views.check_logins()
+        assert by_login.ended.done() is ends
+    await views.check_logins()
+    assert by_login.ended.result() == ViewEnding(TOKEN_ENDED)
+    assert not by_token.ended.done()
+
+
+async def test_ticket_of_an_ended_login_opens_nothing(
+    tickets: ViewTickets, clock: FakeClock
+) -> None:
+    """The page of an open view has the next ticket, which is good for hours."""
+    lasting: list[tuple[str, str]] = []
+    sent: list[str] = []
+
+    async def is_login_open(issuer: str, lineage: str) -> bool:
+        lasting.append((issuer, lineage))
+        return False
+
+    async def receive() -> str:
+        first = tickets.read(
+            tickets.issue(
+                *(ANNA, "0" * 32), with_keystrokes=False, client_address="", login="lineage-1"
+            )
+        )
+        return json.dumps({"type": "open", "ticket": tickets.next(first).reveal()})
+
+    async def send_text(text: str) -> None:
+        sent.append(text)
+
+    async def close(code: int, reason: str) -> None:
+        sent.append(f"{code} {reason}")
+
+    views = RecordingViews(
+        recordings=cast(Any, None),
+        tickets=tickets,
+        rights=cast(Any, SimpleNamespace(check_token=lambda _: None)),
+        limits=cast(Any, None),
+        audit=cast(Any, None),
+        clock=clock,
+        error_text=cast(Any, None),
+        on_failure=pytest.fail,
+        is_login_open=is_login_open,
+    )
+    channel = SimpleNamespace(receive=receive, send_text=send_text, close=close)
+    context = RequestContext(request_id="r-1", client_address="192.0.2.1", deadline=9.0)
+    await views.serve(cast(Any, channel), context)
+    assert lasting == [("corp", "lineage-1")]
+    assert sent[-1] == "4003 token"
 
 
 class OneRecording:

@@ -64,6 +64,7 @@ class ValkeyLoginStore:
             SESSIONS_PER_PERSON_MAX,
             _index(SessionIndex(issuer, "", session.provider_subject)),
             _index(SessionIndex(issuer, subject=session.person.subject)),
+            _index(SessionIndex(issuer, lineage=session.lineage)),
             *by_session,
         )
         return tuple(self._sessions(reply))
@@ -135,6 +136,8 @@ def _index(index: SessionIndex) -> str:
         kind, value = "subject", index.provider_subject
     if not value:
         kind, value = "person", index.subject
+    if not value:
+        kind, value = "lineage", index.lineage
     text = f"{kind} {len(index.issuer)}:{index.issuer}:{value}"
     return sha256(text.encode()).hexdigest()[:32]
 

@@ -76,7 +76,7 @@ class RecordingsHandler:
             (re.compile(f"/recordings/{_ID}"), {"GET": Action("ShowRecording", self._show)}),
             (
                 re.compile(f"/recordings/{_ID}/views"),
-                {"POST": Action("ViewRecording", self._issue)},
+                {"POST": Action("ViewRecording", self._issue, gives_access=True)},
             ),
             (
                 re.compile(f"/recordings/{_ID}/export"),

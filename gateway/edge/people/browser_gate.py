@@ -53,6 +53,7 @@ class BrowserGate:
             raise CrossSiteRequest(f"{CSRF_HEADER} is not the session's")
         context.principal = session.person
         context.has_fresh_login = self.is_fresh(session)
+        context.login = session.lineage
         context.recheck_session = partial(self.sessions.recheck, session)
         # People behind one address have a limit each; only requests without a session share one.
         self.limits.take_back(address)

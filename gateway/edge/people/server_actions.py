@@ -45,7 +45,11 @@ class ServerActions:
         self.paths: Paths = (
             (
                 re.compile(f"/{_SERVER}/console"),
-                {"POST": Action("ShowRemoteConsole", self._open, needs_fresh_login=True)},
+                {
+                    "POST": Action(
+                        "ShowRemoteConsole", self._open, needs_fresh_login=True, gives_access=True
+                    )
+                },
             ),
             (
                 re.compile(f"/{_SERVER}/power"),

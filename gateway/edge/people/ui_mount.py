@@ -88,7 +88,8 @@ class UiMount:
         checked_at = self._gate.clock.monotonic()
         answer = await reply(request, context, subject)
         is_quick = self._gate.clock.monotonic() - checked_at < _RECHECK_AFTER_S
-        if request.method not in SAFE_METHODS or not is_quick:
+        # Another write was done: its reply says so, and gives nothing.
+        if action.gives_access or (request.method in SAFE_METHODS and not is_quick):
             await self._gate.sessions.recheck(session)
         return answer
 

@@ -75,14 +75,21 @@ class BrowserSessions:
         return session
 
     async def recheck(self, session: BrowserSession) -> None:
-        """Check after a wait that a session has not ended, and that its person has no revocation.
+        """Check after a wait that a login has not ended, and that its person has no revocation.
 
-        Raises as `find` does.
+        A new login of the same person in the same browser replaces the session, and goes on with
+        it. Raises as `find` does.
         """
-        current = await self._find(session.id, is_activity=False)
-        if current is None:
+        if not await self.is_open(session.person.issuer, session.lineage):
             raise LoginRequired("the session has ended meanwhile")
-        await self._check_person(current)
+        await self._check_person(session)
+
+    async def is_open(self, issuer: str, lineage: str) -> bool:
+        """Return whether a session of the lineage has not ended. Raises LoginUnavailable."""
+        try:
+            return bool(await self._store.sessions(SessionIndex(issuer, lineage=lineage)))
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
 
     def check(self, session: BrowserSession) -> None:
         """Raise NotAuthenticated if the person may not use the gateway any more."""

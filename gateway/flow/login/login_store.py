@@ -22,6 +22,8 @@ class SessionIndex:
     """Used where `provider_session` is empty."""
     subject: str = ""
     """Of the person, as the policy names it; used where both others are empty."""
+    lineage: str = ""
+    """`BrowserSession.lineage`; used where the others are empty."""
 
 
 @dataclass(frozen=True, slots=True)

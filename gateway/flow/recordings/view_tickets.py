@@ -40,6 +40,8 @@ class ViewTicket:
     """Seconds since the epoch."""
     client_address: str
     """The address that requested the ticket."""
+    login: str = ""
+    """`BrowserSession.lineage` of the browser that requested it; empty with a token."""
 
 
 class ViewTickets:
@@ -49,12 +51,18 @@ class ViewTickets:
         self._clock = clock
 
     def issue(
-        self, person: Principal, recording: str, *, with_keystrokes: bool, client_address: str
+        self,
+        person: Principal,
+        recording: str,
+        *,
+        with_keystrokes: bool,
+        client_address: str,
+        login: str = "",
     ) -> Secret:
         """Return a ticket that is good once, for VIEW_TICKET_LIFETIME_S."""
         expires_at = self._clock.now() + VIEW_TICKET_LIFETIME_S
         return self._seal(
-            ViewTicket(person, recording, with_keystrokes, expires_at, client_address)
+            ViewTicket(person, recording, with_keystrokes, expires_at, client_address, login)
         )
 
     def next(self, ticket: ViewTicket) -> Secret:

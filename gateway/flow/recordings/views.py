@@ -16,6 +16,8 @@ from gateway.domain.audit.record import ConsoleSessionFields
 from gateway.domain.consoles.page_messages import ErrorText
 from gateway.domain.errors import (
     GatewayError,
+    LoginRequired,
+    LoginUnavailable,
     NotAuthenticated,
     NotPermitted,
     RecordingElsewhere,
@@ -57,6 +59,8 @@ from gateway.flow.request_audit import RequestAudit
 
 _CHECK_EVERY_S: Final = 0.25
 """Short of the second within which a view without a right must end."""
+_LOGINS_EVERY_S: Final = 0.4
+"""A login must be missing twice: a new login of the same person replaces the session."""
 _FIRST_MESSAGE_S: Final = 10.0
 _LAST_MESSAGE_S: Final = 0.5
 _DROP_S: Final = 0.05
@@ -80,6 +84,9 @@ _TEXTS: Final = {
 
 _T = TypeVar("_T")
 
+IsLoginOpen = Callable[[str, str], Awaitable[bool]]
+"""Whether the login of an issuer and a lineage goes on; raises LoginUnavailable."""
+
 
 @dataclass(frozen=True, slots=True)
 class ViewEnding:
@@ -90,11 +97,16 @@ class ViewEnding:
 class ActiveView:
     """A view or an export in progress; `ended` is set once."""
 
-    def __init__(self, permit: Permit) -> None:
-        """Every view needs `recording:view`, also one whose permit is for keystrokes."""
+    def __init__(self, permit: Permit, login: str = "") -> None:
+        """Every view needs `recording:view`, also one whose permit is for keystrokes.
+
+        `login` is the lineage of the browser's session that the view needs; "" without one.
+        """
         call = permit.call
         view = replace(call, operation=replace(call.operation, permission=RECORDING_VIEW))
         self.person = permit.principal
+        self.login = login
+        self.is_login_missing = False
         self.calls = (view,) if view == call else (view, call)
         self.ended: asyncio.Future[ViewEnding | None] = asyncio.get_running_loop().create_future()
 
@@ -146,8 +158,12 @@ class RecordingViews:
         clock: Clock,
         error_text: Callable[[GatewayError], ErrorText],
         on_failure: Callable[[Exception], None],
+        is_login_open: IsLoginOpen | None = None,
     ) -> None:
-        """`on_failure` receives the error of a defect."""
+        """`on_failure` receives the error of a defect.
+
+        `is_login_open`: where people log in with a browser.
+        """
         self._recordings = recordings
         self._tickets = tickets
         self._rights = rights
@@ -156,6 +172,7 @@ class RecordingViews:
         self._clock = clock
         self._error_text = error_text
         self._on_failure = on_failure
+        self._is_login_open = is_login_open
         self._active: set[ActiveView] = set()
 
     async def run(self) -> None:
@@ -170,6 +187,26 @@ class RecordingViews:
                 end = self._rights.view_end(view.person, call)
                 if end is not None:
                     view.end(ViewEnding(view_messages.view_end(end)))
+
+    async def run_logins(self) -> None:
+        """End views when the login ends in which they were opened, until cancelled."""
+        while True:
+            with suppress(LoginUnavailable):  # then no login can end
+                await self.check_logins()
+            await self._clock.sleep(_LOGINS_EVERY_S)
+
+    async def check_logins(self) -> None:
+        for view in [one for one in self._active if one.login]:
+            is_missing = not await self._has_login(view.person, view.login)
+            if is_missing and view.is_login_missing:
+                view.end(ViewEnding(view_messages.TOKEN_ENDED))
+            view.is_login_missing = is_missing
+
+    async def _has_login(self, person: Principal, login: str) -> bool:
+        """Return whether the login goes on; True for a view that a token opened."""
+        if not login:
+            return True
+        return self._is_login_open is not None and await self._is_login_open(person.issuer, login)
 
     async def list(
         self, query: RecordingQuery, limit: int, context: RequestContext
@@ -226,6 +263,7 @@ class RecordingViews:
             recording,
             with_keystrokes=with_keystrokes,
             client_address=context.client_address,
+            login=context.login,
         )
 
     async def export(self, recording: str, context: RequestContext) -> RecordingExport:
@@ -275,6 +313,8 @@ class RecordingViews:
             return ViewEnding(
                 view_messages.TOKEN_ENDED if is_expired else view_messages.RIGHT_ENDED
             )
+        except LoginRequired:
+            return ViewEnding(view_messages.TOKEN_ENDED)
         except RecordingNotFound:
             return ViewEnding(view_messages.RIGHT_ENDED)
         except GatewayError as error:
@@ -303,12 +343,14 @@ class RecordingViews:
             raise ViewMessageError("the first message must be `open`")
         ticket = await self._spend(message.ticket, context)
         self._rights.check_token(ticket.person)
+        if not await self._has_login(ticket.person, ticket.login):
+            raise LoginRequired("the login has ended in which the ticket was requested")
         info, permit = await self._permitted(
             ticket.recording, context, with_keystrokes=ticket.with_keystrokes
         )
         reader = await self._open(info, with_keystrokes=ticket.with_keystrokes)
         info = replace(reader.info, elsewhere=info.elsewhere, gone=info.gone)
-        active = ActiveView(permit)
+        active = ActiveView(permit, ticket.login)
         active.ended = ended
         self._active.add(active)
         try:

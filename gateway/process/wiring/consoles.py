@@ -130,7 +130,9 @@ async def open_consoles(  # noqa: PLR0913 - what live consoles use
         fingerprints=KeyedFingerprints(config.store.seal_keys[0]),
         recordings=None if recordings is None else recordings.writer,
     )
-    views = None if recordings is None else _open_views(runtime, stages, shared, valkey, recordings)
+    views = None
+    if recordings is not None:
+        views = _open_views(runtime, stages, shared, valkey, recordings, login)
     links = _open_links(runtime, stages, accounts, budget, calls, shared.rights)
     sessions = await _open_sessions(runtime, stages, shared, links, ValkeyShapeMemory(valkey))
     _start(runtime, sessions, shared, overrides)
@@ -327,6 +329,7 @@ def _open_views(
     shared: _SharedParts,
     valkey: Valkey,
     recordings: OpenRecordings,
+    login: OpenLogin | None,
 ) -> RecordingViews:
     views = RecordingViews(
         recordings=recordings.known,
@@ -339,8 +342,11 @@ def _open_views(
         clock=runtime.clock,
         error_text=_error_text,
         on_failure=_log_failure,
+        is_login_open=None if login is None else login.sessions.is_open,
     )
     runtime.tasks["recording views"] = views.run
+    if login is not None:
+        runtime.tasks["logins of recording views"] = views.run_logins
     return views
 
 

@@ -41,7 +41,10 @@ export const VIEW_ENDS = {
     title: "Your permission to view this recording has ended.",
     advice: "Request access to this server's recordings, then request a new address.",
   },
-  token: { title: "Your sign-in has expired.", advice: "Get a new token, then request a new address." },
+  token: {
+    title: "Your sign-in has ended.",
+    advice: "Log in again, or get a new token. Then request a new address.",
+  },
   ticket: {
     title: "This address does not work any more.",
     advice: "It works once, and within a minute. Request a new address to play the recording.",
