@@ -20,6 +20,11 @@ class FakeClock:
     def monotonic(self) -> float:
         return self._monotonic
 
+    @property
+    def has_sleepers(self) -> bool:
+        """Whether anything waits for a later time."""
+        return any(not woken.done() for _, _, woken in self._sleepers)
+
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)

@@ -24,7 +24,7 @@ from gateway.flow.exchange import Upstream
 from gateway.flow.shared_queue import EarlyEntry
 from gateway.flow.single_flight import SingleFlight
 from gateway.flow.waiters import Waiters
-from tests.support.clock import FakeClock
+from tests.support.clock import FakeClock, settle
 from tests.support.shared_store import FakeSharedStore
 from tests.support.telemetry import RecordingTelemetry
 from tests.support.virtual_time import VirtualClock
@@ -223,11 +223,18 @@ class Region:
         )
 
     async def passing(self, work: Awaitable[T]) -> T:
-        """Advance the clock until the work is done."""
+        """Advance the clock until the work is done.
+
+        Not while the work waits for a thread, which takes real time.
+        """
         assert isinstance(self.clock, FakeClock)
         task = asyncio.ensure_future(work)
         while not task.done():
-            await self.clock.advance(0.05)
+            await settle()
+            if self.clock.has_sleepers:
+                await self.clock.advance(0.05)
+            elif not task.done():
+                await asyncio.sleep(0.001)
         return await task
 
 
