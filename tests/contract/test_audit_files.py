@@ -22,6 +22,7 @@ from blockbuster import blockbuster_ctx
 from gateway.domain.audit.chain import (
     CHECKPOINT,
     SEGMENT_OPENED,
+    Head,
     Signer,
     checkpoint_body,
     empty_head,
@@ -731,19 +732,28 @@ async def test_checkpoints_are_signed_and_heads_logged(
     subject: Subject, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gateway.audit")
+
+    def head() -> Head:
+        return parse_line(lines_in(subject.chain_directory)[-1]).head
+
+    def logged() -> Head | None:
+        found = [record for record in caplog.records if record.message == "audit_checkpoint"]
+        return Head(found[-1].chain, found[-1].seq, found[-1].hash) if found else None
+
     running = asyncio.create_task(subject.audit_log.run())
     await subject.record("ann")
+    async with asyncio.timeout(60):
+        while subject.events().count(CHECKPOINT) < 2:  # the first is at the opening
+            await clock.advance(5.0)
+            await asyncio.sleep(0.01)  # the thread that writes takes real time
+    await until(lambda: logged() == head())
     for _ in range(3):  # without new records there is no checkpoint
         await clock.advance(60.0)
-        await until(lambda: subject.events().count(CHECKPOINT) == 2)  # the first is at the opening
         await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.wait([running])
     assert subject.events().count(CHECKPOINT) == 2
-    *_, found = [record for record in caplog.records if record.message == "audit_checkpoint"]
-    head = parse_line(lines_in(subject.chain_directory)[-1]).head
-    assert (found.chain, found.seq, found.hash) == (head.chain, head.seq, head.hash)
-    assert verified(subject.chain_directory, KEY.verifiers, [head]).intact
+    assert verified(subject.chain_directory, KEY.verifiers, [head()]).intact
 
 
 async def test_records_never_exceed_the_checkpoint_promise(
