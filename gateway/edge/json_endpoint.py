@@ -169,6 +169,12 @@ def require_fresh_login(context: RequestContext) -> None:
         raise FreshLoginRequired("login.fresh_s")
 
 
+async def recheck_session(context: RequestContext) -> None:
+    """Raise LoginRequired or LoginUnavailable if the browser's session may have ended."""
+    if context.recheck_session is not None:
+        await context.recheck_session()
+
+
 def address_key(context: RequestContext) -> str:
     """Return the key of the client's address in the limits of callers."""
     return f"console {context.client_address}"

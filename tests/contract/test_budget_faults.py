@@ -19,6 +19,17 @@ LATE_CALLS = 6.0
 """Extra calls of replicas that notice the outage of Redis late."""
 
 
+async def fail_over(load: Load, primary: RealValkey, replica: RealValkey) -> None:
+    """Lose the primary under load, until the replica has taken its place."""
+    await load.admits(SOME)
+    await load.until_lost(primary.kill)
+    await load.admits(SOME)
+    await asyncio.to_thread(wait_until, replica.is_primary, 60.0)
+    await load.until_together()
+    await load.admits(SOME)
+    hold_the_budget(load)
+
+
 def hold_the_budget(load: Load) -> None:
     assert load.worst_excess() <= LATE_CALLS
 
@@ -92,13 +103,7 @@ async def test_budget_holds_over_sentinel_failover(own_valkey: RealValkey) -> No
         await asyncio.to_thread(wait_until, lambda: own_valkey.command("ROLE")[2] != [])
         redis = RedisSentinel(sentinels=(f"127.0.0.1:{sentinel.port}",), service="main")
         async with Load.on(redis, PACE) as load:
-            await load.admits(SOME)
-            await load.until_lost(own_valkey.kill)
-            await load.admits(SOME)
-            await asyncio.to_thread(wait_until, replica.is_primary, 60.0)
-            await load.until_together()
-            await load.admits(SOME)
-            hold_the_budget(load)
+            await fail_over(load, own_valkey, replica)
     finally:
         sentinel.close()
         replica.close()
@@ -109,10 +114,4 @@ async def test_budget_holds_over_cluster_failover() -> None:
         primary, _, _, replica = nodes
         redis = RedisCluster(cluster=tuple(f"127.0.0.1:{node.port}" for node in nodes[1:]))
         async with Load.on(redis, PACE) as load:
-            await load.admits(SOME)
-            await load.until_lost(primary.kill)
-            await load.admits(SOME)
-            await asyncio.to_thread(wait_until, replica.is_primary, 60.0)
-            await load.until_together()
-            await load.admits(SOME)
-            hold_the_budget(load)
+            await fail_over(load, primary, replica)

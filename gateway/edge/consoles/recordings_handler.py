@@ -34,6 +34,7 @@ from gateway.edge.json_endpoint import (
     PublicOrigin,
     json_reply,
     read_json,
+    recheck_session,
     require_fresh_login,
     require_own_origin,
 )
@@ -116,7 +117,7 @@ class RecordingsHandler:
         await self._body(request, context)
         export = await self._views.export(recording, context)
         try:
-            await _recheck_session(context)
+            await recheck_session(context)
             checked_at = self._clock.monotonic()
             # Not a page of this origin: it is to be saved.
             headers["Content-Type"] = "application/octet-stream"
@@ -134,7 +135,7 @@ class RecordingsHandler:
                 for part in export.reader.parts:
                     for index in range(len(part.chunks)):
                         if self._clock.monotonic() - checked_at >= _RECHECK_EVERY_S:
-                            await _recheck_session(context)
+                            await recheck_session(context)
                             checked_at = self._clock.monotonic()
                         records = await export.chunk(part.info.number, index)
                         packed = await asyncio.to_thread(
@@ -194,12 +195,6 @@ class RecordingsHandler:
     async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
         within_s = context.deadline - self._clock.monotonic()
         return await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
-
-
-async def _recheck_session(context: RequestContext) -> None:
-    """Raise LoginRequired or LoginUnavailable if the browser's session may have ended."""
-    if context.recheck_session is not None:
-        await context.recheck_session()
 
 
 def _query(text: str) -> tuple[RecordingQuery, int]:

@@ -31,6 +31,7 @@ from gateway.edge.json_endpoint import (
     Serve,
     find_endpoint,
     json_reply,
+    recheck_session,
     require_fresh_login,
 )
 from gateway.edge.listener.request import ListenerRequest
@@ -84,13 +85,13 @@ class UiMount:
         context: RequestContext,
         subject: str,
     ) -> JsonReply:
-        session = await self._check(action, request, context)
+        await self._check(action, request, context)
         checked_at = self._gate.clock.monotonic()
         answer = await reply(request, context, subject)
         is_quick = self._gate.clock.monotonic() - checked_at < _RECHECK_AFTER_S
         # Another write was done: its reply says so, and gives nothing.
         if action.gives_access or (request.method in SAFE_METHODS and not is_quick):
-            await self._gate.sessions.recheck(session)
+            await recheck_session(context)
         return answer
 
     async def _serve(
@@ -107,11 +108,10 @@ class UiMount:
 
     async def _check(
         self, action: Action, request: ListenerRequest, context: RequestContext
-    ) -> BrowserSession:
-        session = await self._gate.session(request, context)
+    ) -> None:
+        await self._gate.session(request, context)
         if action.needs_fresh_login:
             require_fresh_login(context)
-        return session
 
     async def _show(self, request: ListenerRequest, context: RequestContext, _: str) -> JsonReply:
         session = await self._gate.session(request, context)
