@@ -163,9 +163,7 @@ async def _open(
             break
         assert page.close_code == ends.MOVE.code  # as above
         await asyncio.sleep(1.0)
-    for answer, length in ((rfb.GREETING, 14), (b"\x01", 18), (b"\x01", 42)):
-        await page.send_rfb(answer)
-        await page.until_screen(length)
+    await page.initialise()
     await page.send_rfb(rfb.set_encodings(1, 5, 0) + rfb.update_request(incremental=True))
     return _Open(subject, page, gateway)
 

@@ -21,6 +21,8 @@ import aiohttp
 import pytest
 import yaml
 
+from gateway.domain.rfb.encodings import Encoding
+from tests.support import rfb
 from tests.support.live_delivery import PROJECT, deliver_live, ticket
 from tests.support.live_page import LivePage
 from tests.support.prometheus import NOT_HERE, PROMETHEUS, Prometheus
@@ -250,20 +252,27 @@ def recordings(scene: Scene) -> None:
     scene.wait_for_scrape()
 
 
+async def _draw(page: LivePage) -> None:
+    """Have the whole screen sent again and again, so that bytes wait for the disk at any time.
+
+    Syncs and scrapes both come every second, and may stay in phase.
+    """
+    await page.send_rfb(rfb.set_pixel_format() + rfb.set_encodings(Encoding.HEXTILE, Encoding.RAW))
+    while True:
+        await page.send_rfb(rfb.update_request(incremental=False))
+        await asyncio.sleep(0.05)
+
+
 async def _lose_a_recording(scene: Scene) -> None:
     server = scene.cloud.servers[7]
-    lag = "gateway_recording_lag_seconds"
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client:
         page = await _open_page(client, scene, server)
         await page.until_live()
-        await asyncio.to_thread(scene.wait_for_scrape)
-        # The first bytes of a recording wait for the disk, up to a second and only until the sync.
-        async with asyncio.timeout(SEEN_WITHIN_S):
-            while not returned_nonzero(scene.prometheus, lag, since=scene.began):
-                await _end(page)
-                page = await _open_page(client, scene, server)
-                await page.until_live()
-                await asyncio.to_thread(scene.wait_for_scrape)
+        await page.initialise()
+        drawing = asyncio.create_task(_draw(page))
+        lag = "gateway_recording_lag_seconds"
+        await asyncio.to_thread(scene.repeat_until_seen, scene.wait_for_scrape, lag)
+        drawing.cancel()
         (part,) = (scene.live.directory / "recordings").glob("*/*/part-*.open")
         part.unlink()
         failed = 'gateway_recording_failures_total{account="prod",reason="removed"}'

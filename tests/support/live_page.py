@@ -6,6 +6,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.support import rfb
+
 SUBPROTOCOL = "console-gateway.v1"
 _WAIT_S = 60.0
 
@@ -91,6 +93,12 @@ class LivePage:
         await self.until("state", state="live")
         await self.until_screen(4)
         assert self.screen.startswith(b"RFB ")
+
+    async def initialise(self) -> None:
+        """Take the steps of RFB up to the size of the screen, as the viewer in the page does."""
+        for answer, length in ((rfb.GREETING, 14), (b"\x01", 18), (b"\x01", 42)):
+            await self.send_rfb(answer)
+            await self.until_screen(length)
 
     async def until_screen(self, count: int) -> None:
         """Return when this many bytes of RFB have arrived."""
