@@ -15,7 +15,13 @@ from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.login_store import ValkeyLoginStore
 from gateway.flow.login.browser_sessions import BrowserSessions
-from gateway.flow.login.login_store import PAGE_MAX, SESSIONS_PER_PERSON_MAX, SessionIndex
+from gateway.flow.login.login_store import (
+    PAGE_MAX,
+    SESSIONS_PER_PERSON_MAX,
+    LapsedLogin,
+    LapsedLogins,
+    SessionIndex,
+)
 from tests.contract.test_shared_store import a_seal_key, a_valkey
 from tests.support.valkey import RealValkey
 
@@ -113,6 +119,52 @@ async def test_idle_session_ends_unless_the_person_is_active(redis: Redis) -> No
             pass
     assert not await redis.store.replace_session(a_session())
     assert await redis.store.end_session(a_session().id) is None
+
+
+async def test_session_that_ends_by_a_limit_is_returned_once(redis: Redis) -> None:
+    """To one of all replicas; before that no cookie finds it. Nothing of it remains."""
+    idle, over, here = a_session("idle"), a_session("over"), a_session("here")
+    await redis.add(idle, idle_s=0.01)
+    await redis.add(over, lifetime_s=0.01)
+    await redis.add(here)
+    found = list[LapsedLogin]()
+    async with asyncio.timeout(60):
+        while len(found) < 2:
+            batches = [redis.store.end_lapsed(limit=1) for _ in range(5)]
+            found += [one for batch in await asyncio.gather(*batches) for one in batch.logins]
+    assert {one.limit: one.session for one in found} == {"idle": idle, "absolute": over}
+    assert all(one.ended_at > 1_700_000_000 for one in found)
+    assert await redis.store.end_lapsed(limit=10) == LapsedLogins((), is_last=True)
+    assert await redis.store.sessions(BY_SUBJECT) == (here,)
+    content = await redis.content()
+    assert here.id.encode() in content
+    assert idle.id.encode() not in content
+    assert over.id.encode() not in content
+
+
+async def test_session_that_waits_for_its_record_has_ended(redis: Redis) -> None:
+    await redis.add(a_session(), lifetime_s=0.01)
+    async with asyncio.timeout(60):
+        while await redis.store.find_session(a_session().id, is_activity=True) is not None:
+            pass
+    assert not await redis.store.replace_session(a_session())
+    assert await redis.store.end_session(a_session().id) is None
+    assert (await redis.store.page(None, before="", limit=10)).logins == ()
+    (lapsed,) = (await redis.store.end_lapsed(limit=10)).logins
+    assert lapsed.session == a_session()
+
+
+async def test_active_session_is_due_again_at_its_new_end(redis: Redis) -> None:
+    client: Any = redis.valkey._client
+    await redis.add(a_session(), lifetime_s=6000.0, idle_s=600.0)
+    (due,) = [one async for one in client.scan_iter(f"{redis.namespace}:*:due")]
+    first = await client.zscore(due, a_session().id)
+    await client.zadd(due, {a_session().id: 1.0})  # the time comes, and the person was active
+    assert await redis.store.end_lapsed(limit=1) == LapsedLogins((), is_last=False)
+    assert await redis.store.end_lapsed(limit=1) == LapsedLogins((), is_last=True)
+    assert await client.zscore(due, a_session().id) == first
+    assert await redis.store.end_session(a_session().id) == a_session()
+    assert await client.zcard(due) == 0
 
 
 async def test_indexes_forget_sessions_that_have_expired(redis: Redis) -> None:

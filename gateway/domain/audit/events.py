@@ -249,8 +249,9 @@ RECORDS: Final = (
     ),
     AuditEvent(
         "logout",
-        "when the session of a browser was ended, except by a time limit; `detail` says by what,"
-        " such as `by operator`",
+        "when the session of a browser has ended; `detail` says by what, such as `by operator`."
+        " After a time limit (`by idle`, `by absolute`) within seconds, or once a gateway runs"
+        " again; then `detail` has the time of the end",
         (*_BROWSER, "detail"),
     ),
     AuditEvent(

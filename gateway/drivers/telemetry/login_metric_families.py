@@ -14,9 +14,9 @@ LOGIN_METRIC_FAMILIES: Final = (
     ),
     counter(
         "gateway_browser_sessions_ended_total",
-        "Sessions of browsers that have ended, except by a time limit.",
+        "Sessions of browsers that have ended.",
         by="person, provider, operator, refresh (the issuer ended the login), replaced (a login of"
-        " another person in the same browser, or too many sessions), or why the person was"
-        " rejected",
+        " another person in the same browser, or too many sessions), idle or absolute (the time"
+        " limits of the config), or why the person was rejected",
     ),
 )

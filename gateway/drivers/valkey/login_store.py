@@ -20,6 +20,8 @@ from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.script import LuaScript
 from gateway.flow.login.login_store import (
     SESSIONS_PER_PERSON_MAX,
+    LapsedLogin,
+    LapsedLogins,
     ListedLogin,
     LoginPage,
     SessionIndex,
@@ -28,6 +30,8 @@ from gateway.flow.login.login_store import (
 log = logging.getLogger("gateway.login")
 
 _STEPS: Final = LuaScript("login_sessions")
+_STAY_S: Final = 86_400.0
+"""How long a session waits after its limits for a gateway that records its end."""
 _Sealed = TypeVar("_Sealed", LoginAttempt, BrowserSession)
 
 
@@ -60,6 +64,7 @@ class ValkeyLoginStore:
             session.id,
             self._seal("session", session.id, session),
             _ms(lifetime_s),
+            _ms(_STAY_S),
             _ms(idle_s),
             SESSIONS_PER_PERSON_MAX,
             _index(SessionIndex(issuer, "", session.provider_subject)),
@@ -84,6 +89,16 @@ class ValkeyLoginStore:
         if sealed is None:
             return None
         return self._open("session", session_id, sealed, BrowserSession)
+
+    async def end_lapsed(self, *, limit: int) -> LapsedLogins:
+        due, *rows = await self._step("end_lapsed", limit)
+        columns = (rows[i::4] for i in range(4))
+        found = [
+            LapsedLogin(session, int(ends) / 1000, by.decode())
+            for session_id, sealed, ends, by in zip(*columns, strict=True)
+            if (session := self._open("session", session_id.decode(), sealed, BrowserSession))
+        ]
+        return LapsedLogins(tuple(found), is_last=due < limit)
 
     async def sessions(self, index: SessionIndex) -> tuple[BrowserSession, ...]:
         return tuple(self._sessions(await self._step("sessions", _index(index))))

@@ -3,6 +3,7 @@
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal
+from gateway.domain.timestamps import rfc3339
 from gateway.flow.audit_log import AuditLog
 from gateway.flow.clock import Clock
 from gateway.flow.request import RequestContext
@@ -43,10 +44,13 @@ class LoginAudit:
         record.decision, record.detail = "denied", reason
         await self._best_effort.record(record)
 
-    async def logged_out(self, session: BrowserSession, by: str) -> None:
-        """Record the end of a session, unless it ends by a time limit in the store."""
+    async def logged_out(
+        self, session: BrowserSession, by: str, *, ended_at: float | None = None
+    ) -> None:
+        """Record the end of a session; `ended_at` if that was earlier."""
         record = self._about(session.person, None, event="logout")
-        record.detail = f"{self._session} {session.id[:16]}, by {by}"
+        at = "" if ended_at is None else f" at {rfc3339(ended_at)}"
+        record.detail = f"{self._session} {session.id[:16]}, by {by}{at}"
         await self._best_effort.record(record)
 
     def _about(

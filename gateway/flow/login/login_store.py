@@ -43,6 +43,24 @@ class LoginPage:
     """Where the next page begins; "" for the last one."""
 
 
+@dataclass(frozen=True, slots=True)
+class LapsedLogin:
+    """A session that has ended by a time limit."""
+
+    session: BrowserSession
+    ended_at: float
+    """In seconds since the epoch."""
+    limit: str
+    """`idle` or `absolute`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LapsedLogins:
+    logins: tuple[LapsedLogin, ...]
+    is_last: bool
+    """No other session was due."""
+
+
 class LoginStore(Protocol):
     """Attempts and sessions of browsers. Every method raises StoreUnavailable.
 
@@ -68,6 +86,12 @@ class LoginStore(Protocol):
 
     async def end_session(self, session_id: str) -> BrowserSession | None:
         """End a session; return it to exactly one caller."""
+
+    async def end_lapsed(self, *, limit: int) -> LapsedLogins:
+        """Return sessions that have ended by a time limit, each to exactly one caller.
+
+        `limit` bounds the work. A session that no caller takes within a day is lost.
+        """
 
     async def sessions(self, index: SessionIndex) -> tuple[BrowserSession, ...]:
         """Return the sessions of an index, oldest first."""

@@ -21,4 +21,4 @@ class LoginTelemetry(Protocol):
         """Report that a logout by the provider had no effect."""
 
     def session_ended(self, by: str) -> None:
-        """`by`: person, provider, operator, refresh, replaced, or the reason of a rejection."""
+        """`by`: person, provider, operator, refresh, replaced, idle, absolute, or a rejection's."""

@@ -31,6 +31,7 @@ from gateway.flow.identify import Identify
 from gateway.flow.login.browser_sessions import BrowserSessions
 from gateway.flow.login.id_tokens import IdTokens, LoginIssuer
 from gateway.flow.login.login_audit import LoginAudit
+from gateway.flow.login.login_limits import LoginLimits
 from gateway.flow.login.logins import BrowserLogins, LoginTimes
 from gateway.flow.login.session_refresh import SessionRefresh
 from gateway.process.runtime import Runtime
@@ -151,6 +152,7 @@ async def open_login_at(
         telemetry=telemetry,
         clock=clock,
     )
+    runtime.tasks[f"{place.session} limits"] = LoginLimits(store, audit, telemetry, clock).run
     logins = BrowserLogins(
         issuers=issuers,
         times=place.times,

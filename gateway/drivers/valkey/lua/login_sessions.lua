@@ -2,12 +2,15 @@
 -- KEYS: the base key; every other key is below it and has the same hash tag. ARGV: the name of the
 -- step and its arguments, as listed at each step. Times are milliseconds of this server's clock.
 -- base:attempt:A    the sealed attempt
--- base:session:S    hash: record (sealed), used (time of the last activity), idle, of (indexes)
+-- base:session:S    hash: record (sealed), used (time of the last activity), idle, ends (its absolute
+--                   limit), of (indexes). It stays after its limits, until `end_lapsed` takes it.
 -- base:all          every session, by its start: no two have the same score
+-- base:due          every session, by a time at which its limits have to be compared
 -- base:of:I         sessions of a person or of a session at the provider, with the same scores
 -- base:refresh:S    the session's tokens are being refreshed
 local base = KEYS[1]
 local all = base .. ':all'
+local due = base .. ':due'
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -20,19 +23,23 @@ local function finish(id)
     redis.call('ZREM', base .. ':of:' .. index, id)
   end
   redis.call('ZREM', all, id)
+  redis.call('ZREM', due, id)
   redis.call('DEL', key)
   return record
 end
 
--- Whether a session exists; one that was idle for too long ends here.
+-- When a session ends without an activity, and by which limit; nil without the session.
+local function end_of(id)
+  local times = redis.call('HMGET', session_key(id), 'used', 'idle', 'ends')
+  if not (times[1] and times[2] and times[3]) then return nil end
+  local idle_ends, ends = tonumber(times[1]) + tonumber(times[2]), tonumber(times[3])
+  if ends <= idle_ends then return ends, 'absolute' end
+  return idle_ends, 'idle'
+end
+
 local function is_alive(id)
-  local used = redis.call('HMGET', session_key(id), 'used', 'idle')
-  if not used[1] or not used[2] then return false end
-  if now - tonumber(used[1]) >= tonumber(used[2]) then
-    finish(id)
-    return false
-  end
-  return true
+  local ends = end_of(id)
+  return ends ~= nil and now < ends
 end
 
 -- Those of the sessions of a set that have not ended. The others leave the set.
@@ -81,13 +88,17 @@ function steps.take_attempt(hash)
   return sealed
 end
 
--- Returns the IDs and records of the person's sessions that are too many.
-function steps.add_session(id, sealed, ttl, idle, maximum, person, ...)
+-- Returns the IDs and records of the person's sessions that are too many. `stay`: how long the session
+-- waits for `end_lapsed` after its limits.
+function steps.add_session(id, sealed, ttl, stay, idle, maximum, person, ...)
   local key = session_key(id)
   local indexes = table.concat({person, ...}, ' ')
   local score = next_score()
-  redis.call('HSET', key, 'record', sealed, 'used', now, 'idle', idle, 'of', indexes)
-  redis.call('PEXPIRE', key, ttl)
+  local ends = now + tonumber(ttl)
+  redis.call('HSET', key, 'record', sealed, 'used', now, 'idle', idle, 'ends', ends, 'of', indexes)
+  redis.call('PEXPIRE', key, ttl + stay)
+  redis.call('ZADD', due, math.min(ends, now + tonumber(idle)), id)
+  if redis.call('PTTL', due) < ttl + stay then redis.call('PEXPIRE', due, ttl + stay) end
   for index in string.gmatch(indexes, '%S+') do
     add_to(base .. ':of:' .. index, score, id, ttl)
   end
@@ -119,6 +130,25 @@ end
 function steps.end_session(id)
   if not is_alive(id) then return false end
   return finish(id)
+end
+
+-- Ends sessions whose limits have passed: looks at `limit` of those that are due. Returns their
+-- number, then ID, record, time of the end and limit of each that ended.
+function steps.end_lapsed(limit)
+  local ids = redis.call('ZRANGE', due, '-inf', now, 'BYSCORE', 'LIMIT', '0', limit)
+  local found = {#ids}
+  for _, id in ipairs(ids) do
+    local ends, by = end_of(id)
+    if ends and now < ends then
+      redis.call('ZADD', due, ends, id) -- the person was active
+    else
+      local record = finish(id)
+      if record and ends then
+        for _, value in ipairs({id, record, ends, by}) do found[#found + 1] = value end
+      end
+    end
+  end
+  return found
 end
 
 function steps.sessions(index)
