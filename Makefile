@@ -98,7 +98,7 @@ test: $(VENV)/.dev ## every check
 
 all-tests: $(VENV)/.dev
 	@.ci/system-packages
-	$(PYTEST) -n $(WORKERS) tests
+	$(PYTEST) -n $(WORKERS) tests || { [ $$? = 1 ] && $(BIN)/python -m tests.again; }
 
 bench: $(VENV)/.dev ## side-by-side measurements, printed, never asserted
 	@-$(ENVOY)
