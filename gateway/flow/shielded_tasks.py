@@ -19,6 +19,17 @@ class ShieldedTasks:
         task.add_done_callback(self._running.discard)
         return task
 
+    def __len__(self) -> int:
+        """Return the number of those that have not ended."""
+        return len(self._running)
+
+    async def cancel(self) -> None:
+        """Cancel the work that has not ended, and wait for it."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(set(self._running))
+
     async def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Return the result of `work`; a cancelled caller does not cancel it."""
         return await asyncio.shield(self.start(work))

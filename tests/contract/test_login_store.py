@@ -186,6 +186,7 @@ def sessions_of(redis: Redis) -> BrowserSessions:
         store=redis.store,
         issuers=("corp",),
         refresh=anything,
+        revocations=anything,
         identify=anything,
         audit=anything,
         telemetry=anything,

@@ -31,6 +31,7 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     records: list[AuditRecord] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
 
     async def end_lapsed(self, *, limit: int) -> LapsedLogins:
         assert limit == 100
@@ -45,10 +46,14 @@ class World:
     def session_ended(self, by: str) -> None:
         self.counted.append(by)
 
+    def start(self, session: BrowserSession) -> None:
+        self.revoked.append(session.person.subject)
+
     async def run(self, *, for_s: float) -> None:
         anything: Any = self
         audit = LoginAudit(anything, anything, self.clock)
-        task = asyncio.create_task(LoginLimits(anything, audit, anything, self.clock).run())
+        limits = LoginLimits(anything, anything, audit, anything, self.clock)
+        task = asyncio.create_task(limits.run())
         await self.clock.advance(for_s)
         task.cancel()
         await asyncio.wait([task])
@@ -66,6 +71,7 @@ async def test_each_end_by_a_limit_is_recorded_with_its_time() -> None:
     )
     await world.run(for_s=0)
     assert world.counted == ["idle", "absolute"]
+    assert world.revoked == ["a", "b"]
     assert [(one.event, one.subject, one.detail) for one in world.records] == [
         ("logout", "a", "session aaaaaaaaaaaaaaaa, by idle at 2027-01-15T08:00:00.500000Z"),
         ("logout", "b", "session bbbbbbbbbbbbbbbb, by absolute at 2027-01-15T08:00:00.500000Z"),

@@ -165,8 +165,8 @@ LOG_EVENTS: Final = (
     ),
     LogEvent(
         "gateway.login", "warning", "provider_logout_failed", ("issuer", "error"),
-        "A person has logged out here, but the issuer did not answer, or refused to revoke the"
-        " refresh token (RFC 7009). The session has ended, and the gateway has deleted the token.",
+        "A session of a browser has ended here, but the issuer did not answer, or refused to revoke"
+        " the refresh token (RFC 7009). The gateway has deleted the token.",
         "Check that the gateway reaches the issuer, and that the client may use its"
         " `revocation_endpoint`.",
     ),

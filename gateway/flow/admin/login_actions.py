@@ -62,10 +62,10 @@ class LoginActions:
             ids = [one.session.id for one in found]
         else:
             ids = [request.id or ""]
-        ended = [await sessions.end(one, by="operator") for one in ids]
-        if request.id is not None and ended == [None]:
+        ended = await sessions.end_each(ids, by="operator")
+        if request.id is not None and not ended:
             raise BadRequest("No login has this ID. List them for their IDs.")
-        return EndedLoginsResponse([_ended(one) for one in ended if one is not None])
+        return EndedLoginsResponse([_ended(one) for one in ended])
 
 
 def _entry(listed: ListedLogin) -> LoginEntry:

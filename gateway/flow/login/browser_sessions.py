@@ -1,6 +1,6 @@
 """Sessions of browsers: found by the cookie, checked at every use, refreshed, ended."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 from gateway.domain.consoles.ticket_text import secret_hash
@@ -25,8 +25,11 @@ from gateway.flow.login.login_store import (
 )
 from gateway.flow.login.login_telemetry import LoginTelemetry
 from gateway.flow.login.session_refresh import SessionRefresh
+from gateway.flow.login.token_revocations import TokenRevocations
 
 _RETRY_AFTER_S: Final = 2.0
+_LEAVE_TOKEN: Final = ("person", "refresh")
+"""Ends after which nothing is revoked here: a logout does it, or the provider ended the token."""
 
 EndConsoles = Callable[[BrowserSession], Awaitable[None]]
 """Ends the live consoles that were opened in a session."""
@@ -39,6 +42,7 @@ class BrowserSessions:
         store: LoginStore,
         issuers: Collection[str],
         refresh: SessionRefresh,
+        revocations: TokenRevocations,
         identify: Identify,
         audit: LoginAudit,
         telemetry: LoginTelemetry,
@@ -48,6 +52,7 @@ class BrowserSessions:
         self._store = store
         self.issuers = issuers
         self._refresh = refresh
+        self._revocations = revocations
         self._identify = identify
         self._audit = audit
         self._telemetry = telemetry
@@ -100,20 +105,29 @@ class BrowserSessions:
 
         `by` is the metric label. Raises LoginUnavailable.
         """
-        try:
-            session = await self._store.end_session(session_id)
-        except StoreUnavailable as error:
-            raise _unavailable(error) from None
+        session = await self._end(session_id, by)
         if session is not None:
-            await self.ended(session, by=by)
+            self._revoke_token(session, by)
         return session
 
+    async def end_each(self, ids: Iterable[str], *, by: str) -> list[BrowserSession]:
+        """End sessions as `end` does; return those that had not ended. Raises LoginUnavailable."""
+        ended = list[BrowserSession]()
+        try:
+            for one in ids:
+                session = await self._end(one, by)
+                if session is not None:
+                    ended.append(session)
+        finally:
+            # After all ends: a token stays while another session needs it.
+            for session in ended:
+                self._revoke_token(session, by)
+        return ended
+
     async def ended(self, session: BrowserSession, *, by: str) -> None:
-        """Record the end of a session that the store has ended, and end its live consoles."""
-        self._telemetry.session_ended(by)
-        if self.end_consoles is not None:
-            await self.end_consoles(session)
-        await self._audit.logged_out(session, by)
+        """Do what follows the end of a session that the store has ended."""
+        await self._record_end(session, by)
+        self._revoke_token(session, by)
 
     async def end_all(self, index: SessionIndex, *, by: str) -> int:
         """End the sessions of an index; return their number. Raises LoginUnavailable."""
@@ -121,8 +135,7 @@ class BrowserSessions:
             sessions = await self._store.sessions(index)
         except StoreUnavailable as error:
             raise _unavailable(error) from None
-        ended = [await self.end(one.id, by=by) for one in sessions]
-        return sum(one is not None for one in ended)
+        return len(await self.end_each([one.id for one in sessions], by=by))
 
     async def page(self, *, before: str) -> LoginPage:
         """Return a page of all sessions: see `LoginStore.page`. Raises LoginUnavailable."""
@@ -158,6 +171,25 @@ class BrowserSessions:
         except NotAuthenticated as refusal:
             await self.end(session.id, by=refusal.reason.value)
             raise LoginRequired(str(refusal)) from None
+
+    async def _end(self, session_id: str, by: str) -> BrowserSession | None:
+        try:
+            session = await self._store.end_session(session_id)
+        except StoreUnavailable as error:
+            raise _unavailable(error) from None
+        if session is not None:
+            await self._record_end(session, by)
+        return session
+
+    async def _record_end(self, session: BrowserSession, by: str) -> None:
+        self._telemetry.session_ended(by)
+        if self.end_consoles is not None:
+            await self.end_consoles(session)
+        await self._audit.logged_out(session, by)
+
+    def _revoke_token(self, session: BrowserSession, by: str) -> None:
+        if by not in _LEAVE_TOKEN:
+            self._revocations.start(session)
 
     async def _find(self, session_id: str, *, is_activity: bool) -> BrowserSession | None:
         try:

@@ -7,6 +7,7 @@ from gateway.flow.clock import Clock
 from gateway.flow.login.login_audit import LoginAudit
 from gateway.flow.login.login_store import LoginStore
 from gateway.flow.login.login_telemetry import LoginTelemetry
+from gateway.flow.login.token_revocations import TokenRevocations
 
 _INTERVAL_S: Final = 5.0
 _BATCH_MAX: Final = 100
@@ -19,9 +20,15 @@ class LoginLimits:
     """
 
     def __init__(
-        self, store: LoginStore, audit: LoginAudit, telemetry: LoginTelemetry, clock: Clock
+        self,
+        store: LoginStore,
+        revocations: TokenRevocations,
+        audit: LoginAudit,
+        telemetry: LoginTelemetry,
+        clock: Clock,
     ) -> None:
         self._store = store
+        self._revocations = revocations
         self._audit = audit
         self._telemetry = telemetry
         self._clock = clock
@@ -40,5 +47,6 @@ class LoginLimits:
             return True
         for one in found.logins:
             self._telemetry.session_ended(one.limit)
+            self._revocations.start(one.session)
             await self._audit.logged_out(one.session, one.limit, ended_at=one.ended_at)
         return found.is_last

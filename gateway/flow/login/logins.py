@@ -30,11 +30,10 @@ from gateway.flow.login.login_audit import LoginAudit
 from gateway.flow.login.login_store import LoginStore, SessionIndex
 from gateway.flow.login.login_telemetry import LoginTelemetry
 from gateway.flow.login.openid_provider import AuthorizationRequest, ProviderTokens
+from gateway.flow.login.token_revocations import REVOKE_S
 from gateway.flow.request import RequestContext
 
 _RETRY_AFTER_S: Final = 2.0
-_REVOKE_S: Final = 2.0
-"""How long a provider that does not answer may delay a logout."""
 _RETRYABLE: Final = ("temporarily_unavailable", "server_error")
 
 
@@ -175,10 +174,10 @@ class BrowserLogins:
         try:
             url = await issuer.provider.logout_url(session.id_token)
             if ended is not None and ended.refresh_token:
-                async with asyncio.timeout(_REVOKE_S):
+                async with asyncio.timeout(REVOKE_S):
                     await issuer.provider.revoke(ended.refresh_token)
         except (LoginFailed, TimeoutError) as failed:  # the session here has ended in any case
-            reason = str(failed) or f"no answer within {_REVOKE_S:g} s"
+            reason = str(failed) or f"no answer within {REVOKE_S:g} s"
             self._telemetry.provider_logout_failed(issuer.name, reason)
         return url
 

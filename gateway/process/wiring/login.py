@@ -34,6 +34,7 @@ from gateway.flow.login.login_audit import LoginAudit
 from gateway.flow.login.login_limits import LoginLimits
 from gateway.flow.login.logins import BrowserLogins, LoginTimes
 from gateway.flow.login.session_refresh import SessionRefresh
+from gateway.flow.login.token_revocations import TokenRevocations
 from gateway.process.runtime import Runtime
 from gateway.process.wiring.audit_log import OpenAuditLog
 from gateway.process.wiring.identity import Identity, token_rules
@@ -143,16 +144,20 @@ async def open_login_at(
     id_tokens = IdTokens(identity.signatures, clock)
     audit = LoginAudit(audit_log.for_requests, audit_log.best_effort, clock, session=place.session)
     telemetry = LoginMetrics(runtime.metrics, sorted(issuers))
+    revocations = TokenRevocations(store, issuers, telemetry)
+    runtime.stack.push_async_callback(revocations.close)  # before its HTTP client and the store
     sessions = BrowserSessions(
         store=store,
         issuers=issuers,
         refresh=SessionRefresh(store, issuers, id_tokens, telemetry, clock),
+        revocations=revocations,
         identify=place.identify,
         audit=audit,
         telemetry=telemetry,
         clock=clock,
     )
-    runtime.tasks[f"{place.session} limits"] = LoginLimits(store, audit, telemetry, clock).run
+    limits_of_sessions = LoginLimits(store, revocations, audit, telemetry, clock)
+    runtime.tasks[f"{place.session} limits"] = limits_of_sessions.run
     logins = BrowserLogins(
         issuers=issuers,
         times=place.times,
