@@ -12,7 +12,7 @@ from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.notice_outbox import ValkeyNoticeOutbox
 from gateway.drivers.valkey.request_store import ValkeyRequestStore
-from gateway.flow.requests.active_requests import RequestStore
+from gateway.flow.requests.active_requests import NO_VERSION, RequestStore
 from tests.contract.test_shared_store import a_seal_key
 from tests.support.access_requests import an_access_request, changed
 from tests.support.request_store import FakeRequestStore
@@ -96,6 +96,13 @@ async def test_put_at_a_version_fails_after_any_change(subject: Subject) -> None
     assert (await put(subject.store, SECOND, at_version=read.version)).revision
     third = an_access_request(id="3" * 32)
     assert not (await put(subject.store, third, at_version=read.version)).revision
+
+
+async def test_put_into_an_empty_store_is_one_of_those_at_once(subject: Subject) -> None:
+    assert (await put(subject.store, at_version=NO_VERSION)).revision
+    assert not (await put(subject.store, SECOND, at_version=NO_VERSION)).revision
+    await subject.lose_data()
+    assert (await put(subject.store, SECOND, at_version=NO_VERSION)).revision
 
 
 async def test_bound_applies_to_new_requests_only(subject: Subject) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from gateway.domain.errors import StoreUnavailable
 from gateway.domain.requests.model import AccessRequest, decode_request, encode_request
 from gateway.domain.requests.notices import Notice
-from gateway.flow.requests.active_requests import Put, Revisions, StoredRequests
+from gateway.flow.requests.active_requests import NO_VERSION, Put, Revisions, StoredRequests
 
 
 class FakeRequestStore:
@@ -47,7 +47,7 @@ class FakeRequestStore:
         before_put, self.before_put = self.before_put, lambda: None
         before_put()
         is_other = self.revisions.get(request.id, "") != replaces
-        if is_other or at_version not in ("", self._version):
+        if is_other or at_version not in ("", self._version or NO_VERSION):
             return Put(is_full=False, revision="")
         if not replaces and len(self.requests) >= stored_max:
             return Put(is_full=True, revision="")

@@ -19,6 +19,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.model import RuleKind
 from gateway.domain.policy.request_rules import Approvers
+from gateway.domain.requests.model import AccessRequest
 from gateway.flow.requests.request_telemetry import RequestStep
 from tests.support.access_requests import (
     ANN,
@@ -32,6 +33,7 @@ from tests.support.access_requests import (
     a_request_policy,
     a_request_rule,
     a_scope,
+    an_access_request,
     changed,
     person,
 )
@@ -504,6 +506,34 @@ async def test_break_glass_twice_at_once_is_one(
     with pytest.raises(AccessRequestConflict, match="one at a time"):
         await glass.make(break_glass=True)
     assert set(glass.world.store.requests) == {other.id}
+
+
+async def test_break_glass_that_a_sync_brings_while_the_record_is_written_counts(
+    glass: RequestReplica, there: RequestReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync also brings the version at which the request would be stored."""
+    log, used = glass.world.audit_log, list[AccessRequest]()
+    record = log.record
+
+    async def record_slowly(one: AuditRecord) -> None:
+        monkeypatch.setattr(log, "record", record)
+        used.append(await there.make(break_glass=True))
+        await glass.active.sync()
+        await record(one)
+
+    monkeypatch.setattr(log, "record", record_slowly)
+    with pytest.raises(AccessRequestConflict, match="one at a time"):
+        await glass.make(break_glass=True)
+    assert glass.world.store.requests.keys() == {one.id for one in used}
+    assert log.events == ["break_glass", "break_glass", "failed"]
+
+
+async def test_break_glass_twice_at_once_is_one_in_an_empty_store(glass: RequestReplica) -> None:
+    used = an_access_request(id="f" * 32, broken_glass=True, started_at=NOW)
+    glass.world.store.before_put = lambda: glass.world.store.set(used)
+    with pytest.raises(AccessRequestConflict, match="one at a time"):
+        await glass.make(break_glass=True)
+    assert glass.world.store.requests.keys() == {used.id}
 
 
 async def test_break_glass_needs_a_reason_and_redis(glass: RequestReplica) -> None:

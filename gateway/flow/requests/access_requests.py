@@ -132,6 +132,8 @@ class AccessRequests:
         async with self._failure_recorded(request, person, context):
             self._identify.check(person)
             for _ in range(_ATTEMPTS):
+                # No wait between this check and the store's version: a sync may bring both.
+                self._check_limits(wanted, rule, person, now)
                 put = await self._requests.create(request, self._notices_of(step.value, request))
                 if put.revision:
                     self._telemetry.request_step(step)
@@ -140,7 +142,6 @@ class AccessRequests:
                     detail = "The gateway stores as many access requests as it may."
                     raise AccessRequestLimited(detail, retry_after_s=_FULL_RETRY_AFTER_S)
                 await self._requests.sync()
-                self._check_limits(wanted, rule, person, now)
             raise AccessRequestConflict(_LOST)
 
     async def approve(

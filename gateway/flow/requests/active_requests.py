@@ -26,6 +26,9 @@ _FULL_SYNC_INTERVAL_S: Final = 60.0
 """A full sync finds copies that were changed in Redis without a new revision."""
 _PUT_AT_ONCE_MAX: Final = 100
 
+NO_VERSION: Final = "none"
+"""The version of an empty store, in `RequestStore.put`."""
+
 Revisions = Mapping[str, str]
 """The revision of each stored request, by ID: another one after each change."""
 
@@ -73,7 +76,8 @@ class RequestStore(Protocol):
     ) -> Put:
         """Store a request in place of the copy with the revision `replaces`; "": there is none.
 
-        `at_version`: only if nothing else has changed since this version; "" does not matter.
+        `at_version`: only if nothing else has changed since this version, or since the store was
+        empty (NO_VERSION); "" does not matter.
         `notices` enter the outbox of webhooks with the request, or not at all.
         """
 
@@ -156,7 +160,7 @@ class ActiveRequests:
         put = await self._store.put(
             request,
             replaces="",
-            at_version=self._version,
+            at_version=self._version or NO_VERSION,
             stored_max=self._stored_max,
             notices=notices,
         )

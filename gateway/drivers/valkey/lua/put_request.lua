@@ -2,16 +2,17 @@
 -- Store notices about it in the outbox of webhooks.
 -- KEYS: as in list_requests.lua, then the keys of claim_notices.lua.
 -- ARGV: ID, the revision that the caller knows ('' if none is stored), the version of the whole that
--- the caller knows ('' if it does not matter), a new revision and version (random: a server that
--- lost data must not reach an earlier value again by counting), the sealed request, the largest
--- number of requests, channel, message, largest number of notices, now, then member, time and sealed
--- form of each notice. One whose time comes later is scheduled. Those beyond their number are dropped.
+-- the caller knows ('' if it does not matter, 'none' if the store has none), a new revision and version
+-- (random: a server that lost data must not reach an earlier value again by counting), the sealed
+-- request, the largest number of requests, channel, message, largest number of notices, now, then
+-- member, time and sealed form of each notice. One whose time comes later is scheduled. Those beyond
+-- their number are dropped.
 -- Returns 1 if stored, 0 if another copy or version is there, -1 if there is no room.
 local revision = redis.call('HGET', KEYS[2], ARGV[1]) or ''
 if revision ~= ARGV[2] then
   return 0
 end
-if ARGV[3] ~= '' and (redis.call('HGET', KEYS[2], 'version') or '') ~= ARGV[3] then
+if ARGV[3] ~= '' and (redis.call('HGET', KEYS[2], 'version') or 'none') ~= ARGV[3] then
   return 0
 end
 if revision == '' and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[7]) then
