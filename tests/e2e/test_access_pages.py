@@ -180,6 +180,8 @@ def test_request_approval_console_and_recording(
 
     console.page.bring_to_front()
     console.type("root\n")
+    cloud = site.gateway.cloud
+    console.wait_until(lambda: cloud.screen(site.server)["typed"] == "root\n")
     anna.page.bring_to_front()
     anna.confirm("End access")
     expect(anna.state()).to_have_text("Ended early")
@@ -265,6 +267,7 @@ def logout_ends_an_open_player(anna: Person) -> None:
     anna.page = player.context.new_page()
     anna.open("/page/requests")
     anna.button("Log out").click()
+    anna.expect_state("out")
     expect(player.get_by_role("heading", level=1)).to_have_text("Your sign-in has ended.")
     player.close()
     anna.log_in("anna")

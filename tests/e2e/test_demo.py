@@ -293,8 +293,8 @@ def test_login_to_live_console_needs_one_approval(demo: Demo, tmp_path: Path) ->
 
         # On a machine without a browser: one code is copied, and one page is clicked.
         login = Terminal("login", "--device", environ=environ)
-        tab.page.goto(login.wait_for(r"On any device, open (\S+)"))
-        tab.page.get_by_label("Code").fill(login.wait_for(r"enter the code (\S+)"))
+        tab.page.goto(login.wait_for(r"On any device, open (\S+)\s"))
+        tab.page.get_by_label("Code").fill(login.wait_for(r"enter the code (\S+)\s"))
         tab.page.keyboard.press("Enter")
         tab.page.get_by_role("link", name="olga").click()
         assert "as olga (demo)" in login.end()

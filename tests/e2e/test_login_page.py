@@ -79,7 +79,7 @@ def test_person_logs_in_and_out(visitor: LoginVisitor) -> None:
     visitor.log_in("victor")
     # The Strict cookie is not sent on the way back; the page in between goes on by itself.
     visitor.expect_state("in")
-    expect(page).to_have_url(f"{visitor.site.address}/login")
+    assert page.url == f"{visitor.site.address}/login"
     assert visitor.facts()["You are"] == "victor\ncorp"
     visitor.show("login-in")
     visitor.button("Log out").click()

@@ -82,7 +82,8 @@ def test_foreign_provider_ends_the_session(gateway: RunningGateway, page: Page) 
     issuer = gateway.config["issuers"][0]["issuer"]
     page.goto(f"{issuer}/session/end")
     page.get_by_role("button", name=re.compile("sign me out", re.IGNORECASE)).click()
-    eventually(lambda: "by provider" in gateway.audit("logout")[-1]["detail"])
+    expect(page.get_by_role("heading", name="Sign-out Success")).to_be_visible()
+    eventually(lambda: any("by provider" in one["detail"] for one in gateway.audit("logout")))
     page.goto(f"http://localhost:{gateway.port}/login")
     expect(page.locator("body")).to_have_attribute("data-state", "choose")
 
@@ -111,6 +112,7 @@ def test_command_logs_in_at_a_foreign_provider(
             page.goto(running.stderr.readline().split()[-1])
             page.locator('input[name="user_code"]').fill(running.stderr.readline().split()[-1])
             page.get_by_role("button", name="Continue").click()
+            expect(page.get_by_role("heading", name="Confirm Device")).to_be_visible()
             page.get_by_role("button", name="Continue").click()
         else:
             running.stderr.readline()

@@ -45,7 +45,7 @@ from tests.support.recorded_live import (
     open_player,
     record,
     served_at,
-    still_picture,
+    typed_picture,
 )
 from tests.support.recordings import a_recording
 from tests.support.round_trips import RoundTrips
@@ -73,13 +73,15 @@ def record_session(live: Stack, browser: Browser, server: str, *, reload: bool =
     token = live.cloud.token("anna")
     tab.open(f"{live.gateway.url}/console#{ticket(live.gateway, token, server)}")
     expect(tab.page.locator("#bar-recorded")).to_be_visible()
+    typed = live.cloud.screen(server)["typed"] + "root\n"
     tab.type("root\n")
     if reload:
+        typed_picture(tab, live.cloud, server, typed)
         tab.page.reload()
         tab.wait_for_state("live")
-        tab.page.wait_for_timeout(500)
+        typed += "echo after\n"
         tab.type("echo after\n")
-    seen = still_picture(tab)
+    seen = typed_picture(tab, live.cloud, server, typed)
     tab.disconnect()
     tab.page.close()
     return seen
@@ -224,6 +226,7 @@ def test_client_that_does_not_read_is_cut_off_with_its_right(
         with pytest.raises(ConnectionResetError):
             client.recv(1)
     assert ended_at - policy_changed_at(live, since=began) <= trips.limit_s(1.0)
+    eventually(lambda: has_any(live, target.server))
 
 
 @contextmanager

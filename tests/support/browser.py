@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, WebSocket, expect, sync_playwright
 
 CHROMIUM: Final = shutil.which("chromium")
 needs_chromium: Final = pytest.mark.skipif(
@@ -42,13 +42,23 @@ expect.set_options(timeout=LIVE_TIMEOUT_MS)
 @contextmanager
 def open_browser() -> Iterator[Browser]:
     # Tabs of one person share a process.
-    arguments = ["--renderer-process-limit=1", f"--disable-features={','.join(_DISABLED_FEATURES)}"]
+    arguments = [
+        "--renderer-process-limit=1",
+        f"--disable-features={','.join(_DISABLED_FEATURES)}",
+        # A font of a foreign site would delay a page where the network drops packets.
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+    ]
     if os.geteuid() == 0:
         arguments.append("--no-sandbox")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield started
         started.close()
+
+
+def has_failed(request: Request) -> bool:
+    """Return whether a request failed, not ended with its page, which went on to another one."""
+    return request.failure != "net::ERR_ABORTED"
 
 
 class ConsoleTab:
@@ -63,7 +73,7 @@ class ConsoleTab:
         """WebSockets that the page has opened so far."""
         page.on("console", lambda message: self._note(message.text))
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("requestfailed", lambda request: self.problems.append(request.url))
+        page.on("requestfailed", self._note_failure)
         page.on("request", lambda request: self._note(f"{request.url} {request.headers}"))
         page.on("websocket", self._watch)
 
@@ -110,6 +120,10 @@ class ConsoleTab:
             *self.problems,
         ]
         return self.seen + [text.encode() for text in now]
+
+    def _note_failure(self, request: Request) -> None:
+        if has_failed(request):
+            self.problems.append(request.url)
 
     def _note(self, text: str) -> None:
         self.seen.append(text.encode())

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from axe_playwright_python.base import AXE_SCRIPT  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
+
+from tests.support.browser import has_failed
 
 PICTURES: Final = Path(__file__).parent.parent / "e2e" / "pictures"
 _TAKES_PICTURES: Final = "PAGE_PICTURES" in os.environ
@@ -35,7 +37,7 @@ class PageVisitor(Generic[_Site]):
         self.allowed = re.compile(r"(?!)")
         page.on("console", self._log)
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        page.on("requestfailed", self._note_failure)
 
     @classmethod
     @contextmanager
@@ -55,6 +57,10 @@ class PageVisitor(Generic[_Site]):
         if message.type in ("error", "warning"):
             self.problems.append(f"{message.type}: {message.text}")
 
+    def _note_failure(self, request: Request) -> None:
+        if has_failed(request):
+            self.problems.append(f"failed: {request.url}")
+
     def unexpected(self) -> list[str]:
         return [one for one in self.problems if not self.allowed.search(one)]
 
@@ -73,18 +79,24 @@ class PageVisitor(Generic[_Site]):
         return self.page.get_by_role("button", name=name, exact=True)
 
     def buttons(self) -> list[str]:
-        return [
-            one.inner_text().strip() or str(one.get_attribute("aria-label"))
-            for one in self.page.get_by_role("button").all()
-        ]
+        """Return the buttons that the page shows now, all at one time."""
+        self.page.wait_for_load_state()  # the style sheet hides some
+        names: list[str] = self.page.get_by_role("button").evaluate_all(
+            "(all) => all.map((one) => one.innerText.trim() || one.getAttribute('aria-label'))"
+        )
+        return names
 
     def title(self) -> Locator:
         return self.page.get_by_role("heading", level=1)
 
     def facts(self, where: str = "#card-facts") -> dict[str, str]:
+        """Return the facts that the page shows now, all at one time."""
         self.page.wait_for_load_state()  # without the style sheet there are no line breaks
-        names = self.page.locator(f"{where} dt").all_inner_texts()
-        return dict(zip(names, self.page.locator(f"{where} dd").all_inner_texts(), strict=True))
+        pairs: list[tuple[str, str]] = self.page.locator(where).evaluate(
+            "(list) => [...list.querySelectorAll('dt')]"
+            ".map((name) => [name.innerText, name.nextElementSibling.innerText])"
+        )
+        return dict(pairs)
 
     def show(self, name: str, *, checks_accessibility: bool = True) -> None:
         """Check the screen in each size and colour scheme; save it if PAGE_PICTURES is set."""
@@ -93,6 +105,7 @@ class PageVisitor(Generic[_Site]):
             self.page.emulate_media(color_scheme=scheme)
             for size, (width, height) in _SIZES.items():
                 self.page.set_viewport_size({"width": width, "height": height})
+                self.page.wait_for_function("(width) => innerWidth === width", arg=width)
                 assert self.page.evaluate("() => document.documentElement.scrollWidth") <= width
                 if _TAKES_PICTURES:
                     self.page.screenshot(path=PICTURES / f"{name}-{size}-{scheme}.png")

@@ -134,6 +134,8 @@ class PageSite(PageServer):
         super().__init__()
 
     def reset(self) -> None:
+        if self._tasks:
+            self._call(self._stop_readers())  # they would note what the page of the last test sent
         self.describe: list[Reply] = [(200, OFFER, {})]
         self.redeem: list[Reply] = [(200, self.redeemed(), {})]
         self.behaviours: list[Behaviour] = [show_screen]
@@ -177,6 +179,9 @@ class PageSite(PageServer):
         for socket in self.sockets:
             await socket.close(1001)
         await super()._stop()
+        await self._stop_readers()
+
+    async def _stop_readers(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

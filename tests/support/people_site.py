@@ -68,8 +68,9 @@ class PeopleSite(PageServer):
         self.person = PERSON
         self.session_status = OK
         self.servers_status = OK
-        self.delay_s = 0.0
-        """Before the answer of a console."""
+        self.answers = asyncio.Event()
+        """Requests for a console wait while it is cleared."""
+        self.answers.set()
         self.console: tuple[int, Json] = (
             OK,
             {"url": f"{self.address}login#a-ticket", "expires_in": 60, "delivery": "proxied"},
@@ -88,6 +89,10 @@ class PeopleSite(PageServer):
     def posts(self) -> list[tuple[str, Json | None]]:
         """Path and body of each write so far."""
         return [(path, body) for method, path, body in self.requests if method == "POST"]
+
+    def answer(self) -> None:
+        """Answer the requests for a console that wait."""
+        self._loop.call_soon_threadsafe(self.answers.set)
 
     def server_page(self, number: int) -> str:
         return f"{self.address}page/servers/{PROJECT}/{server(number)['id']}"
@@ -154,7 +159,7 @@ class PeopleSite(PageServer):
 
     async def _console(self, request: web.Request) -> web.Response:
         await self._note(request)
-        await asyncio.sleep(self.delay_s)
+        await self.answers.wait()
         return self._answer(self.console)
 
     async def _power(self, request: web.Request) -> web.Response:

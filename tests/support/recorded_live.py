@@ -9,14 +9,21 @@ from typing import Final
 
 from playwright.sync_api import Browser, Page, expect
 
+from gateway.demo.cloud.screen.font import HEIGHT, WIDTH, glyph
 from tests.support.browser import ConsoleTab
-from tests.support.stack import Response, RunningGateway, eventually, fetch
+from tests.support.stack import CloudProcess, Response, RunningGateway, eventually, fetch
 
 _WAIT_MS: Final = 60_000
 VIEWER: Final = "nora"
 """The only person that may view recordings, unless a test permits others."""
-_STILL_MS: Final = 1_200
-"""A screen without changes for this long shows all that was typed."""
+_STILL_MS: Final = 3_000
+"""A real screen without changes for this long shows all that was typed."""
+_PIXELS: Final = """() => {
+  const canvas = document.querySelector('#screen canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const bits = [...new Uint32Array(data.buffer)].map((one) => (one & 0xffffff ? 1 : 0));
+  return [canvas.width, canvas.height, bits.join('')];
+}"""
 
 
 def record(gateway: RunningGateway, directory: Path | None = None) -> None:
@@ -64,7 +71,7 @@ def picture(page: Page) -> str:
 
 
 def still_picture(tab: ConsoleTab) -> str:
-    """Return the picture when it does not change any more."""
+    """Return the picture of a real server when it does not change any more."""
     seen = [""]
 
     def is_still() -> bool:
@@ -74,6 +81,33 @@ def still_picture(tab: ConsoleTab) -> str:
 
     tab.wait_until(is_still)
     return seen[-1]
+
+
+def typed_picture(tab: ConsoleTab, cloud: CloudProcess, server: str, typed: str) -> str:
+    """Return the picture when it shows all that a simulated server printed for what was typed."""
+
+    def is_shown() -> bool:
+        screen = cloud.screen(server)
+        return screen["typed"] == typed and _shows(tab.page, screen["lines"])
+
+    tab.wait_until(is_shown)
+    return picture(tab.page)
+
+
+def _shows(page: Page, lines: list[str]) -> bool:
+    """Return whether the picture has these lines; the cursor is on a blank."""
+    width, height, bits = page.evaluate(_PIXELS)
+    cursors = 0
+    for row in range(height // HEIGHT):
+        for column, wanted in enumerate(lines[row].ljust(width // WIDTH)):
+            first = row * HEIGHT * width + column * WIDTH
+            starts = range(first, first + HEIGHT * width, width)
+            shown = [bits[start : start + WIDTH] for start in starts]
+            if shown != [f"{one:08b}" for one in glyph(ord(wanted))]:
+                cursors += 1
+                if wanted != " " or cursors > 1:
+                    return False
+    return True
 
 
 def api(
@@ -118,10 +152,12 @@ def open_player(
 
 def jump(page: Page, second: float) -> str:
     """Jump to a second of the recording; return the picture."""
+    expect(page.locator("body")).to_have_attribute("data-state", "paused", timeout=_WAIT_MS)
     page.locator("#position").fill(str(second))
     page.wait_for_function("() => document.body.dataset.jump === 'false'")
     return picture(page)
 
 
 def jump_to_end(page: Page) -> str:
+    expect(page.locator("body")).to_have_attribute("data-state", "paused", timeout=_WAIT_MS)
     return jump(page, float(page.locator("#position").get_attribute("max") or "0"))

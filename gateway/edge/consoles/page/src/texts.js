@@ -80,6 +80,7 @@ export const ADMIN_LOGIN = {
 export const LOGIN_STATES = {
   checking: "Checking",
   choose: "Login",
+  continuing: "Logged in",
   in: "Logged in",
   leaving: "Logging out",
   out: "Logged out",

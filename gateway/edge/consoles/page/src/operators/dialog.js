@@ -21,7 +21,11 @@ export function confirmAction({ title, text, label, fields = [], send }) {
   problem.textContent = "";
   return new Promise((resolve) => {
     let done = false;
-    cancel.onclick = () => dialog.close();
+    const finish = () => {
+      dialog.close();
+      resolve(done);
+    };
+    cancel.onclick = finish;
     form.onsubmit = async (event) => {
       event.preventDefault();
       submit.disabled = true;
@@ -31,12 +35,14 @@ export function confirmAction({ title, text, label, fields = [], send }) {
       submit.disabled = false;
       if (refusal === "") {
         done = true;
-        dialog.close();
+        finish();
       } else {
         problem.textContent = refusal;
       }
     };
-    dialog.onclose = () => resolve(done);
+    dialog.onclose = () => {
+      if (!dialog.open) resolve(done); // Escape; the event of an earlier dialog may come late
+    };
     dialog.showModal();
     all[0][1].control.focus();
   });

@@ -17,6 +17,7 @@ export class Listing {
   #note = "";
   #next = "";
   #shownMax = ROWS_MAX;
+  #readings = 0;
   #parts = {};
 
   /**
@@ -66,11 +67,13 @@ export class Listing {
   /** Read the rows, or a further page of them. */
   async #read(before) {
     const { notice, refresh, older } = this.#parts;
+    const reading = (this.#readings += 1);
     refresh.disabled = true;
     older.disabled = true;
     this.element.setAttribute("aria-busy", "true");
     if (!this.#rows.length) notice.textContent = STATES.loading;
     const { status, data, rows, note = "", next = "" } = await this.#load(before);
+    if (reading !== this.#readings) return undefined; // a later one may have other choices
     refresh.disabled = false;
     older.disabled = false;
     this.element.removeAttribute("aria-busy");

@@ -8,6 +8,7 @@ export class ModalCard {
   constructor() {
     this.#dialog = make("dialog", { className: "modal", attributes: { "aria-labelledby": "modal-title" } });
     this.#dialog.addEventListener("close", () => {
+      if (this.#dialog.open) return; // shown again before the event came
       this.#dialog.replaceChildren();
       const onClose = this.#onClose;
       this.#onClose = null;

@@ -79,7 +79,7 @@ function start() {
   } else if (config.state === "continue") {
     // The document goes on by itself; this is for browsers that do not.
     const actions = [{ label: LOGIN.goOn, act: () => go(config.path), isPrimary: true }];
-    view.card("in", { ...LOGIN.goingOn, actions });
+    view.card("continuing", { ...LOGIN.goingOn, actions });
   } else if (config.state === "logged_out") {
     view.card("out", { ...LOGIN.loggedOut, actions: [{ ...startAgain, label: LOGIN.again }] });
   } else {

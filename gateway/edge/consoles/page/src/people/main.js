@@ -193,6 +193,7 @@ class Pages {
   // Login
 
   #goToLogin(isFresh) {
+    if (this.#isLeaving) return; // a second navigation would begin anew
     this.#isLeaving = true;
     location.assign(loginPath(this.#config.base, location, isFresh));
   }
