@@ -45,6 +45,8 @@ def schemathesis(stack: Stack, directory: Path, *headers: str, phases: str) -> s
     config.write_text(
         f'[parameters]\n"path.project_id" = "{stack.cloud.project}"\n'
         f'"path.server_id" = "{stack.cloud.servers[0]}"\n'
+        # Longer than the gateway's own deadline: another one could end requests early.
+        '"header.Prefer" = "wait=3600"\n'
     )
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"),
@@ -54,7 +56,7 @@ def schemathesis(stack: Stack, directory: Path, *headers: str, phases: str) -> s
         *(part for header in headers for part in ("--header", header)),
     ]
     ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=False, cwd=directory
+        command, capture_output=True, text=True, timeout=540, check=False, cwd=directory
     )
     assert ran.returncode == 0, ran.stdout[-6000:]
     return ran.stdout

@@ -25,10 +25,12 @@ _ANY: Final[Json] = {"description": "The cloud's response."}
 _TEXT: Final[Json] = {"type": "string"}
 _IDS: Final = "{0} IDs, separated by commas, at most {1}."
 _EVERYWHERE: Final = ("X-Request-Id", "RateLimit-Policy", "RateLimit")
+_OF_OPERATIONS: Final = (*_EVERYWHERE, "Preference-Applied")
 _HEADERS: Final[dict[str, str]] = {
     "X-Request-Id": "Identifies the request in the gateway's log and audit log.",
     "RateLimit-Policy": "The caller's rate limit (draft-ietf-httpapi-ratelimit-headers-11).",
     "RateLimit": "The remaining quota of an authenticated caller.",
+    "Preference-Applied": "The `wait` of the request's `Prefer`, in operations that have it.",
     "Retry-After": "Seconds to wait before a retry.",
     "WWW-Authenticate": "The reason why the credential was rejected (RFC 6750).",
     "Allow": "The methods of this path.",
@@ -109,7 +111,7 @@ def _operation(row: Operation) -> Json:
         "summary": _in_words(row.name),
         "description": _description(row),
         "tags": [_tag(row)],
-        "parameters": list(_in_query(row)),
+        "parameters": [*_in_query(row), _PREFER],
         "responses": _success(row)
         | {str(status): {"$ref": f"#/components/responses/{status}"} for status in _statuses()},
         "x-permission": row.permission,
@@ -194,14 +196,14 @@ def _body(row: Operation) -> Json:
 
 
 def _success(row: Operation) -> Json:
-    described: Json = {"description": "The cloud's response.", "headers": _headers(*_EVERYWHERE)}
+    described: Json = {"description": "The cloud's response.", "headers": _headers(*_OF_OPERATIONS)}
     match row.response:
         case ResponseKind.CONSOLE_LINK:
             schema = {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}
             return {
                 "200": {
                     "description": "The console link.",
-                    "headers": _headers(*_EVERYWHERE, "X-Console-Expires-In"),
+                    "headers": _headers(*_OF_OPERATIONS, "X-Console-Expires-In"),
                     "content": {"application/json": {"schema": schema}},
                 }
             }
@@ -249,7 +251,7 @@ def _error_response(status: int) -> Json:
     specs = [spec for spec in ERROR_SPECS if spec.status == status] or [
         ERROR_TABLE[UpstreamRefused]
     ]
-    names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy", "Link")
+    names: tuple[str, ...] = ("X-Request-Id", "RateLimit-Policy", "Preference-Applied", "Link")
     if status in _HEADER_OF_STATUS:
         names += (_HEADER_OF_STATUS[status],)
     return {
@@ -280,6 +282,17 @@ _DESCRIPTION: Final = (
     "request, and responses contain only what the caller may see. A forbidden server and a "
     "server that does not exist yield the same response."
 )
+_PREFER: Final[Json] = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": (
+        "`wait=N` sets a deadline of N seconds, no later than the gateway's own (RFC 7240). If the"
+        " queue is longer, the response is 429 at once. Other preferences are ignored."
+    ),
+    "schema": _TEXT,
+    "example": "wait=30",
+}
 _SECURITY: Final[Json] = {
     "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
     "x_auth_token": {
