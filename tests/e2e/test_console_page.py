@@ -120,6 +120,7 @@ def ending(code: int, reason: str, **more: object) -> Behaviour:
 
 
 def test_ready_names_server_person_and_mode(visitor: Visitor) -> None:
+    visitor.site.describe = [(200, OFFER | {"expires_in": 55.0}, {})]
     visitor.open()
     expect(visitor.title()).to_have_text("Open the console of db-primary-01?")
     expect(visitor.button("Connect")).to_be_focused()

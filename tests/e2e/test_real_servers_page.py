@@ -108,6 +108,7 @@ def test_power_passes_the_pipeline(person: PersonVisitor) -> None:
     person.button("Restart").click()
     person.page.get_by_role("dialog").get_by_role("button", name="Restart").click()
     expect(person.page.get_by_role("dialog")).to_contain_text("The cloud restarts the server.")
+    eventually(lambda: gateway.audit("write_outcome"))
     permitted, outcome = gateway.audit("write_permitted")[-1], gateway.audit("write_outcome")[-1]
     assert (permitted["operation"], permitted["servers"]) == ("ChangeServerPowerState", [target])
     assert (permitted["subject"], outcome["outcome"]) == ("olga", "success")

@@ -27,7 +27,7 @@ OFFER = {
     "person": PERSON,
     "mode": "control",
     "recorded": False,
-    "expires_in": 55.0,
+    "expires_in": 3_600.0,
     "in_use": None,
 }
 

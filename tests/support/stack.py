@@ -351,13 +351,13 @@ class RunningGateway:
                 connection.recv(100)
 
     def log_lines(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
+        lines = [json.loads(line) for line in _whole_lines(self.log_text()) if line[:1] == "{"]
         return [line for line in lines if line.get("event") == event]
 
     def audit(self, event: str) -> list[dict[str, Any]]:
         """Return the audit records of one event, chain by chain."""
         files = sorted((self.directory / "audit").glob("chain-*/segment-*.jsonl"))
-        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        lines = [json.loads(line) for file in files for line in _whole_lines(file.read_text())]
         for line in lines:
             assert_documented(line)
         return [line for line in lines if line["event"] == event]
@@ -518,6 +518,11 @@ def send_raw(base: str, raw: bytes) -> bytes:
         while chunk := connection.recv(65_536):
             received += chunk
         return received
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Return the lines of a file without the one that is being written."""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def _replace(file: Path, text: str) -> None:

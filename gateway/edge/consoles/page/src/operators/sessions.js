@@ -8,6 +8,9 @@ import { lockDialog, revokeDialog } from "./locks.js";
 import { missing } from "./processes.js";
 
 const { columns } = SESSIONS;
+/** How often, and after how long, the list is read again while it has a console that was ended. */
+const READINGS_MAX = 10;
+const AGAIN_MS = 500;
 
 /** Return a row for each token, with the processes that have it in their cache. */
 function tokenRows(all) {
@@ -24,6 +27,8 @@ function tokenRows(all) {
 
 export class SessionsView {
   #tools;
+  /** Readings left for each console that was ended: its process takes a moment. */
+  #ending = new Map();
 
   constructor(tools) {
     this.#tools = tools;
@@ -37,11 +42,13 @@ export class SessionsView {
 
   #consoles() {
     const { api } = this.#tools;
-    return new Listing(this.#tools, {
+    const listing = new Listing(this.#tools, {
       name: SESSIONS.consoles,
       empty: SESSIONS.noConsoles,
       load: async () => {
         const { status, data } = await api.read("/consoles");
+        const isEnding = data.consoles?.some(({ id }) => this.#isEnding(id));
+        if (isEnding) setTimeout(() => listing.refresh(), AGAIN_MS);
         const note = data.complete === false ? SESSIONS.partial : "";
         return { status, data, rows: data.consoles, note };
       },
@@ -58,16 +65,25 @@ export class SessionsView {
       ],
       actions: [{ label: SESSIONS.end, permission: "consoles", act: (one) => this.#end(one) }],
     });
+    return listing;
   }
 
-  #end(one) {
-    return confirmAction({
+  #isEnding(id) {
+    const left = this.#ending.get(id) ?? 0;
+    if (left > 0) this.#ending.set(id, left - 1);
+    return left > 0;
+  }
+
+  async #end(one) {
+    const isEnded = await confirmAction({
       title: SESSIONS.endTitle(text(one.subject)),
       text: SESSIONS.endText(text(one.server)),
       label: SESSIONS.end,
       send: ({ reason }) =>
         this.#tools.act("/consoles/end", { id: one.id, reason }, () => SESSIONS.ended),
     });
+    if (isEnded) this.#ending.set(one.id, READINGS_MAX);
+    return isEnded;
   }
 
   #logins() {
