@@ -14,6 +14,7 @@ from gateway.domain.errors import (
     FreshLoginRequired,
     LoginRequired,
     LoginUnavailable,
+    PersonLocked,
 )
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal
@@ -44,13 +45,21 @@ class Sessions:
 
     authenticated_at = 100.0
     has_ended = False
+    is_locked = False
 
     async def find(
         self, cookie: str | None, *, is_activity: bool, deadline: float
     ) -> BrowserSession:
         if cookie is None:
             raise LoginRequired
-        self.was_activity, self.deadline = is_activity, deadline
+        self.deadline = deadline
+        session = await self.find_to_end(cookie, is_activity=is_activity)
+        if self.is_locked:
+            raise PersonLocked(session.person, "lock-1")
+        return session
+
+    async def find_to_end(self, cookie: str, *, is_activity: bool) -> BrowserSession:
+        self.was_activity = is_activity
         person = Principal("corp", cookie, frozenset(), 0.0, 1e12, None)
         token, at = f"csrf-{cookie}", self.authenticated_at
         return BrowserSession("id", person, cookie, "", token, 0.0, at, "id", "t")
@@ -125,6 +134,19 @@ async def test_write_needs_origin_and_token(gate: BrowserGate) -> None:
     ):
         with pytest.raises(CrossSiteRequest):
             await send(gate, "ben", "POST", **headers)
+
+
+async def test_locked_person_can_log_out(gate: BrowserGate) -> None:
+    """Otherwise the session would be there for the next person at this browser after the lock."""
+    cast("Sessions", gate.sessions).is_locked = True
+    context = RequestContext(request_id="r", client_address="192.0.2.1", deadline=9.0)
+    with pytest.raises(PersonLocked):
+        await gate.session(sent_by_page("olga", "POST"), context)
+    session = await gate.session(sent_by_page("olga", "POST"), context, to_end=True)
+    assert session.person.subject == "olga"
+    forged = sent_by_page(None, "POST", Cookie="__Host-gateway-session=olga")
+    with pytest.raises(CrossSiteRequest):
+        await gate.session(forged, context, to_end=True)
 
 
 async def test_polling_of_a_page_is_no_activity(gate: BrowserGate) -> None:

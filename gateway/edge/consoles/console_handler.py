@@ -25,6 +25,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.domain.catalogue.json_body import parse_json_object
+from gateway.domain.consoles import ends
 from gateway.domain.consoles.model import BrowserLogin, InUse, SessionMode
 from gateway.domain.consoles.page_messages import SUBPROTOCOL, person_fields
 from gateway.domain.errors import (
@@ -58,6 +59,7 @@ from gateway.edge.json_endpoint import (
     address_key,
     find_endpoint,
     json_reply,
+    recheck_session,
     require_json_type,
     require_own_origin,
 )
@@ -309,6 +311,12 @@ class ConsoleHandler:
                 {**orjson.loads(reply.body), "in_use": _in_use(busy.in_use)}, status=reply.status
             )
         session_id = new.session.id
+        try:
+            await recheck_session(context)
+        except GatewayError:
+            # The login has ended meanwhile, and its end may not have seen this console.
+            await require_store(self._sessions.end(session_id, ends.LOGGED_OUT))
+            raise
         return json_reply(
             {
                 "session_id": session_id,

@@ -31,21 +31,27 @@ class BrowserGate:
     fresh_s: float | None
     """`login.fresh_s`; None: any login that has not ended is recent."""
 
-    async def session(self, request: ListenerRequest, context: RequestContext) -> BrowserSession:
+    async def session(
+        self, request: ListenerRequest, context: RequestContext, *, to_end: bool = False
+    ) -> BrowserSession:
         """Return the session of a request; set the principal, and whether the login is recent.
 
-        Raises CrossSiteRequest, LoginRequired, LoginUnavailable, CallerLimited, PersonLocked and
+        `to_end`: a logout needs neither the provider nor a person who may use the gateway. Raises
+        CrossSiteRequest, LoginRequired, LoginUnavailable, CallerLimited, PersonLocked and
         RevocationsUnavailable.
         """
         is_write = request.method not in SAFE_METHODS
         self.require_own_page(request, is_write=is_write)
         address = f"browser {context.client_address}"
         self.limits.admit(address)
-        session = await self.sessions.find(
-            self.cookies.session(request),
-            is_activity=is_write or ACTIVITY_HEADER in request.headers,
-            deadline=context.deadline,
-        )
+        cookie = self.cookies.session(request)
+        if to_end:
+            session = await self.sessions.find_to_end(cookie, is_activity=True)
+        else:
+            is_activity = is_write or ACTIVITY_HEADER in request.headers
+            session = await self.sessions.find(
+                cookie, is_activity=is_activity, deadline=context.deadline
+            )
         if is_write and not hmac.compare_digest(
             request.headers.get(CSRF_HEADER, "").encode("utf-8", "surrogatepass"),
             session.csrf_token.encode(),

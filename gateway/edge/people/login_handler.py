@@ -150,7 +150,7 @@ class LoginHandler:
     ) -> JsonReply:
         location: str | None = None
         try:
-            session = await self._gate.session(request, context)
+            session = await self._gate.session(request, context, to_end=True)
             location = await self._logins.log_out(session)
         except LoginRequired:
             pass  # it has ended already; the page may still have its cookie

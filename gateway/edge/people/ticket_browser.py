@@ -1,5 +1,7 @@
 """The browser that presents a ticket: who is logged in in it, and its parked ticket."""
 
+from functools import partial
+
 from gateway.domain.consoles.model import BrowserLogin
 from gateway.domain.errors import LoginRequired
 from gateway.domain.model import Headers, Secret
@@ -13,7 +15,7 @@ class TicketBrowser:
         self._gate = gate
 
     async def login(self, request: ListenerRequest, context: RequestContext) -> BrowserLogin | None:
-        """Return the browser's login; None without one.
+        """Return the browser's login, and let the context check it again; None without one.
 
         The caller has checked the Origin. Raises PersonLocked, RevocationsUnavailable, and
         LoginUnavailable: the login of a browser with a cookie may be another person's.
@@ -27,6 +29,7 @@ class TicketBrowser:
             )
         except LoginRequired:
             return None
+        context.recheck_session = partial(self._gate.sessions.recheck, session)
         return BrowserLogin(session.person, session.lineage, self._gate.is_fresh(session))
 
     def parked(self, request: ListenerRequest) -> str | None:

@@ -68,15 +68,23 @@ class BrowserSessions:
         Raises LoginRequired, LoginUnavailable, PersonLocked, RevocationsUnavailable. `deadline`
         (monotonic seconds) limits the wait for a refresh.
         """
+        session = await self.find_to_end(cookie, is_activity=is_activity)
+        if session.refresh_at and self._clock.now() >= session.refresh_at:
+            session = await self._refreshed(session, deadline)
+        await self._check_person(session)
+        return session
+
+    async def find_to_end(self, cookie: str | None, *, is_activity: bool) -> BrowserSession:
+        """Return the session of a cookie as it is, for a logout.
+
+        It may be due for a refresh, and its person locked. Raises LoginRequired, LoginUnavailable.
+        """
         if cookie is None:
             raise LoginRequired("no session cookie")
         session_id = secret_hash(cookie).hex()
         session = await self._find(session_id, is_activity=is_activity)
         if session is None or session.person.issuer not in self.issuers:
             raise LoginRequired("no such session, or it has ended")
-        if session.refresh_at and self._clock.now() >= session.refresh_at:
-            session = await self._refreshed(session, deadline)
-        await self._check_person(session)
         return session
 
     async def recheck(self, session: BrowserSession) -> None:
