@@ -11,7 +11,7 @@ POST P/requests/ID/end       ends the access early
 """
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -36,6 +36,7 @@ from gateway.edge.requests.request_fields import request_fields, rule_fields
 from gateway.flow.clock import Clock
 from gateway.flow.request import RequestContext
 from gateway.flow.requests.access_requests import AccessRequests
+from gateway.flow.shielded_tasks import ShieldedTasks
 
 PATH: Final = "/requests"
 _ID: Final = r"([0-9a-f]{32})"
@@ -53,7 +54,7 @@ _FIELDS: Final = frozenset(
         "break_glass",
     }
 )
-_Step = Callable[[str, Principal, RequestContext, str], Awaitable[AccessRequest]]
+_Step = Callable[[str, Principal, RequestContext, str], Coroutine[Any, Any, AccessRequest]]
 
 
 class RequestsHandler:
@@ -61,6 +62,8 @@ class RequestsHandler:
         self._requests = requests
         self._identify = identify
         self._clock = clock
+        self._shielded = ShieldedTasks()
+        """Steps: one that is recorded is also taken, although its caller leaves."""
         self.paths: Paths = (
             (
                 re.compile(""),
@@ -121,7 +124,7 @@ class RequestsHandler:
         wanted = _wanted(await self._body(request, context))
         if wanted.break_glass:
             require_fresh_login(context)
-        made = await self._requests.create(wanted, person, context)
+        made = await self._shielded.run(self._requests.create(wanted, person, context))
         return json_reply(self._fields(made, person), status=HTTPStatus.CREATED)
 
     async def _approve(
@@ -132,7 +135,8 @@ class RequestsHandler:
         shown = body.get("hash")
         if body.keys() != {"hash"} or not isinstance(shown, str) or not _HASH.fullmatch(shown):
             raise BadRequest('The body must be {"hash": "HASH"}, the `hash` of the request.')
-        approved = await self._requests.approve(request_id, person, context, shown)
+        step = self._requests.approve(request_id, person, context, shown)
+        approved = await self._shielded.run(step)
         return json_reply(self._fields(approved, person))
 
     def _closing(
@@ -147,7 +151,7 @@ class RequestsHandler:
             if not body.keys() <= {"reason"} or not isinstance(reason, str):
                 raise BadRequest('The body must be {"reason": "TEXT"}, or {}.')
             check_reason(reason, may_be_empty=True)
-            closed = await step(request_id, person, context, reason)
+            closed = await self._shielded.run(step(request_id, person, context, reason))
             return json_reply(self._fields(closed, person))
 
         return close

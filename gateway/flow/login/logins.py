@@ -32,6 +32,7 @@ from gateway.flow.login.login_telemetry import LoginTelemetry
 from gateway.flow.login.openid_provider import AuthorizationRequest, ProviderTokens
 from gateway.flow.login.token_revocations import REVOKE_S
 from gateway.flow.request import RequestContext
+from gateway.flow.shielded_tasks import ShieldedTasks
 
 _RETRY_AFTER_S: Final = 2.0
 _RETRYABLE: Final = ("temporarily_unavailable", "server_error")
@@ -106,6 +107,7 @@ class BrowserLogins:
         self._new_token = new_token
         self._new_attempt_id = new_attempt_id
         self._clock = clock
+        self._shielded = ShieldedTasks()
 
     async def begin(
         self, issuer: str, *, return_path: str, previous_cookie: str | None, fresh: bool
@@ -164,8 +166,19 @@ class BrowserLogins:
     async def log_out(self, session: BrowserSession) -> str | None:
         """End a session, and revoke its refresh token if the provider answers.
 
-        Returns the address that ends the session at the provider. Raises LoginUnavailable.
+        Returns the address that ends the session at the provider. Raises LoginUnavailable. A
+        browser that leaves at once does not stop it.
         """
+        return await self._shielded.run(self._log_out(session))
+
+    async def log_out_by_provider(self, issuer: str, token: str) -> None:
+        """End the sessions that a logout token names; raise LoginFailed, LoginUnavailable.
+
+        A provider that does not wait for the answer does not stop it: the token is good once.
+        """
+        await self._shielded.run(self._log_out_by_provider(issuer, token))
+
+    async def _log_out(self, session: BrowserSession) -> str | None:
         ended = await self._sessions.end(session.id, by="person")
         issuer = self.issuers.get(session.person.issuer)
         if issuer is None:
@@ -181,8 +194,7 @@ class BrowserLogins:
             self._telemetry.provider_logout_failed(issuer.name, reason)
         return url
 
-    async def log_out_by_provider(self, issuer: str, token: str) -> None:
-        """End the sessions that a logout token names; raise LoginFailed, LoginUnavailable."""
+    async def _log_out_by_provider(self, issuer: str, token: str) -> None:
         known = self._issuer(issuer)
         try:
             facts = await self._id_tokens.check_logout(known, token)
