@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import (
     AuditLogUnavailable,
     BadRequest,
+    LoginRequired,
     NotAdmin,
     NotAuthenticated,
     PersonLocked,
@@ -181,6 +183,62 @@ async def test_right_lost_while_recording_is_rejected(scene: Scene) -> None:
         await scene.send()
     assert scene.wheel.turns == []
     assert scene.audit_log.outcomes == [("turned", "allowed"), ("admin_refused", "denied")]
+
+
+class BrowserLogin:
+    """The session of the administrator's browser."""
+
+    def __init__(self, *, ended: bool) -> None:
+        self.ended = ended
+        self.looks = 0
+
+    async def recheck(self) -> None:
+        self.looks += 1
+        if self.ended:
+            raise LoginRequired("the session has ended meanwhile")
+
+
+async def test_session_that_ended_meanwhile_changes_nothing(scene: Scene) -> None:
+    login = BrowserLogin(ended=True)
+    with pytest.raises(LoginRequired):
+        await scene.send(admin=replace(scene.administrator(), recheck=login.recheck))
+    assert scene.wheel.turns == []
+    assert scene.audit_log.outcomes == [("turned", "allowed"), ("admin_refused", "denied")]
+
+
+async def test_write_that_was_done_is_answered(scene: Scene, clock: FakeClock) -> None:
+    """The session may end with it: an operator may end the own login."""
+    login = BrowserLogin(ended=False)
+
+    async def read() -> bytes:
+        await clock.advance(1.0)
+        return b"{}"
+
+    admin = replace(scene.administrator(), recheck=login.recheck)
+    assert await scene.administration.perform(scene.action, admin, read) == Turn()
+    assert (login.looks, scene.wheel.turns) == (1, ["left"])
+
+
+@pytest.mark.parametrize("kind", [{"method": "GET"}, {"permissions": ("read",)}])
+async def test_slow_read_of_a_session_that_ended_shows_nothing(
+    scene: Scene, clock: FakeClock, kind: dict[str, Any]
+) -> None:
+    action = replace(scene.action, spec=replace(scene.action.spec, **kind))
+    login = BrowserLogin(ended=True)
+    groups = frozenset({"admins", "readers"})
+    admin = replace(scene.administrator(groups=groups), recheck=login.recheck)
+
+    async def read(takes_s: float) -> bytes:
+        await clock.advance(takes_s)
+        return b"{}"
+
+    # Pages poll: a quick one costs no other look at the session.
+    assert await scene.administration.perform(action, admin, partial(read, 0.4)) == Turn()
+    assert login.looks == 0
+    with pytest.raises(LoginRequired):
+        await scene.administration.perform(action, admin, partial(read, 0.6))
+    assert login.looks == 1
+    assert scene.audit_log.outcomes[-1] == ("admin_refused", "denied")
 
 
 async def test_unauthorized_request_is_rejected_before_its_body(scene: Scene) -> None:

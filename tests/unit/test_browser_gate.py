@@ -19,6 +19,8 @@ from gateway.domain.errors import (
 from gateway.domain.login.model import BrowserSession
 from gateway.domain.model import Principal
 from gateway.domain.queue.pacing import Pace
+from gateway.edge.admin.api import REQUEST_ID, AdminCall
+from gateway.edge.admin.ui import AdminUi
 from gateway.edge.json_endpoint import (
     Action,
     JsonReply,
@@ -32,6 +34,7 @@ from gateway.edge.people.browser_gate import BrowserGate, identify_by_session
 from gateway.edge.people.login_cookies import LoginCookies
 from gateway.edge.people.ticket_browser import TicketBrowser
 from gateway.edge.people.ui_mount import UiMount
+from gateway.flow.admin.administration import Administrator
 from gateway.flow.caller_limits import CallerLimits
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock
@@ -90,6 +93,19 @@ def sent_by_page(person: str | None, method: str = "GET", **headers: str) -> Any
         sent |= {"Origin": ORIGIN, "X-CSRF-Token": f"csrf-{person}"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     return SimpleNamespace(method=method, headers=CIMultiDict(sent), raw_path="/ui/links/1")
+
+
+class AdminRequest:
+    """A request to the admin listener, which has given it an ID."""
+
+    peer = "192.0.2.1"
+
+    def __init__(self, request: Any) -> None:
+        self.method, self.headers, self.raw_path = request.method, request.headers, request.raw_path
+
+    def __getitem__(self, key: object) -> str:
+        assert key is REQUEST_ID
+        return "r"
 
 
 async def send(
@@ -236,3 +252,25 @@ async def test_session_that_ends_meanwhile_gets_no_reply(
     else:
         with pytest.raises(LoginRequired):
             await replying
+
+
+async def test_administrator_of_a_browser_is_checked_again(gate: BrowserGate) -> None:
+    """By the operators' pages, before a write and after a slow read."""
+    found: list[Administrator] = []
+
+    async def respond(_: AdminCall, authenticate: Any, __: Any) -> None:
+        found.append(await authenticate())
+
+    action = SimpleNamespace(spec=SimpleNamespace(method="GET", path="/locks"))
+    api: Any = SimpleNamespace(administration=SimpleNamespace(actions=[action]), respond=respond)
+    gate.sessions.check = lambda _: None  # type: ignore[method-assign]
+    routes = {path: handler for _, path, handler in AdminUi(api, gate, (), gate.clock).routes()}
+    request = AdminRequest(sent_by_page("ada"))
+    await routes["/ui/admin/locks"](cast("Any", request))
+    (administrator,) = found
+    assert administrator.principal.subject == "ada"
+    assert administrator.recheck is not None
+    await administrator.recheck()
+    cast("Sessions", gate.sessions).has_ended = True
+    with pytest.raises(LoginRequired):
+        await administrator.recheck()

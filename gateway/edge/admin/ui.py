@@ -27,7 +27,7 @@ from gateway.edge.admin.api import (
     read_parameters,
 )
 from gateway.edge.error_response import render_error
-from gateway.edge.json_endpoint import add_headers
+from gateway.edge.json_endpoint import add_headers, recheck_session
 from gateway.edge.listener.request import ListenerRequest
 from gateway.edge.mount import Mount
 from gateway.edge.people.browser_gate import BrowserGate
@@ -108,13 +108,15 @@ class AdminUi:
         return await self._api.respond(call, partial(self._administrator, request), read)
 
     async def _administrator(self, request: ListenerRequest) -> Administrator:
-        session = await self._gate.session(request, self._context(request))
+        context = self._context(request)
+        session = await self._gate.session(request, context)
         return Administrator(
             session.person,
             by_certificate=False,
             check=partial(self._gate.sessions.check, session),
             request_id=request[REQUEST_ID],
             client_address=request.peer,
+            recheck=partial(recheck_session, context),
         )
 
     def _context(self, request: ListenerRequest) -> RequestContext:

@@ -70,6 +70,11 @@ class ActionSpec:
     rejected_if: tuple[str, ...] = ()
     """Causes of CGW.4000 besides the bounds of the fields."""
 
+    @property
+    def is_read(self) -> bool:
+        """It changes nothing; its response is its effect."""
+        return self.method == "GET" or self.permissions == ("read",)
+
 
 _ISSUER_UNKNOWN: Final = "`issuer` is not configured"
 _NO_LOGINS: Final = "the listener has no login"

@@ -1,7 +1,8 @@
 """Authorizes administrators and records each action before it is performed.
 
-The steps: authorize, decode, plan, record, authorize again, perform. The actions themselves are in
-flow/admin/actions.py.
+The steps: authorize, decode, plan, record, authorize again, perform. A response that shows
+something and took long is sent only while the browser's session goes on. The actions themselves are
+in flow/admin/actions.py.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +30,8 @@ from gateway.flow.audit_log import AuditLog
 from gateway.flow.clock import Clock
 
 _DETAIL_CHARS_MAX: Final = 500
+_RECHECK_AFTER_S: Final = 0.5
+"""A read that took less is sent without another look at the session: pages poll."""
 _UNAUTHENTICATED_RECORDS: Final = Pace(requests=10, per_s=60.0, burst=10)
 """Unauthenticated requests must not fill the audit log. The log and the metric have them all."""
 
@@ -44,6 +47,8 @@ class Administrator:
     """Raises NotAuthenticated if the token or certificate is no longer valid."""
     request_id: str
     client_address: str
+    recheck: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    """Raises LoginRequired or LoginUnavailable if the browser's session may have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,10 @@ class Administration:
     ) -> msgspec.Struct:
         """Return the response; `read` returns the body and is called once `admin` is authorized.
 
-        Raises NotAuthenticated, PersonLocked, NotAdmin, BadRequest, AuditLogUnavailable.
+        Raises NotAuthenticated, PersonLocked, NotAdmin, BadRequest, AuditLogUnavailable,
+        LoginRequired, LoginUnavailable.
         """
+        began = self._clock.monotonic()
         request: msgspec.Struct | None = None
         try:
             permissions = action.spec.permissions
@@ -107,11 +114,18 @@ class Administration:
                 permissions = (plan.permission,)
                 self._authorize(admin, permissions)
             await self._audit_log.record(self._allowed(action, admin, request, plan))
+            if not action.spec.is_read:
+                await _recheck(admin)
             self._authorize(admin, permissions)
-            return await plan.perform()
+            response = await plan.perform()
+            # A write was done: its response says so, and gives nothing.
+            if action.spec.is_read and self._clock.monotonic() - began >= _RECHECK_AFTER_S:
+                await _recheck(admin)
+                self._authorize(admin, permissions)
         except GatewayError as error:
             await self._record_refusal(action, admin, str(error), request)
             raise
+        return response
 
     async def record_failure(self, action: AdminAction, admin: Administrator) -> None:
         """Record that an internal error kept the action from being performed completely."""
@@ -202,6 +216,11 @@ class Administration:
             rule="admin.api",
             client_address=admin.client_address,
         )
+
+
+async def _recheck(admin: Administrator) -> None:
+    if admin.recheck is not None:
+        await admin.recheck()
 
 
 def _decode(body: bytes, request_type: type[msgspec.Struct]) -> msgspec.Struct:
