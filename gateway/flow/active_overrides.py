@@ -274,7 +274,7 @@ class ActiveOverrides:
             raise
         if stored is not None:
             self._merge(stored)
-        if not self._complete and self._is_store_trusted():
+        if not self._complete and self._is_store_trusted(read_at=now):
             self._complete = True
             self._changed.set()
         await self._publish_missing()
@@ -297,20 +297,19 @@ class ActiveOverrides:
         self._unreadable = stored.unreadable
         self._add(stored.overrides)
 
-    def _is_store_trusted(self) -> bool:
-        """Return whether the store that was just read has all overrides.
+    def _is_store_trusted(self, *, read_at: float) -> bool:
+        """Return whether the store, of which a read began at `read_at`, has all overrides.
 
         Other replicas restore a store that lost them. After the time that this takes, no other
-        replica knows any.
+        replica knows any. A process that was stopped during the read trusts the next one.
         """
         if self._unreadable:
             return False
-        if self._store_complete:
+        if self._store_complete or not self._restored_within_s:
             return True
-        now = self._clock.monotonic()
         if self._incomplete_since is None:
-            self._incomplete_since = now
-        return now - self._incomplete_since >= self._restored_within_s
+            self._incomplete_since = self._clock.monotonic()
+        return read_at - self._incomplete_since >= self._restored_within_s
 
     async def _publish_missing(self) -> None:
         now = self._clock.now()

@@ -116,7 +116,11 @@ def test_lost_overrides_are_restored_before_a_start(
     client.delete(OVERRIDES)
     new.start(wait=False)
     eventually(lambda: new.ready() == 503)
+    (new_worker,) = new.workers()
+    os.kill(new_worker, signal.SIGSTOP)  # it gives the other replica a limited time
     os.kill(worker, signal.SIGCONT)
+    eventually(lambda: client.hexists(OVERRIDES, "complete"))
+    os.kill(new_worker, signal.SIGCONT)
     eventually(lambda: new.ready() == 200, new.log_text)
     assert new.console(mallory).status == 401
 
