@@ -143,14 +143,16 @@ class LinkPipeline:
         """Check again what may have changed while the record was written, then issue the link."""
         permit, link, source = pending.permit, pending.link, pending.source
         obtained_at = pending.obtained_at
+        # Read before the check: the reported lifetime is then at least the minimum.
+        recorded = self._clock.monotonic()
         if not self._links.is_usable(permit, link):  # it aged while its record was written
             again = await self._obtain_and_record(permit, request, replaces=link)
             link, source, obtained_at = again
+            recorded = self._clock.monotonic()
             if not self._links.is_usable(permit, link):
                 raise DeadlineExceeded("the link became too old while its record was written")
         if not self._decide.still_holds(permit.principal, pending.version):
             self._decide.recheck(permit.principal, permit.call)
-        recorded = self._clock.monotonic()
         times = StageTimes(
             request.identify_s,
             pending.decided_at - request.identified_at,
