@@ -188,7 +188,7 @@ async def test_lost_lines_are_detected_at_next_record(
 async def test_records_fail_while_redis_is_unavailable(
     own_valkey: RealValkey,
 ) -> None:
-    valkey = a_valkey(own_valkey, timeout_s=1.0)
+    valkey = a_valkey(own_valkey, timeout_s=2.5)
     assert await valkey.probe()
     stream = AuditStream(valkey, keep_s=0, bytes_max=BYTES_MAX)
     audit_log = an_audit_log(StreamStore(stream, clock=SystemClock(), signer=KEY.signer))

@@ -205,7 +205,7 @@ async def test_catalogue_is_sealed_bounded_and_expires(
 async def test_without_redis_the_own_recordings_are_listed(
     own_valkey: RealValkey, tmp_path: Path
 ) -> None:
-    valkey = a_valkey(own_valkey, timeout_s=0.2)
+    valkey = a_valkey(own_valkey)
     assert await valkey.probe()
     host = a_host(valkey, tmp_path, "left")
     host.record(1)

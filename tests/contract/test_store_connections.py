@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -162,10 +162,16 @@ async def test_connection_may_open_slower_than_a_call(mode: str) -> None:
         )
         proxy = TcpProxy(server.port)
         proxy.connect_delay_s = 1.5
-        async with proxy.serve(port), Connected.to(redis, timeout_s=1.0) as process:
-            for _ in range(3):
-                await asyncio.gather(*(process.call() for _ in range(12)))
-            assert process.telemetry.store == process.telemetry.subscribed == [True]
+        async with proxy.serve(port):
+            for _ in range(5):
+                async with Connected.to(redis, timeout_s=1.0) as process:
+                    with suppress(StoreUnavailable):
+                        for _ in range(3):
+                            await asyncio.gather(*(process.call() for _ in range(12)))
+                        if process.telemetry.store == process.telemetry.subscribed == [True]:
+                            return
+                # Else this process or the server was stopped: the machine is busy.
+        pytest.fail("a call has timed out each time")
     finally:
         server.close()
 

@@ -24,7 +24,7 @@ Kind = RedisServer | RedisSentinel | RedisCluster
 
 
 def a_store(redis: Kind) -> StoreSettings:
-    return StoreSettings(redis=redis, seal_keys=(SEAL_KEY,), timeout_s=1.0)
+    return StoreSettings(redis=redis, seal_keys=(SEAL_KEY,), timeout_s=10.0, connect_timeout_s=3.0)
 
 
 def a_valkey(redis: Kind, *, process_id: str | None = None) -> Valkey:

@@ -35,6 +35,7 @@ def work(plan):
     time.sleep(60)
 
 supervisor._HUNG_AFTER_S = 2.5
+supervisor._STACK_DUMP_TIMEOUT_S = 3.0  # a busy machine may not run the worker for a while
 supervisor._CHECK_INTERVAL_S = 0.3
 here = SimpleNamespace(host="127.0.0.1", port=0, unix_socket=None, unix_mode=0o660)
 request = SimpleNamespace(drain_delay_s=0.0, drain_s=0.0)
