@@ -127,7 +127,7 @@ def test_revoked_person_is_rejected_on_all_replicas(
     eventually(lambda: other.console(mallory).status == 401)
     for gateway in (stack.gateway, other):
         assert gateway.console(olga).status == 200
-        assert gateway.metric('gateway_revocations{kind="subject"}') == 1
+        eventually(lambda g=gateway: g.metric('gateway_revocations{kind="subject"}') == 1)
     record = stack.gateway.audit("revoked")[-1]
     assert (record["subject"], record["operation"]) == ("ada", "Revoke")
     assert record["target"] == "corp:mallory"
@@ -234,8 +234,9 @@ def test_revoked_token_uses_none_of_the_owners_limit(stack: Stack, ada: Operator
 
 @pytest.mark.parametrize("by", ["override", "policy", "lock", "server_lock"])
 def test_queued_write_is_not_sent_after_revocation(by: str) -> None:
-    console = {"requests": 1, "per_s": 4, "burst": 1}
-    account = {"budget": {"console": console, "wait_max_s": 15}}
+    # The write must wait until the command has run, also on a busy machine.
+    console = {"requests": 1, "per_s": 7, "burst": 1}
+    account = {"budget": {"console": console, "wait_max_s": 20}}
     patient = with_api()
     stack = Stack(CloudProcess("--rate", "1000", "--burst", "1000"), account=account, **patient)
     try:
@@ -270,6 +271,7 @@ def test_queued_write_is_not_sent_after_revocation(by: str) -> None:
             "server_lock": (403, "CGW.4030"),
         }[by]
         assert "PUT" not in {call["method"] for call in cloud.calls(cloud.upstream)}
+        eventually(lambda: gateway.audit("write_outcome"))  # the response waits for it briefly
         (outcome,) = gateway.audit("write_outcome")
         assert (outcome["subject"], outcome["outcome"]) == ("mallory", "not_sent")
     finally:
@@ -332,9 +334,13 @@ def test_sessions_queue_and_policy_are_shown(stack: Stack, ada: Operator) -> Non
     assert token not in json.dumps(sessions)
     assert "https://" not in json.dumps(sessions)
     ada.add_override(stack.gateway, "rate-ceiling", "prod", "50", "--for", "60")
-    (queue, *_) = ada.run_json(stack.gateway, "queue")["processes"]
-    budgets = {(one["account"], one["budget"]): one for one in queue["budgets"]}
-    assert budgets["prod", "console"]["ceiling_per_s"] == 50
+
+    def ceiling() -> Any:
+        (queue, *_) = ada.run_json(stack.gateway, "queue")["processes"]
+        budgets = {(one["account"], one["budget"]): one for one in queue["budgets"]}
+        return budgets["prod", "console"]["ceiling_per_s"]
+
+    eventually(lambda: ceiling() == 50, ceiling)  # the first process may be another replica's
     assert (
         stack.gateway.metric('gateway_budget_rate_ceiling{account="prod",budget="console"}') == 50
     )
@@ -882,8 +888,12 @@ def test_keep_alive_connection_ends_with_its_authority(
     by_certificate.trust(others)
     eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded)
     assert by_certificate.status(connection) == 401
-    line = by_certificate.gateway.log_lines("admin_request")[-1]
-    assert (line["status"], line["error"]) == (401, "certificate")
+
+    def last_request() -> tuple[int, str]:
+        line = by_certificate.gateway.log_lines("admin_request")[-1]
+        return line["status"], line.get("error", "")
+
+    eventually(lambda: last_request() == (401, "certificate"), last_request)
     by_certificate.trust(by_certificate.authority)
     eventually(lambda: len(by_certificate.gateway.log_lines("certificate_loaded")) > loaded + 1)
     assert by_certificate.status(connection) == 200  # by a new connection
@@ -933,11 +943,13 @@ def test_rejected_policy_reload_exits_with_an_error(stack: Stack, ada: Operator)
     good = other.policy_file.read_text()
     other.write_policy({**json.loads(good), "grants": "everything"})
     ran = ada.run(stack.gateway, "policy", "--reload")
+    while ran.returncode == 5:  # on a busy machine, a process has not answered in time
+        ran = ada.run(stack.gateway, "policy", "--reload")
     assert ran.returncode == 1
     assert re.search(r"rejected: \S+policy.yaml:\d+: grants", ran.stdout)
     assert ran.stdout.count("in force") >= 1
     other.write_policy(json.loads(good))
-    assert ada.run(stack.gateway, "policy", "--reload").returncode == 0
+    eventually(lambda: ada.run(stack.gateway, "policy", "--reload").returncode == 0)
 
 
 def test_rejected_policy_is_recorded(stack: Stack) -> None:

@@ -165,12 +165,15 @@ def test_list_contains_only_visible_servers(api: Api) -> None:
 
 
 def test_filtered_lists_share_one_upstream_read(api: Api) -> None:
-    api("olga", "GET", "/physicalservers", Cache_Control="no-cache")
-    api.forget()
-    for _ in range(3):
-        api("olga", "GET", "/physicalservers?limit=11")
-        api("victor", "GET", "/physicalservers")
-    assert len(api.reached()) == 0
+    def share_one() -> bool:
+        api("olga", "GET", "/physicalservers", Cache_Control="no-cache")
+        api.forget()
+        for _ in range(3):
+            api("olga", "GET", "/physicalservers?limit=11")
+            api("victor", "GET", "/physicalservers")
+        return api.reached() == []
+
+    eventually(share_one)  # on a busy machine, the list may be too old for the last of them
     api("alice", "GET", "/physicalservers?limit=11")
     assert [call["path"].partition("?")[2] for call in api.reached()] == ["limit=11"]
 
@@ -492,7 +495,8 @@ def test_own_permissions_need_no_upstream_call(api: Api) -> None:
 def test_throttled_signed_write_may_be_retried_once(api: Api) -> None:
     keys = _keys(api)
     slow = api.stack.replica(
-        change={"caller_limits": {"requests": 2, "per_s": 1, "burst": 1}},
+        # Between two requests of a busy machine, none may become free again.
+        change={"caller_limits": {"requests": 1, "per_s": 3, "burst": 1}},
     )
     slow.write_policy(json.loads(api.stack.gateway.policy_file.read_text()))
     target = f"/v1/{api.cloud.project}/physicalservers/power-state"
@@ -521,10 +525,16 @@ def test_throttled_signed_write_may_be_retried_once(api: Api) -> None:
         return fetch(slow.url, "PUT", target, headers, body).status == 429
 
     eventually(is_throttled)
-    eventually(lambda: fetch(slow.url, "PUT", target, headers, body).status == 200)
-    time.sleep(1.0)
-    replayed = fetch(slow.url, "PUT", target, headers, body)
-    assert (replayed.status, replayed.error_code) == (401, "CGW.4010")
+    answers: list[Response] = []
+
+    def is_admitted() -> bool:
+        answers.append(fetch(slow.url, "PUT", target, headers, body))
+        return answers[-1].status != 429
+
+    eventually(is_admitted)
+    assert answers[-1].status == 200
+    eventually(is_admitted)
+    assert (answers[-1].status, answers[-1].error_code) == (401, "CGW.4010")
 
 
 def test_signed_console_request_may_be_repeated(api: Api) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.commands.parser import main
+from gateway.flow.writes import _RECORD_TIMEOUT_S
 from tests.support.stack import (
     TIMEOUT_S,
     CloudProcess,
@@ -85,6 +87,15 @@ class Writer:
         permits = gateway.audit("write_permitted")
         return [ends.get((one["request_id"], one["at"]), ("", 0)) for one in permits]
 
+    def wait_for_outcomes(
+        self, *last: tuple[str, int], gateway: RunningGateway | None = None
+    ) -> None:
+        """Wait until these are the last outcomes: a response waits for its own only briefly."""
+        eventually(
+            lambda: self.outcomes(gateway)[-len(last) :] == [*last],
+            lambda: str(self.outcomes(gateway)),
+        )
+
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
@@ -96,8 +107,12 @@ def writer() -> Iterator[Writer]:
 def test_write_outcome_is_recorded_before_the_response(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    began = time.monotonic()
     answer = writer.switch_off()
+    waited_s = time.monotonic() - began
     assert answer.status == 200
+    assert writer.gateway.audit("write_outcome") or waited_s >= _RECORD_TIMEOUT_S
+    writer.wait_for_outcomes(("success", 200))
     assert writer.power(0) == "off"
     (permit,), (outcome,) = map(writer.gateway.audit, ("write_permitted", "write_outcome"))
     assert (outcome["outcome"], outcome["status"]) == ("success", 200)
@@ -116,7 +131,8 @@ def test_write_outcome_is_recorded_before_the_response(
     assert "  write_outcome  success  corp/theo  ChangeServerPowerState  " in second
     assert "  status 200" in second
     assert main(["audit", "verify", audit_log]) == 0
-    assert writer.gateway.metric('gateway_audit_records_total{event="write_outcome"}') == 1
+    recorded = 'gateway_audit_records_total{event="write_outcome"}'
+    eventually(lambda: writer.gateway.metric(recorded) == 1)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +157,8 @@ def test_write_outcome_follows_the_cloud_response(
 ) -> None:
     writer.cloud.fail(writer.cloud.upstream, kind, path=POWER, **details)
     assert writer.switch_off().status == response_status
-    assert writer.outcomes() == [outcome]
+    writer.wait_for_outcomes(outcome)
+    assert len(writer.outcomes()) == 1
 
 
 def test_outcome_of_a_write_without_response_is_unknown() -> None:
@@ -149,7 +166,8 @@ def test_outcome_of_a_write_without_response_is_unknown() -> None:
     try:
         writer.cloud.fail(writer.cloud.upstream, "hang", path=POWER)
         assert writer.switch_off().status == 504
-        assert writer.outcomes() == [("unknown", 0)]
+        writer.wait_for_outcomes(("unknown", 0))
+        assert len(writer.outcomes()) == 1
     finally:
         writer.stack.close()
 
@@ -164,7 +182,8 @@ def test_write_to_unreachable_cloud_is_not_sent(writer: Writer) -> None:
     gateway.start()
     headers = {"Authorization": f"Bearer {writer.token}"}
     assert fetch(gateway.url, "PUT", writer.path, headers, writer.body(0)).status == 503
-    assert writer.outcomes(gateway) == [("not_sent", 0)]
+    writer.wait_for_outcomes(("not_sent", 0), gateway=gateway)
+    assert len(writer.outcomes(gateway)) == 1
 
 
 def test_write_with_queue_timeout_is_not_sent() -> None:
@@ -173,12 +192,12 @@ def test_write_with_queue_timeout_is_not_sent() -> None:
     try:
         # On a busy machine, the time to the first write may be enough for it.
         eventually(lambda: writer.switch_off(Prefer="wait=1").status == 429)
-        assert writer.outcomes()[-1] == ("not_sent", 0)
+        writer.wait_for_outcomes(("not_sent", 0))
         record = writer.gateway.audit("write_outcome")[-1]
         assert record["detail"].startswith("BudgetExhausted")
         again = writer.switch_off()  # a retry by the caller is a new attempt
         assert again.status == 200
-        assert writer.outcomes()[-2:] == [("not_sent", 0), ("success", 200)]
+        writer.wait_for_outcomes(("not_sent", 0), ("success", 200))
     finally:
         writer.stack.close()
 
@@ -265,12 +284,13 @@ def test_full_disk_loses_outcome_but_not_response(
     assert connection.getresponse().status == 200
     connection.close()
     assert writer.power(0) == "off"
-    assert gateway.metric("gateway_audit_records_missing_total") == 1
+    eventually(lambda: gateway.metric("gateway_audit_records_missing_total") == 1)
     assert gateway.metric("gateway_audit_durable") == 0
     assert writer.switch_off(1).status == 503, "a write that cannot be recorded is not sent"
     resource.prlimit(worker, resource.RLIMIT_FSIZE, before)
     assert writer.switch_off(1).status == 200
-    assert writer.outcomes() == [("", 0), ("success", 200)]
+    writer.wait_for_outcomes(("", 0), ("success", 200))
+    assert len(writer.outcomes()) == 2
     eventually(lambda: gateway.audit("audit_records_missing"))
     (response_status,) = gateway.audit("audit_records_missing")
     assert response_status["detail"].startswith("missing records: 1, from ")

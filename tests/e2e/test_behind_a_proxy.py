@@ -149,7 +149,8 @@ def test_health_check_of_the_proxy_is_served(stack: Stack, proxied: RunningGatew
         )
         (line, *_) = [one for one in proxied.log_lines("request") if one.get("operation") == "docs"]
         assert line["client"] == "127.0.0.1"
-        assert request(stack, proxy.port)[0] == 200
+        # A gateway that a busy machine stops for half a second fails the check for a moment.
+        eventually(lambda: request(stack, proxy.port)[0] == 200, proxy.log_text)
 
 
 @with_haproxy

@@ -124,14 +124,14 @@ def test_console_prints_the_link_where_there_is_no_browser(olga: Person) -> None
 
 def test_console_shows_progress_on_a_terminal(stack: Stack) -> None:
     person = Person(stack)
-    stack.cloud.settings(latency_s=[2.4, 2.5])
+    stack.cloud.settings(latency_s=[4.4, 4.5])
     try:
         code, shown = person.run_on_terminal("console", "--print", "--fresh", target(person, 2))
     finally:
         stack.cloud.settings(latency_s=[0.0, 0.01])
     assert code == 0, shown
     assert "waiting for the gateway" in shown
-    assert "budget … 2 s" in shown
+    assert re.search("budget … [234] s", shown)  # a busy machine may skip a second
     assert shown.rpartition("\x1b[K")[2].strip().startswith("https://"), (
         "the progress line must be erased"
     )

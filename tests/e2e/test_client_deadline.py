@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.round_trips import RoundTrips
-from tests.support.stack import Response, RunningGateway, Stack, console_path, fetch
+from tests.support.stack import Response, RunningGateway, Stack, console_path, eventually, fetch
 
 POLICY = '"caller";q=6;w=3600'
 INTERVAL_S, BURST = 600, 6
@@ -108,22 +108,29 @@ def test_prefer_wait_limits_a_hanging_upstream_call(stack: Stack) -> None:
         token = cloud.token("hasty")
         with RoundTrips(stack.gateway) as trips:
             began = time.monotonic()
-            response = stack.gateway.console(token, server, Prefer="wait=1")
+            response = stack.gateway.console(token, server, Prefer="wait=3")
             seconds = time.monotonic() - began
     finally:
         cloud.heal()
     assert response.status == 504
-    assert 0.8 < seconds < trips.limit_s(2.5)
-    assert response.headers["preference-applied"] == "wait=1"
+    assert 2.8 < seconds < trips.limit_s(4.5)
+    assert response.headers["preference-applied"] == "wait=3"
 
 
 def test_prefer_wait_zero_returns_only_cached_links(stack: Stack) -> None:
     cloud, server = stack.cloud, stack.cloud.servers[6]
-    token = cloud.token("patient")
+    token, answers = cloud.token("patient"), list[Response]()
     assert stack.gateway.console(token, server).status == 200
     cloud.fail(cloud.upstream, "hang", path=server)
     try:
-        cached = stack.gateway.console(token, server, Prefer="wait=0")
+        # A record that a busy disk delays ends such a request with 504.
+        eventually(
+            lambda: (
+                answers.append(stack.gateway.console(token, server, Prefer="wait=0"))
+                or answers[-1].status == 200
+            )
+        )
+        cached = answers[-1]
         with RoundTrips(stack.gateway) as trips:
             began = time.monotonic()
             missing = stack.gateway.console(
@@ -132,7 +139,7 @@ def test_prefer_wait_zero_returns_only_cached_links(stack: Stack) -> None:
             seconds = time.monotonic() - began
     finally:
         cloud.heal()
-    assert (cached.status, cached.headers["preference-applied"]) == (200, "wait=0")
+    assert cached.headers["preference-applied"] == "wait=0"
     assert missing.status in (429, 504)
     assert missing.headers["preference-applied"] == "wait=0"
     assert seconds < trips.limit_s(1.0)

@@ -106,7 +106,7 @@ def test_valkey_gateway_user_is_limited_to_its_keys(
     compose: RunningCompose,
 ) -> None:
     for name in REPLICAS:
-        assert total(compose.admins[name], "gateway_store_available") == 1
+        eventually(lambda at=compose.admins[name]: total(at, "gateway_store_available") == 1)
     with valkey_as(compose, "gateway", "redis-password") as client:
         assert client.set("gateway:mine", "1", ex=1)
         for forbidden in (

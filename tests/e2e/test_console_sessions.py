@@ -292,7 +292,14 @@ async def test_session_ends_within_a_second_on_another_replica(
             second.write_policy(policy)
     eventually(lambda: ended([first, second], page.session_id))
     (record,) = ended([first, second], page.session_id)
-    since = min(one["at"] for one in changed.audit(event) if one["at"] >= began)
+    changes: list[float] = []  # a policy is in force before its record is written
+    eventually(
+        lambda: (
+            changes.extend(one["at"] for one in changed.audit(event) if one["at"] >= began)
+            or changes
+        )
+    )
+    since = min(changes)
     assert record["at"] - since <= trips.limit_s(ENDED_WITHIN_S)
 
 
@@ -607,9 +614,7 @@ async def test_power_through_the_console_is_recorded_while_the_right_lasts(
     )
     live.cloud.console_settings(xvp=True)
     try:
-        await asyncio.to_thread(
-            eventually, lambda: len(gateway.audit("policy_loaded")) == loaded + 1
-        )
+        await asyncio.to_thread(eventually, lambda: len(gateway.audit("policy_loaded")) > loaded)
         page = await open_console(live, client, server, "switcher")
         assert page.messages[0]["power"]
         await page.initialise()

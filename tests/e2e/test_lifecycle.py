@@ -65,7 +65,7 @@ def test_dead_worker_is_replaced(own_stack: Stack) -> None:
     os.kill(first[0], signal.SIGKILL)
     eventually(lambda: len(set(workers_of(gateway.pid)) - set(first)) == 1)
     assert gateway.console(own_stack.cloud.token()).status == 200
-    assert gateway.log_lines("worker_died")
+    eventually(lambda: gateway.log_lines("worker_died"))
 
 
 def test_reload_replaces_a_dead_worker_once(own_stack: Stack) -> None:
@@ -86,7 +86,8 @@ def test_reload_replaces_a_dead_worker_once(own_stack: Stack) -> None:
         eventually(
             lambda n=rejections: len(gateway.log_lines("config_rejected")) >= n, gateway.log_text
         )
-    assert len(set(workers_of(gateway.pid)) - set(before)) == 2, gateway.log_text()
+    # Without the second, a replacement that the reload has itself replaced may still drain.
+    eventually(lambda: len(set(workers_of(gateway.pid)) - set(before)) == 2, gateway.log_text)
 
 
 def test_workers_exit_when_the_supervisor_is_killed(own_stack: Stack) -> None:
@@ -334,6 +335,6 @@ def _sentinel(port: int) -> RealValkey:
 def _runs(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"
+    return state not in "ZX"

@@ -81,7 +81,7 @@ def record(stack: Stack, details: RecordingDetails, key: Secret | None = None) -
 async def publish(stack: Stack, info: RecordingInfo) -> list[str]:
     """Publish a recording as host-b; return the hosts that have published the first one."""
     settings = StoreSettings(
-        redis=RedisServer(url=stack.valkey.url), seal_keys=(Secret(stack.seal_key),), timeout_s=2
+        redis=RedisServer(url=stack.valkey.url), seal_keys=(Secret(stack.seal_key),), timeout_s=10
     )
     valkey = Valkey(
         settings,

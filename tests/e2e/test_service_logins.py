@@ -65,8 +65,7 @@ def test_mistyped_project_closes_no_other(site: Stack) -> None:
     assert (line["project"], line["error_code"]) == (TYPO, "IAM.0004")
     assert console(gateway, cloud.project).status == 200
     gateway.config["accounts"][0]["projects"] = [cloud.project, OTHER]
-    gateway.write_config()
-    eventually(lambda: gateway.log_lines("config_reloaded"))
+    gateway.reload()
     assert console(gateway, OTHER).status == 200
 
 
@@ -101,8 +100,9 @@ def test_project_of_another_account_needs_the_agency(site: Stack) -> None:
     gateway.write_config()
     gateway.start()
     assert console(gateway, OTHER).status == 503
+    before = gateway.workers()
     by_agency(gateway)
-    eventually(lambda: gateway.log_lines("config_reloaded"))
+    gateway.wait_for_new_workers(before)
     assert console(gateway, OTHER).status == 200, "what has changed is tried at once"
 
 
@@ -133,8 +133,7 @@ def test_corrected_iam_endpoint_is_tried_at_once(site: Stack) -> None:
     gateway.start()
     assert console(gateway, site.cloud.project).status == 503
     gateway.config["accounts"][0]["login"]["iam_endpoint"] = site.cloud.iam
-    gateway.write_config()
-    eventually(lambda: gateway.log_lines("config_reloaded"))
+    gateway.reload()
     assert console(gateway, site.cloud.project).status == 200
 
 
@@ -263,8 +262,9 @@ def test_temporary_key_pair_signs_with_its_security_token(site: Stack) -> None:
     cloud.add_temporary_key("HSTA1", "temporary", "canary-security-token")
     gateway.start()
     assert console(gateway, cloud.project).status == 503
+    before = gateway.workers()
     (gateway.directory / "security-token").write_text("canary-security-token")
-    eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
+    gateway.wait_for_new_workers(before)
     assert console(gateway, cloud.project).status == 200
     sent = cloud.calls(cloud.upstream)[-1]["headers"]
     assert "x-security-token" in sent["authorization"].partition("Signature")[0]

@@ -19,7 +19,7 @@ from tests.support.stack import (
 )
 from tests.support.valkey import RealValkey, valkey_cluster
 
-BOUNDS = {"timeout_s": STORE_TIMEOUT_S}
+BOUNDS = {"timeout_s": STORE_TIMEOUT_S, "connect_timeout_s": STORE_TIMEOUT_S}
 """A busy machine may pause a node."""
 
 
@@ -64,7 +64,7 @@ def share_a_link(gateways: Sequence[RunningGateway], token: str, server: str) ->
     """Assert that a replica finds in the store what another replica fetched."""
     for gateway in gateways:
         eventually(lambda one=gateway: one.ready() == 200)
-        assert gateway.metric("gateway_store_available") == 1
+        eventually(lambda one=gateway: one.metric("gateway_store_available") == 1)
     first, second = (gateway.console(token, server) for gateway in gateways)
     assert (first.status, second.status) == (200, 200), (first.body, second.body)
     assert first.json["url"] == second.json["url"]

@@ -367,6 +367,20 @@ class RunningGateway:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
+    def reload(self) -> None:
+        """Write the config, and wait until only workers with it are left.
+
+        The log event `config_reloaded` does not say so: a busy machine may let an old worker
+        accept a connection before it notices that it has to drain.
+        """
+        before = self.workers()
+        self.write_config()
+        self.wait_for_new_workers(before)
+
+    def wait_for_new_workers(self, before: list[int]) -> None:
+        """Wait until the config has been reloaded and none of the workers before it runs."""
+        eventually(lambda: set(before).isdisjoint(self.workers()), self.log_text)
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
