@@ -31,6 +31,12 @@ def policy_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def policy_file_digest(file: Path) -> str:
+    """Return the digest of a file's text without holding the text; raise OSError."""
+    with file.open("rb", buffering=0) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def policy_version(digest: str) -> str:
     """Return the version of the policy with this digest of its text."""
     return digest[:12]

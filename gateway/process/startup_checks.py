@@ -50,10 +50,11 @@ def check_policy(config_file: Path, config: Settings, policies: Handover) -> Non
     """Raise InvalidConfig if the policy is unreadable or invalid; hand a large one over."""
     file = config.policy_file
     with suppress(OSError):  # unreadable: the next lines say so; or no process starts
+        at = SystemClock().monotonic()
         content = file.read_bytes()
         if len(content) > PARSED_HERE_BYTES_MAX:
             compiler = PolicyCompiler(file, config.policy_names, policies)
-            compiler.compile_now(content, at=SystemClock().monotonic())
+            compiler.compile_now(content, at=at)
             return
     load_policy(config_file, config)
 

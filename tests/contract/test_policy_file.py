@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.config.errors import InvalidConfig
@@ -20,12 +22,14 @@ from gateway.config.policy_loader import policy_digest, policy_version
 from gateway.config.policy_names import KnownNames
 from gateway.config.policy_parser import compile_policy, read_policy
 from gateway.drivers.files import policy_file
+from gateway.drivers.files.policy_compiler import HEAD_LENGTH_BYTES, CompilerTask, policy_name
 from gateway.drivers.files.policy_file import PolicyFile
 from gateway.drivers.host.clock import SystemClock
-from gateway.drivers.host.handover import Handover
+from gateway.drivers.host.handover import Handover, HandoverEntry, allocate_memory, write_all
 from gateway.flow.clock import Clock
 from tests.support.clock import FakeClock
 from tests.support.full_disk import FullDisk
+from tests.support.stack import eventually
 from tests.support.telemetry import RecordingTelemetry
 
 NONE = "grants: []\n"
@@ -493,7 +497,7 @@ async def test_cancelled_reload_ends_the_process(
         reload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reload
-        assert await asyncio.to_thread(started[0].wait) == -signal.SIGKILL
+        assert await asyncio.to_thread(started[0].wait) == -signal.SIGTERM
     assert await policies.reload()
     assert policies.current().size == 500
 
@@ -523,3 +527,40 @@ async def test_worker_starts_with_the_policy_that_others_compiled(
             telemetry=RecordingTelemetry(),
             handover=handover,
         )
+
+
+async def test_late_worker_inherits_a_large_policy(tmp_path: Path) -> None:
+    """The compiler hands over its text; a policy that is found compiled, its worker."""
+    file, handover = tmp_path / "policy.yaml", Handover()
+    file.write_text(NONE)
+    before, _ = opened(file, SystemClock(), handover)
+    for text in (many(500), ONE, many(500)):
+        file.write_text(text)
+        assert await before.reload()
+        file.write_text(BAD)
+        late, _ = opened(file, SystemClock(), handover)
+        assert late.current().version == policy_version(policy_digest(text.encode()))
+        assert late.current().version == before.current().version
+
+
+def test_ended_compiler_leaves_no_empty_handover(tmp_path: Path) -> None:
+    """A reload is cancelled while the compiler stores what late workers start with."""
+    file, handover, content = tmp_path / "policy.yaml", Handover(), ONE.encode()
+    task = msgspec.msgpack.encode(
+        CompilerTask(b"key", str(file), KnownNames(("corp",), ()), 1.0, handover.memory)
+    )
+    received, output = allocate_memory(), allocate_memory()
+    write_all(received, len(task).to_bytes(HEAD_LENGTH_BYTES, "big") + task + content, 0)
+    with handover._locked():
+        compiler = subprocess.Popen(
+            [sys.executable, "-m", "gateway.drivers.files.policy_compiler"],
+            stdin=received,
+            stdout=output,
+            pass_fds=[handover.memory],
+        )
+        eventually(lambda: os.fstat(output).st_size > 0)
+        compiler.terminate()
+    assert compiler.wait(60) == 0
+    assert handover.get(policy_name(file)) == HandoverEntry(1.0, content)
+    os.close(received)
+    os.close(output)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from gateway.config.errors import InvalidConfig
 from gateway.config.located_yaml import parse, read
-from gateway.config.policy_loader import policy_digest, policy_version
+from gateway.config.policy_loader import policy_digest, policy_file_digest, policy_version
 from gateway.config.policy_names import KnownNames
 from gateway.config.policy_parser import make_policy, read_policy
 from gateway.domain.audit.record import AuditRecord
 from gateway.domain.errors import AuditLogUnavailable
 from gateway.domain.policy.policy import Policy
+from gateway.drivers.files.policy_compiler import policy_name
 from gateway.drivers.files.policy_process import PARSED_HERE_BYTES_MAX, PolicyCompiler
 from gateway.drivers.files.writers import being_written, is_open_for_writing
 from gateway.drivers.host.handover import Handover
@@ -75,13 +76,13 @@ class PolicyFile:
         self._handover = handover
         self._compiler = PolicyCompiler(file, known, handover)
         self._digest = ""
-        found = self._read(or_written=handover.get(self._handover_name) is None)
+        found = self._read(or_written=handover.get(policy_name(file)) is None)
         self._digest = found.digest
         try:
             self._apply(self._accept(found))
             self._hand_over(found)
         except InvalidConfig as invalid:
-            if (accepted := handover.get(self._handover_name)) is None:
+            if (accepted := handover.get(policy_name(file))) is None:
                 raise
             self._apply(self._parse(accepted.text, at=accepted.at))
             self._reject(invalid)
@@ -115,13 +116,13 @@ class PolicyFile:
                 await self._forget_replaced()
 
     async def _load_if_changed(self) -> None:
-        first = await asyncio.to_thread(self._read)
-        if first.digest == self._digest:
+        first = await asyncio.to_thread(self._read_digest)
+        if first == self._digest:
             return
         await self._clock.sleep(_SETTLE_S)
         async with self._loading:
             found = await asyncio.to_thread(self._read)
-            if first.digest == found.digest != self._digest:
+            if first == found.digest != self._digest:
                 await self._load(found)
 
     async def reload(self) -> bool:
@@ -140,7 +141,7 @@ class PolicyFile:
 
     async def _load(self, found: _PolicyFileContent) -> bool:
         try:
-            policy = await self._accept_change(found)
+            policy, is_handed_over = await self._accept_change(found)
         except InvalidConfig as invalid:
             self._digest = found.digest
             self._reject(invalid)
@@ -150,7 +151,8 @@ class PolicyFile:
         self._replaced = self._policy
         self._apply(policy)
         log.info("policy_loaded", extra={"version": policy.version, "rules": policy.size})
-        await asyncio.to_thread(self._hand_over, found)
+        if not is_handed_over:
+            await asyncio.to_thread(self._hand_over, found)
         self._add_record("policy_loaded", f"{policy.size} rules", at=self.loaded_at)
         return True
 
@@ -207,21 +209,33 @@ class PolicyFile:
         except InvalidConfig as unreadable:
             return _PolicyFileContent(at, "", unreadable=unreadable)
         digest = policy_digest(content)
-        if digest != self._digest and not or_written and is_open_for_writing(self._file):
+        if not or_written and self._is_being_written(digest):
             written = InvalidConfig([being_written(str(self._file))])
             return _PolicyFileContent(at, "", unreadable=written)
         return _PolicyFileContent(at, digest, content)
 
-    async def _accept_change(self, found: _PolicyFileContent) -> Policy:
-        """Do as `_accept`, while requests are served."""
+    def _read_digest(self) -> str:
+        """Return the digest that `_read` would return now; memory for the text costs time too."""
+        try:
+            digest = policy_file_digest(self._file)
+        except OSError:
+            return ""
+        return "" if self._is_being_written(digest) else digest
+
+    def _is_being_written(self, digest: str) -> bool:
+        """Return whether a file with this digest has changed and is open for writing."""
+        return digest != self._digest and is_open_for_writing(self._file)
+
+    async def _accept_change(self, found: _PolicyFileContent) -> tuple[Policy, bool]:
+        """Do as `_accept`, while requests are served; report whether the text is handed over."""
         if found.unreadable is None and len(found.content) > PARSED_HERE_BYTES_MAX:
             with suppress(OSError):  # for example out of processes: parse it here
-                return await self._accept_large(found)
-        return await asyncio.to_thread(self._accept, found)
+                return await self._accept_large(found), True
+        return await asyncio.to_thread(self._accept, found), False
 
     async def _accept_large(self, found: _PolicyFileContent) -> Policy:
         pause = partial(self._clock.sleep, _TURN_INTERVAL_S)
-        index = await self._compiler.compile(found.content, pause, at=found.at)
+        index = await self._compiler.compile(found.content, found.digest, pause, at=found.at)
         return Policy(index, version=policy_version(found.digest))
 
     def _accept(self, found: _PolicyFileContent) -> Policy:
@@ -231,11 +245,7 @@ class PolicyFile:
 
     def _hand_over(self, found: _PolicyFileContent) -> None:
         """Store an accepted text, for workers that start while the file is invalid."""
-        self._handover.put(self._handover_name, found.content, at=found.at)
-
-    @property
-    def _handover_name(self) -> str:
-        return f"policy {self._file}"
+        self._handover.put(policy_name(self._file), found.content, at=found.at)
 
     def _parse(self, content: bytes, *, at: float) -> Policy:
         version = policy_version(policy_digest(content))

@@ -21,6 +21,7 @@ import msgspec
 _ENTRIES_MAX: Final = 1_000
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 _LENGTH_BYTES: Final = 4
+_PREFIX_BYTES: Final = _DIGEST_BYTES + _LENGTH_BYTES
 
 
 class HandoverEntry(msgspec.Struct, frozen=True):
@@ -31,41 +32,50 @@ class HandoverEntry(msgspec.Struct, frozen=True):
 
 class _StoredEntry(NamedTuple):
     at: float
-    text: memoryview
-    begin: int = 0
-    """Its position in the memory."""
+    begin: int
+    """Position of its text in the memory."""
+    size: int
 
 
 _HEAD: Final = msgspec.msgpack.Decoder(list[tuple[str, float, int]])
-"""Name, instant and size of each text."""
+"""Name, instant and size of each text. The texts follow in this order."""
 
 
 class Handover:
     """A small key-value store in shared memory."""
 
-    def __init__(self) -> None:
-        """Allocate the memory; call it before the fork."""
-        self._memory = allocate_memory()
+    def __init__(self, memory: int | None = None) -> None:
+        """Allocate the memory, before the fork; or use that of another process (`memory`)."""
+        self.memory = allocate_memory() if memory is None else memory
+        """The descriptor. A program that inherits it may store entries too."""
         self._turn = allocate_memory()
         self._thread_lock = Lock()
 
     def put(self, name: str, text: bytes, *, at: float) -> None:
         """Store `text` as of the instant `at`, unless a later entry is stored."""
         with self._locked():
-            entries = self._read()
-            if name in entries and entries[name].at >= at:
+            stored = self._read()
+            if name in stored and stored[name].at >= at:
                 return
-            entries[name] = _StoredEntry(at, memoryview(text))
+            entries = {
+                other: HandoverEntry(found.at, self._text(found))
+                for other, found in stored.items()
+                if other != name
+            }
+            entries[name] = HandoverEntry(at, text)
             latest = sorted(entries.items(), key=lambda item: item[1].at)[-_ENTRIES_MAX:]
             self._write(dict(latest))
 
     def get(self, name: str) -> HandoverEntry | None:
         with self._locked():
             found = self._read().get(name)
-            if found is None:
-                return None
-            # Read again: a copy of many megabytes would hold the interpreter's lock for long.
-            return HandoverEntry(found.at, read_all(self._memory, found.begin, len(found.text)))
+            return None if found is None else HandoverEntry(found.at, self._text(found))
+
+    def stored_at(self, name: str) -> float | None:
+        """Return the instant of an entry, without reading its text."""
+        with self._locked():
+            found = self._read().get(name)
+        return None if found is None else found.at
 
     def try_turn(self) -> bool:
         """Return whether this process has the turn: to produce what the others then find here.
@@ -85,42 +95,39 @@ class Handover:
     def _locked(self) -> Iterator[None]:
         """Exclude other processes and threads; the kernel releases the lock of a dead process."""
         with self._thread_lock:
-            fcntl.lockf(self._memory, fcntl.LOCK_EX)
+            fcntl.lockf(self.memory, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.lockf(self._memory, fcntl.LOCK_UN)
-
-    # Neither copies the texts: a copy of many megabytes holds the interpreter's lock for long.
+                fcntl.lockf(self.memory, fcntl.LOCK_UN)
 
     def _read(self) -> "dict[str, _StoredEntry]":
-        content = os.pread(self._memory, os.fstat(self._memory).st_size, 0)
-        digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
+        prefix = read_all(self.memory, 0, _PREFIX_BYTES)
+        size = int.from_bytes(prefix[_DIGEST_BYTES:], "big")
+        head = read_all(self.memory, _PREFIX_BYTES, size)
         # The digest is wrong when a process was killed during a write: the content is discarded.
-        if hashlib.sha256(rest).digest() != digest:
+        if hashlib.sha256(head).digest() != prefix[:_DIGEST_BYTES]:
             return {}
-        begin = _LENGTH_BYTES + int.from_bytes(rest[:_LENGTH_BYTES], "big")
+        begin = _PREFIX_BYTES + size
         found: dict[str, _StoredEntry] = {}
-        for name, at, size in _HEAD.decode(rest[_LENGTH_BYTES:begin]):
-            position = _DIGEST_BYTES + begin
-            found[name] = _StoredEntry(at, rest[begin : begin + size], position)
-            begin += size
+        for name, at, text_size in _HEAD.decode(head):
+            found[name] = _StoredEntry(at, begin, text_size)
+            begin += text_size
         return found
 
-    def _write(self, entries: "Mapping[str, _StoredEntry]") -> None:
+    def _text(self, entry: _StoredEntry) -> bytes:
+        return read_all(self.memory, entry.begin, entry.size)
+
+    def _write(self, entries: Mapping[str, HandoverEntry]) -> None:
+        """Replace the content. The digest of the head is written last, so it covers the texts."""
         head = msgspec.msgpack.encode([(name, it.at, len(it.text)) for name, it in entries.items()])
-        length = len(head).to_bytes(_LENGTH_BYTES, "big")
-        parts = [memoryview(length + head), *(it.text for it in entries.values())]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-        os.ftruncate(self._memory, 0)
-        at = 0
-        for part in (memoryview(digest.digest()), *parts):
-            rest = part
-            while rest:
-                written = os.pwrite(self._memory, rest, at)
-                rest, at = rest[written:], at + written
+        os.ftruncate(self.memory, 0)
+        at = _DIGEST_BYTES
+        texts = (it.text for it in entries.values())
+        for part in (len(head).to_bytes(_LENGTH_BYTES, "big"), head, *texts):
+            write_all(self.memory, part, at)
+            at += len(part)
+        write_all(self.memory, hashlib.sha256(head).digest(), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,14 @@ def read_all(descriptor: int, begin: int, size: int) -> bytes:
             break
         found = found + part if found else part
     return found
+
+
+def write_all(descriptor: int, content: bytes, begin: int) -> None:
+    """Write without moving the position, and without the interpreter's lock."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, begin)
+        rest, begin = rest[written:], begin + written
 
 
 def allocate_memory() -> int:
