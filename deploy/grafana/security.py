@@ -198,7 +198,7 @@ def security() -> Dashboard:
         .with_panel(
             graph(
                 "Why do browser sessions end?",
-                "Sessions that ended in 10 minutes, by cause. Sessions that reach their time limit are not counted.",
+                "Sessions that ended in 10 minutes, by cause. `idle` and `absolute` are the time limits.",
                 (
                     "sum by (by) (increase(gateway_browser_sessions_ended_total{INSTANCE}[10m]))",
                     "{{by}}",

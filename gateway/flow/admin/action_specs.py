@@ -72,7 +72,7 @@ class ActionSpec:
 
     @property
     def is_read(self) -> bool:
-        """It changes nothing; its response is its effect."""
+        """The action only reads: its response is its effect."""
         return self.method == "GET" or self.permissions == ("read",)
 
 

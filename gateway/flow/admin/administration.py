@@ -118,7 +118,7 @@ class Administration:
                 await _recheck(admin)
             self._authorize(admin, permissions)
             response = await plan.perform()
-            # A write was done: its response says so, and gives nothing.
+            # A write was done, and its response says so.
             if action.spec.is_read and self._clock.monotonic() - began >= _RECHECK_AFTER_S:
                 await _recheck(admin)
                 self._authorize(admin, permissions)

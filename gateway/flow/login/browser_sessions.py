@@ -29,7 +29,7 @@ from gateway.flow.login.token_revocations import TokenRevocations
 
 _RETRY_AFTER_S: Final = 2.0
 _LEAVE_TOKEN: Final = ("person", "refresh")
-"""Ends after which nothing is revoked here: a logout does it, or the provider ended the token."""
+"""Ends after which the token is not revoked here: the logout does it, or the provider did."""
 
 EndConsoles = Callable[[BrowserSession], Awaitable[None]]
 """Ends the live consoles that were opened in a session."""
@@ -133,7 +133,7 @@ class BrowserSessions:
         return ended
 
     async def ended(self, session: BrowserSession, *, by: str) -> None:
-        """Do what follows the end of a session that the store has ended."""
+        """Complete the end of a session that the store has ended."""
         await self._record_end(session, by)
         self._revoke_token(session, by)
 

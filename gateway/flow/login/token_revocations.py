@@ -17,7 +17,7 @@ from gateway.flow.shielded_tasks import ShieldedTasks
 REVOKE_S: Final = 2.0
 """How long the gateway waits for a provider that does not answer."""
 _AT_ONCE_MAX: Final = 4
-"""The provider has a limit, too, and an operator may end many sessions at once."""
+"""An operator may end many sessions at once, and the provider has limits."""
 _WAITING_MAX: Final = 500
 
 
