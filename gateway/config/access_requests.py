@@ -57,6 +57,7 @@ class AccessRequestSettings(Section):
     person_pending_max: Annotated[Integer, Field(ge=1, le=1_000)] = 10
     """Largest number of pending requests of one person."""
     stored_max: Annotated[Integer, Field(ge=10, le=20_000)] = 5_000
-    """Largest number of stored requests, finished ones included."""
+    """Largest number of stored requests, finished ones included. One person may make a quarter of
+    them, besides break-glass."""
     webhooks: tuple[WebhookSettings, ...] = ()
     """Receivers of notices. A notice opens nothing: a person decides in the page or by command."""

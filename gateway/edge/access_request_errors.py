@@ -39,8 +39,9 @@ ACCESS_REQUEST_ERRORS: Final[dict[type[GatewayError], ErrorSpec]] = {
         429,
         "CGW.4292",
         f"Limit of access requests reached. {LATER}",
-        cause="The person has `requests.person_pending_max` pending requests, break-glass is"
-        " used up, or `requests.stored_max` requests are stored.",
+        cause="The person has `requests.person_pending_max` pending requests or made a quarter of"
+        " `requests.stored_max`, break-glass is used up, or `requests.stored_max` requests are"
+        " stored.",
         retry=AFTER,
         caller_action="Withdraw a request, or wait.",
         operator_action="Raise the limit, or remind the approvers.",

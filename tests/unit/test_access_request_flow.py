@@ -442,6 +442,19 @@ async def test_limit_applies_over_replicas_at_once(
     assert set(here.world.store.requests) == {made.id, first.id}
 
 
+async def test_one_person_does_not_fill_the_store(world: RequestWorld) -> None:
+    """By requests that are withdrawn at once; break-glass stays possible, also for that person."""
+    world.policy = a_request_policy(a_request_rule(break_glass=BREAK_GLASS))
+    here = world.replica(stored_max=16)
+    for _ in range(4):
+        made = await here.make()
+        await here.requests.withdraw(made.id, ANN, here.context(), "")
+    with pytest.raises(AccessRequestLimited, match="4 requests that are still listed"):
+        await here.make()
+    await here.make(break_glass=True)
+    await here.make(EVE)
+
+
 async def test_full_store_takes_no_more(world: RequestWorld) -> None:
     here = world.replica(stored_max=1)
     await here.make()

@@ -33,7 +33,7 @@ class LoginAttempt:
 
 @dataclass(frozen=True, slots=True)
 class BrowserSession:
-    """A person who is logged in in one browser."""
+    """The login of a person in one browser."""
 
     id: str
     """Hex digits of the SHA-256 of the cookie's value; not a secret."""

@@ -314,7 +314,7 @@ class ConsoleHandler:
         try:
             await recheck_session(context)
         except GatewayError:
-            # The login has ended meanwhile, and its end may not have seen this console.
+            # The login has ended, and its end may have missed this console.
             await require_store(self._sessions.end(session_id, ends.LOGGED_OUT))
             raise
         return json_reply(

@@ -86,9 +86,9 @@ class BrowserGate:
 
 
 async def identify_by_session(request: ListenerRequest, context: RequestContext) -> Principal:
-    """Return the person of a request below `/ui/`, whose gate has identified it already.
+    """Return the person of a request below `/ui/`, which the gate has identified.
 
-    An `IdentifyCaller` for the handlers whose paths the gate serves.
+    An `IdentifyCaller` for paths behind the gate.
     """
     del request
     if context.principal is None:

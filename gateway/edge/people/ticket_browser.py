@@ -1,4 +1,4 @@
-"""The browser that presents a ticket: who is logged in in it, and its parked ticket."""
+"""The browser that presents a ticket: its login, and its parked ticket."""
 
 from functools import partial
 

@@ -219,7 +219,7 @@ class BrowserLogins:
     ) -> CompletedLogin:
         if attempt.issuer != issuer.name:
             raise LoginFailed(model.MIXED_UP, "the login was begun at another issuer")
-        await issuer.provider.check_issuer(answer.iss)  # in error responses, too
+        await issuer.provider.check_issuer(answer.iss)  # also in error responses
         if answer.error or not answer.code:
             is_fault = answer.error in _RETRYABLE
             problem = model.PROVIDER_UNAVAILABLE if is_fault else model.REFUSED

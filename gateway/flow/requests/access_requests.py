@@ -307,6 +307,11 @@ class AccessRequests:
             raise AccessRequestConflict(
                 "You have a pending request for one of these servers. Withdraw it first."
             )
+        if len(own) >= max(self._requests.person_max, self._bounds.person_pending_max):
+            raise AccessRequestLimited(
+                f"You have made {len(own)} requests that are still listed, as many as you may.",
+                retry_after_s=_FULL_RETRY_AFTER_S,
+            )
         if len(pending) >= self._bounds.person_pending_max:
             raise AccessRequestLimited(
                 f"You have {len(pending)} pending requests, as many as you may. Withdraw one.",

@@ -140,6 +140,11 @@ class ActiveRequests:
         return len(self._requests)
 
     @property
+    def person_max(self) -> int:
+        """How many of the stored requests one person may have made. The rest is for others."""
+        return self._stored_max // 4
+
+    @property
     def all(self) -> Sequence[AccessRequest]:
         """The requests, newest first."""
         found = self._requests.values()
