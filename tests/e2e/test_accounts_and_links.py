@@ -126,7 +126,7 @@ def test_store_with_user_and_password(own_stack: Stack) -> None:
     gateway = own_stack.replica(start=False, change={"store": store})
     (gateway.directory / "store").write_text("store-password")
     gateway.start()
-    assert gateway.metric("gateway_store_available") == 1
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
     assert gateway.console(own_stack.cloud.token()).status == 200
     assert "store-password" not in gateway.log_text()
 
@@ -143,7 +143,7 @@ def test_store_tls_requires_a_trusted_certificate(
             redis["tls_ca_file"] = str(certificate)
         store = {**own_stack.gateway.config["store"], "redis": redis}
         gateway = own_stack.replica(change={"store": store})
-        assert gateway.metric("gateway_store_available") == trusted
+        eventually(lambda: gateway.metric("gateway_store_available") == trusted)
         assert gateway.console(own_stack.cloud.token()).status == 200
         gateway.stop()
     finally:

@@ -290,12 +290,12 @@ def test_config_with_an_unwritable_directory_is_rejected(own_stack: Stack) -> No
 def test_embedded_store_runs_with_the_gateway(own_stack: Stack) -> None:
     store = {**own_stack.gateway.config["store"], "redis": {"embedded": True}}
     gateway = own_stack.replica(change={"store": store}, workers=2)
-    assert gateway.metric("gateway_store_available") == 1
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
     assert gateway.console(own_stack.cloud.token()).status == 200
     children = workers_of(gateway.pid)
     assert len(children) == 3
     assert gateway.stop() == 0
-    assert not any(_runs(pid) for pid in children)
+    eventually(lambda: not any(_runs(pid) for pid in children))
 
 
 def test_cluster_and_sentinel_stores(own_stack: Stack) -> None:

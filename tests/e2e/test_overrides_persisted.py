@@ -81,7 +81,12 @@ def test_incomplete_snapshot_file_rejects_callers(own: Stack) -> None:
     assert (response.status, response.error_code) == (503, "CGW.5037")
     snapshot = decode_snapshot((fresh.directory / "overrides.json").read_bytes())
     assert (snapshot.complete, len(snapshot.overrides)) == (False, 2)
+    (fresh_worker,) = fresh.workers()
+    os.kill(fresh_worker, signal.SIGSTOP)  # it gives the other replica a limited time
     own.valkey.start()
+    client = redis.Redis.from_url(own.valkey.url)
+    eventually(lambda: client.hexists(OVERRIDES, "complete"))
+    os.kill(fresh_worker, signal.SIGCONT)
     eventually(lambda: fresh.ready() == 200)
     assert fresh.console(mallory).status == 401
     # Overrides that it received without Redis reach the other replicas.

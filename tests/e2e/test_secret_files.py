@@ -85,7 +85,7 @@ def test_rotated_redis_password_is_used_without_a_signal(own_stack: Stack) -> No
     gateway = own_stack.replica(start=False, change={"store": store})
     (gateway.directory / "store").write_text("first")
     gateway.start()
-    assert gateway.metric("gateway_store_available") == 1
+    eventually(lambda: gateway.metric("gateway_store_available") == 1)
     valkey.command("ACL", "SETUSER", "gw", ">second", "<first")
     (gateway.directory / "store").write_text("second")
     eventually(lambda: gateway.log_lines("config_reloaded"), gateway.log_text)
