@@ -6,6 +6,8 @@ from pathlib import Path
 
 import playwright
 
+from gateway.domain.model import PERMISSIONS
+
 PAGE = Path(__file__).parents[2] / "gateway" / "edge" / "consoles" / "page"
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 
@@ -23,3 +25,9 @@ def test_page_logic_passes_its_own_tests() -> None:
     passed = re.search(r"^# pass (\d+)$", done.stdout, re.MULTILINE)
     assert passed is not None
     assert int(passed[1]) > 50
+
+
+def test_page_has_words_for_every_permission() -> None:
+    texts = (PAGE / "src" / "people" / "texts.js").read_text()
+    (block,) = re.findall(r"export const PERMISSIONS = \{(.*?)\};", texts, re.DOTALL)
+    assert set(re.findall(r'^  "([^"]+)": "[^"]+",$', block, re.MULTILINE)) == PERMISSIONS

@@ -56,6 +56,7 @@ export class AuditView {
     return new Listing(this.#tools, {
       name: AUDIT.table,
       empty: AUDIT.empty,
+      before: AUDIT.before,
       load: async () => {
         const values = Object.entries(fields).map(([name, { control }]) => {
           const value = control.value.trim();

@@ -45,8 +45,8 @@ export class BudgetsView {
         [columns.account, (one) => one.account],
         [columns.budget, (one) => one.budget],
         [columns.waiting, (one) => one.waiting],
-        [columns.rate, (one) => (one.standalone ? BUDGETS.standalone(one.rate_per_s) : one.rate_per_s)],
-        [columns.ceiling, (one) => one.ceiling_per_s],
+        [columns.rate, (one) => BUDGETS[one.standalone ? "standalone" : "rate"](one.rate_per_s)],
+        [columns.ceiling, (one) => BUDGETS.rate(one.ceiling_per_s)],
         [columns.pause, (one) => BUDGETS.pause(one.pause_s)],
         [
           columns.callers,

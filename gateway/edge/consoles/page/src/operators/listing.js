@@ -23,9 +23,10 @@ export class Listing {
   /**
    * `load(before)` returns {status, data, rows, note, next}: `next` begins the next page, where
    * there is one. `columns` are [name, row => text]; `actions` are
-   * {label, permits, act}: `act(row)` returns whether the rows have changed.
+   * {label, permits, act}: `act(row)` returns whether the rows have changed. `before` is shown
+   * until the first reading.
    */
-  constructor(tools, { name, load, columns, empty, actions = [], more = [] }) {
+  constructor(tools, { name, load, columns, empty, before = "", actions = [], more = [] }) {
     this.#tools = tools;
     this.#load = load;
     this.#columns = columns;
@@ -40,7 +41,7 @@ export class Listing {
       on: { input: () => this.#render() },
     });
     parts.refresh = button(LISTING.refresh, () => this.refresh());
-    parts.notice = make("p", { className: "op-notice", attributes: { role: "status" } });
+    parts.notice = make("p", { className: "op-notice", textContent: before, attributes: { role: "status" } });
     parts.table = make("table", { attributes: { "aria-labelledby": id } });
     const region = { role: "region", "aria-label": LISTING.region(name) };
     parts.box = make("div", { className: "op-scroll", tabIndex: 0, attributes: region }, parts.table);
@@ -110,7 +111,8 @@ export class Listing {
     const names = this.#columns.map(([name]) => make("th", { scope: "col", textContent: name }));
     if (actions.length) names.push(make("th", { scope: "col", textContent: LISTING.actions }));
     const rows = shown.map(([row, texts]) => {
-      const line = texts.map((one) => make("td", { dir: "auto", textContent: one }));
+      const line = texts.map((one, i) =>
+        make("td", { data: { name: this.#columns[i][0] } }, make("span", { dir: "auto", textContent: one })));
       if (actions.length) line.push(this.#actionCell(actions, row, texts[0]));
       return make("tr", {}, line);
     });

@@ -126,7 +126,8 @@ export const BUDGETS = {
     callers: "Waiting for",
     process: "Processes",
   },
-  standalone: (rate) => `${rate}, without Redis`,
+  rate: (perS) => String(Number(perS < 1 ? perS.toPrecision(3) : perS.toFixed(2))),
+  standalone: (perS) => `${BUDGETS.rate(perS)}, without Redis`,
   pause: (seconds) => (seconds > 0 ? `${seconds.toFixed(1)} s` : "None"),
   caller: (name, count) => `${name}: ${count}`,
 };

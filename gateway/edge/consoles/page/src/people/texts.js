@@ -116,17 +116,26 @@ export const SERVER = {
   another: "Another person",
 };
 
-/** Permissions in words. */
+/** Permissions in words: every permission of a policy. */
 export const PERMISSIONS = {
   "console:open": "open the console",
   "console:takeover": "take over a console in use",
   "console:view": "watch the console",
+  "instance:create": "create its instance",
+  "instance:delete": "delete its instance",
+  "instance:network": "change the addresses of its instance",
+  "instance:password": "change the password of its instance",
+  "instance:read": "read its instance",
+  "instance:reinstall": "reinstall its system",
   "recording:view": "play recordings",
   "recording:keys": "see recorded keys",
   "server:logs": "read its logs",
   "server:power": "switch its power",
   "server:read": "read its details",
   "server:tag": "change its tags",
+  "server:tag_policy": "change tags that the policy uses",
+  "site:read": "read data centers and racks",
+  "site:write": "change data centers and racks",
 };
 
 export const CONSOLE = {

@@ -61,6 +61,11 @@ export class RecordingView {
       this.#recording = reply.data;
       this.#render();
       this.#actions.replaceChildren(...this.#made());
+    } else if (reply.status === 404) {
+      this.#tools.title(RECORDING.hidden.title);
+      this.#heading.textContent = RECORDING.hidden.title;
+      this.#heading.className = "unseen";
+      this.#facts.replaceChildren(stateCard({ state: "empty", ...RECORDING.hidden }));
     } else {
       const retry = () => this.#read();
       this.#facts.replaceChildren(failureCard(LIVE.failed, reply, retry, this.#tools.contact));

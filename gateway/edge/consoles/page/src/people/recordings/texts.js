@@ -41,6 +41,10 @@ export const RECORDING = {
   title: "Recording",
   of: (server) => `Recording of ${server}`,
   all: "All recordings",
+  hidden: {
+    title: "You cannot see this recording.",
+    lead: "It does not exist, it is older than the gateway keeps recordings, or you may not view it.",
+  },
   address: "Client address",
   keys: "Keystrokes",
   hasKeys: "Recorded",

@@ -18,6 +18,7 @@ import {
 } from "./model.js";
 import { serverList } from "./parts.js";
 import { Draft } from "./draft.js";
+import { PERMISSIONS } from "../texts.js";
 import { FORM, GLASS, REQUEST } from "./texts.js";
 
 const CHECKBOXES_MAX = 30;
@@ -175,7 +176,7 @@ export class NewRequestView {
     this.#fields = { ...this.#fields, project, servers, duration: time, ticket };
     this.#perRule.replaceChildren(
       factList([
-        [FORM.permissions, rule.permissions.join(", ")],
+        [FORM.permissions, rule.permissions.map((one) => PERMISSIONS[one] ?? one).join(", ")],
         [FORM.approvals, FORM.approvalsText(rule.approvals_required)],
       ]),
       labelled(FORM.project, project, project.tagName === "INPUT" ? FORM.projectHint : ""),
