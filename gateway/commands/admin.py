@@ -97,7 +97,7 @@ def _required_permission(command: str) -> str:
         if name == command:
             option = f" with {rest}" if rest.startswith("--") else ""
             texts.append(f"{' or '.join(spec.permissions)}{option}")
-    return f"permission: {', '.join(texts)}"
+    return f"permission: {', '.join(dict.fromkeys(texts))}"
 
 
 def _revoke_options(parser: CommandParser) -> None:
@@ -295,7 +295,7 @@ def _show_overrides(response: Json) -> None:
     print_rows(
         ("ID", "EXPIRES", "BY", "EFFECT", "REASON"),
         [
-            (one["id"], _expiry(one), one["created_by"], _effect(one["effect"]), one["reason"])
+            (one["id"], _expires(one), one["created_by"], _effect(one["effect"]), one["reason"])
             for one in require_member(response, "overrides", list)
         ],
         none="No overrides.",
@@ -303,9 +303,9 @@ def _show_overrides(response: Json) -> None:
     admin_requests.show_incomplete(response)
 
 
-def _expiry(override: Json) -> str:
+def _expires(override: Json) -> str:
     expires_at = str(override["expires_at"])
-    return "unlocked" if expires_at.startswith("9999-") else expires_at
+    return "when unlocked" if expires_at.startswith("9999-") else expires_at
 
 
 def _show_override(response: Json) -> None:
@@ -315,7 +315,8 @@ def _show_override(response: Json) -> None:
         print_line(f"Override {effect['override_id']} is cleared.")
     else:
         shown = _effect(effect)
-        print_line(f"Override {override['id']} until {_expiry(override)}: {shown}")
+        until = _expires(override).removeprefix("when ")
+        print_line(f"Override {override['id']} until {until}: {shown}")
     if note := response.get("note"):
         print_line(note)
     if not require_member(response, "all_replicas_notified", bool):

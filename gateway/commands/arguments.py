@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 _CONFIG_VARIABLE: Final = "CONSOLE_GATEWAY_CONFIG"
+_HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -29,7 +31,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.load()
-        return super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # here, so that the usage is that of the command
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
     def format_help(self) -> str:
         self.load()
@@ -105,6 +110,18 @@ def number(low: float, high: float) -> Callable[[str], float]:
         if not low <= value <= high:  # false for NaN as well
             raise argparse.ArgumentTypeError(f"must be from {low:,} to {high:,}")
         return value
+
+    return read
+
+
+def hex_id(listing: str) -> Callable[[str], str]:
+    """Return the type of an argument that is an ID; the command `listing` prints such IDs."""
+
+    def read(text: str) -> str:
+        if not _HEX_ID.fullmatch(text):
+            message = f"must have 32 hexadecimal digits, as `{listing}` prints them"
+            raise argparse.ArgumentTypeError(message)
+        return text
 
     return read
 

@@ -31,6 +31,9 @@ def with_requests(config: Settings, policy: Policy, overrides: OverrideSet) -> t
         return policy, "access requests were not considered: `requests.file` is not configured"
     try:
         text = file.read_bytes()
+    except FileNotFoundError:
+        reason = f"{file} does not exist; a gateway on this host writes it with the first request"
+        return policy, f"access requests were not considered: {reason}"
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return policy, f"access requests were not considered: {file}: {reason}"

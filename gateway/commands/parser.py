@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "requests": "request access for a limited time, and decide on the requests of others",
     "admin": "inspect and control a running gateway (admin API)",
     "audit": "search and verify the audit log",
-    "recordings": "list, verify, rewrap and hold recordings of live consoles",
+    "recordings": "list, play, export, verify and retain recordings of live consoles",
     "completion": "print the completion script of bash, zsh or fish",
     "demo": "run the gateway with a simulated cloud on loopback",
 }

@@ -1,10 +1,8 @@
 """`gateway recordings`: its commands. The module of each registers its options when needed."""
 
-import argparse
-import re
 from typing import Final
 
-from gateway.commands.arguments import CommandParser, add_commands
+from gateway.commands.arguments import CommandParser, add_commands, hex_id
 
 COMMANDS: Final = {
     "list": "list the recordings that you may view",
@@ -16,19 +14,11 @@ COMMANDS: Final = {
 }
 
 
-_ID: Final = re.compile(r"[0-9a-f]{32}")
-
-
 def register(parser: CommandParser) -> None:
     add_commands(parser, COMMANDS, "recordings_")
 
 
-def recording_id(text: str) -> str:
-    """Return the ID of a recording; the type of an argument."""
-    if not _ID.fullmatch(text):
-        message = "must have 32 hexadecimal digits, as `gateway recordings list` prints them"
-        raise argparse.ArgumentTypeError(message)
-    return text
+recording_id: Final = hex_id("gateway recordings list")
 
 
 def add_recording_argument(parser: CommandParser) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from gateway.commands.arguments import CommandParser, nonempty
+from gateway.commands.arguments import CommandParser, hex_id, nonempty
 from gateway.commands.client_options import add_client_options, run_client_command
 from gateway.commands.exit_codes import OK, REJECTED, CommandFailed, usage_error
 from gateway.commands.gateway_client import GatewayClient, require_member, unexpected_response
@@ -18,6 +18,7 @@ from gateway.config.policy_schema import DURATION_MAX_S
 Json = dict[str, Any]
 
 _PATH: Final = "/requests"
+_request_id: Final = hex_id("gateway requests list")
 
 
 def register(parser: CommandParser) -> None:
@@ -69,7 +70,7 @@ def register(parser: CommandParser) -> None:
         ("end", "end access before its time", _close("end")),
     ):
         one = command(name, description, perform)
-        one.add_argument("id", type=nonempty, metavar="ID", help="from `gateway requests list`")
+        one.add_argument("id", type=_request_id, metavar="ID", help="from `gateway requests list`")
         if name == "approve":
             one.add_argument(
                 "--hash",

@@ -47,7 +47,9 @@ def _only(found: Sequence[ListedServer], text: str) -> ListedServer:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise NoSuchServer(f"No server visible to you is called {text}.")
+        raise NoSuchServer(
+            f"No server visible to you is called {text}. `gateway servers` lists them."
+        )
     shown = "; ".join(one.line for one in found[:_LISTED_MAX])
     more = f"; and {len(found) - _LISTED_MAX} more" if len(found) > _LISTED_MAX else ""
     raise usage_error(
@@ -63,7 +65,10 @@ def _in_project(gateway: GatewayClient, project: str, server: str) -> FoundServe
     if len(ids) == 1:
         return FoundServer(project, ids[0])
     if not ids:
-        raise NoSuchServer(f"No server visible to you has the name {server}.")
+        raise NoSuchServer(
+            f"No server visible to you has the name {server}. `gateway servers {project}` lists"
+            " those of the project."
+        )
     raise usage_error(
         f"{len(ids)} servers visible to you have the name {server}: {', '.join(ids)}."
         " Specify the server by ID."

@@ -66,7 +66,8 @@ it. In the browser: log in as victor at {gateway}/, and as anna in a private win
   gateway requests end --token-env VIEWER ID
 
 Administer the gateway as ada: list active sessions; revoke otto's tokens (his next login is
-valid again); lock victor (a new token does not help); list both.
+valid again); lock victor (a new token does not help); list both. `gateway admin unlock ID`, with
+the ID of the lock, lets victor in again: he is also in what follows.
 
   gateway admin sessions
   gateway admin revoke --issuer demo --subject otto --reason "lost laptop"

@@ -20,7 +20,8 @@ ACCESS_REQUEST_ERRORS: Final[dict[type[GatewayError], ErrorSpec]] = {
     errors.AccessRequestNotFound: ErrorSpec(
         404,
         "CGW.4041",
-        "There is no such access request, or you may not see it.",
+        "There is no such access request, or you may not see it. `gateway requests list` lists"
+        " those that you see.",
         cause="The ID is wrong, the request is older than `requests.keep_s`, or the caller is"
         " neither its requester nor one of its approvers.",
         caller_action="List your requests with `gateway requests list`.",

@@ -72,6 +72,27 @@ def test_value_out_of_bounds_names_the_bounds(
     assert reason in usage_error(capsys, *arguments)
 
 
+def test_unknown_option_shows_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = usage_error(capsys, "unlock", "--issuer", "corp", "0123")
+    assert error.startswith("usage: gateway admin unlock ")
+    assert "gateway admin unlock: error: unrecognized arguments: --issuer" in error
+
+
+def test_malformed_id_of_a_request_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["requests", "show", "abc"])
+    assert ended.value.code == 2
+    assert "must have 32 hexadecimal digits, as `gateway requests list`" in capsys.readouterr().err
+
+
+def test_help_names_a_permission_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["admin", "--help"])
+    assert "or end one (permission: requests)" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -52,6 +52,7 @@ def choose_rule(rules: Sequence[RequestRule], wanted: Wanted) -> RequestRule:
     if not candidates:
         raise AccessRequestForbidden(
             "No rule of the policy lets you request this role on these servers."
+            " `gateway requests rules` lists what you may request."
         )
     candidates = _with_time_and_ticket(candidates, wanted)
     if len(candidates) > 1:
@@ -79,7 +80,10 @@ def _with_time_and_ticket(rules: Sequence[RequestRule], wanted: Wanted) -> list[
     """Return the rules that allow the duration and the ticket; raise BadRequest if none does."""
     longest_s = max(one.for_max_s for one in rules)
     if wanted.duration_s > longest_s:
-        raise BadRequest(f"`duration_s` must be at most {longest_s:g}.")
+        raise BadRequest(
+            f"The rule allows at most {longest_s / 3600:g} h: `duration_s` must be at most"
+            f" {longest_s:g}."
+        )
     found = [one for one in rules if wanted.duration_s <= one.for_max_s]
     if not wanted.ticket:
         found = [one for one in found if not one.ticket_required]

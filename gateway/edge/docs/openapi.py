@@ -277,7 +277,7 @@ def _in_words(name: str) -> str:
 
 
 _DESCRIPTION: Final = (
-    "ConsoleLinks and other operations of physical servers for callers without cloud credentials. "
+    "Console links and other operations of physical servers for callers without cloud credentials. "
     "Paths, bodies and errors equal those of the cloud's API. The gateway's policy decides each "
     "request, and responses contain only what the caller may see. A forbidden server and a "
     "server that does not exist yield the same response."
