@@ -1,4 +1,4 @@
-"""Steps of access requests whose caller leaves while the record is written."""
+"""Requests to the paths of access requests: odd bodies, and callers that leave."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,6 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from gateway.domain.audit.record import AuditRecord
+from gateway.domain.errors import BadRequest
 from gateway.domain.model import Principal
 from gateway.edge.requests.requests_handler import RequestsHandler
 from tests.support.access_requests import LEA, NOW
@@ -55,6 +56,20 @@ async def test_recorded_step_is_taken(
     answers.set()
     await settle()
     assert here.is_allowed() is is_allowed
+
+
+async def test_duration_that_is_no_float_is_refused() -> None:
+    here = RequestWorld(FakeClock(NOW)).replica()
+
+    async def identify(*_: object) -> Principal:
+        return LEA
+
+    handler = RequestsHandler(here.requests, identify, here.world.clock)
+    (action,) = [methods["POST"] for path, methods in handler.paths if path.fullmatch("")]
+    assert action.reply is not None
+    request = a_post(f'{{"server_ids":[],"duration_s":1{"0" * 400}}}')
+    with pytest.raises(BadRequest, match="duration_s"):
+        await action.reply(request, here.context(), "")
 
 
 def a_post(text: str) -> Any:

@@ -41,6 +41,7 @@ from gateway.flow.shielded_tasks import ShieldedTasks
 PATH: Final = "/requests"
 _ID: Final = r"([0-9a-f]{32})"
 _BODY_BYTES_MAX: Final = 32_768
+_NUMBER_MAX: Final = 2**53
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 1_000
 _STATES: Final = ("pending", "active", "ended", "denied", "withdrawn", "expired", "revoked")
@@ -180,7 +181,11 @@ def _wanted(body: Mapping[str, Any]) -> Wanted:
     if not isinstance(servers, list) or not all(isinstance(one, str) for one in servers):
         raise BadRequest("`server_ids` must be a list of server IDs.")
     duration_s = body.get("duration_s")
-    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float):
+    if (
+        isinstance(duration_s, bool)
+        or not isinstance(duration_s, int | float)
+        or abs(duration_s) > _NUMBER_MAX
+    ):
         raise BadRequest("`duration_s` must be a number of seconds.")
     break_glass = body.get("break_glass", False)
     if not isinstance(break_glass, bool):
