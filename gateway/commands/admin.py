@@ -91,13 +91,14 @@ def register(parser: CommandParser) -> None:
 
 def _required_permission(command: str) -> str:
     """Return which admin permission a command requires, for its help."""
-    texts = []
+    texts: dict[str, str] = {}
     for spec in ACTION_SPECS.values():
         name, _, rest = spec.command.partition(" ")
         if name == command:
-            option = f" with {rest}" if rest.startswith("--") else ""
-            texts.append(f"{' or '.join(spec.permissions)}{option}")
-    return f"permission: {', '.join(dict.fromkeys(texts))}"
+            needed = " or ".join(spec.permissions)
+            how = "with" if rest.startswith("--") else "to"
+            texts.setdefault(needed, f"{needed} {how} {rest}" if rest else needed)
+    return f"permission: {', '.join(texts.values())}"
 
 
 def _revoke_options(parser: CommandParser) -> None:

@@ -70,8 +70,12 @@ def audit_options(parser: CommandParser) -> None:
     parser.add_argument("--server", type=nonempty, metavar="ID", help="a server")
     parser.add_argument("--request-id", type=nonempty, metavar="ID", help="X-Request-Id")
     parser.add_argument("--event", type=nonempty, help="such as console_link_issued")
-    parser.add_argument("--since", type=time_or_age, metavar="TIME", help=f"from {TIME_HELP}")
-    parser.add_argument("--until", type=time_or_age, metavar="TIME", help=f"before {TIME_HELP}")
+    parser.add_argument(
+        "--since", type=time_or_age, metavar="TIME", help=f"this time or later: {TIME_HELP}"
+    )
+    parser.add_argument(
+        "--until", type=time_or_age, metavar="TIME", help=f"before this time: {TIME_HELP}"
+    )
 
 
 def show_records(response: Json) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 _CONFIG_VARIABLE: Final = "CONSOLE_GATEWAY_CONFIG"
-_HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -114,12 +113,13 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
-def hex_id(listing: str) -> Callable[[str], str]:
-    """Return the type of an argument that is an ID; the command `listing` prints such IDs."""
+def hex_id(command: str, digits: int = 32) -> Callable[[str], str]:
+    """Return the type of an argument that is an ID or a hash; `command` prints such ones."""
+    pattern = re.compile(f"[0-9a-f]{{{digits}}}")
 
     def read(text: str) -> str:
-        if not _HEX_ID.fullmatch(text):
-            message = f"must have 32 hexadecimal digits, as `{listing}` prints them"
+        if not pattern.fullmatch(text):
+            message = f"must have {digits} hexadecimal digits, as `{command}` prints them"
             raise argparse.ArgumentTypeError(message)
         return text
 

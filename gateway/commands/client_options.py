@@ -29,7 +29,7 @@ def add_client_options(parser: CommandParser, *, prefix: str = "CONSOLE_GATEWAY"
     url = f"URL of the gateway, with the path if it has one (default: ${prefix}_URL)"
     add_connection_options(parser, CONNECTION_OPTIONS, prefix=prefix, url=url)
     parser.set_defaults(url_variable=f"{prefix}_URL")
-    add_output_options(parser, "also for errors")
+    add_output_options(parser, "for programs, errors as well")
 
 
 def add_connection_options(parser: CommandParser, title: str, *, prefix: str, url: str) -> None:

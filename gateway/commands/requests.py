@@ -74,7 +74,7 @@ def register(parser: CommandParser) -> None:
         if name == "approve":
             one.add_argument(
                 "--hash",
-                type=nonempty,
+                type=hex_id("gateway requests show", 64),
                 help="what you approve, as `show` printed it (required without a terminal)",
             )
         elif name != "show":

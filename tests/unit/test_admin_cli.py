@@ -80,17 +80,29 @@ def test_unknown_option_shows_the_usage_of_its_command(
     assert "gateway admin unlock: error: unrecognized arguments: --issuer" in error
 
 
-def test_malformed_id_of_a_request_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["show", "abc"], "must have 32 hexadecimal digits, as `gateway requests list`"),
+        (["approve", "a" * 32, "--hash", "abc"], "must have 64 hexadecimal digits, as `gateway re"),
+    ],
+)
+def test_malformed_id_of_a_request_is_rejected(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["requests", "show", "abc"])
+        main(["requests", *arguments])
     assert ended.value.code == 2
-    assert "must have 32 hexadecimal digits, as `gateway requests list`" in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_help_names_a_permission_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["admin", "--help"])
-    assert "or end one (permission: requests)" in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "or end one (permission: requests)" in text
+    assert "(permission: read, consoles to end)" in text
+    assert "(permission: read, override with --reload)" in text
 
 
 @pytest.mark.parametrize(
