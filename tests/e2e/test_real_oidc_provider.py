@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from gateway.demo.cloud.idp import AUDIENCE
 from tests.support import programs
-from tests.support.browser import needs_chromium
+from tests.support.browser import LIVE_TIMEOUT_MS, needs_chromium
 from tests.support.browser_login import enable_login
 from tests.support.programs import Program
 from tests.support.real_oidc_provider import CLI_CLIENT, CLIENT, SECRET, oidc_provider
@@ -47,6 +47,7 @@ def gateway() -> Iterator[RunningGateway]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
+    context.set_default_timeout(LIVE_TIMEOUT_MS)
     yield context.new_page()
     context.close()
 

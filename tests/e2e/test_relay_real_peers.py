@@ -19,7 +19,7 @@ from gateway.drivers.network.websocket_channel import WebSocketChannel, browser_
 from gateway.flow.consoles.frame_channel import ChannelClosed, FrameChannel
 from gateway.flow.consoles.relay import Relay, RelayEnd
 from tests.support import rfb
-from tests.support.browser import CHROMIUM, needs_chromium
+from tests.support.browser import CHROMIUM, LIVE_TIMEOUT_MS, needs_chromium
 from tests.support.real_console import RealConsoleHost, needs_real_console
 from tests.support.relay_server import serving, until
 
@@ -155,6 +155,7 @@ async def novnc(console: RealConsoleHost, rules: RelayRules) -> AsyncIterator[tu
         browser = await driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         stack.push_async_callback(browser.close)
         opened = await browser.new_page()
+        opened.set_default_timeout(LIVE_TIMEOUT_MS)
         await opened.goto(f"http://127.0.0.1:{port}/")
         await opened.wait_for_function("() => document.title === 'connected'")
         await opened.wait_for_function(f"() => ({COLOURS})() > 1")

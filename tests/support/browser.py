@@ -66,6 +66,7 @@ class ConsoleTab:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        page.set_default_timeout(LIVE_TIMEOUT_MS)
         self.seen: list[bytes] = []
         """URLs, headers, bodies, frames and messages so far."""
         self.problems: list[str] = []

@@ -11,11 +11,15 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from axe_playwright_python.base import AXE_SCRIPT  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
-from tests.support.browser import has_failed
+from tests.support.browser import LIVE_TIMEOUT_MS, has_failed
 
 PICTURES: Final = Path(__file__).parent.parent / "e2e" / "pictures"
 _TAKES_PICTURES: Final = "PAGE_PICTURES" in os.environ
 """Pictures are for the eyes; they take a third of the CPU time of `show`."""
+_STAYS_ACTIVE: Final = (
+    "Object.defineProperty(UserActivation.prototype, 'isActive', { get: () => true })"
+)
+"""A page may open a tab for five seconds after a click: a busy machine takes longer."""
 _SIZES: Final = {"phone": (390, 844), "laptop": (1280, 800), "wide": (1920, 1080)}
 
 
@@ -46,6 +50,8 @@ class PageVisitor(Generic[_Site]):
         context = browser.new_context(
             viewport={"width": 1280, "height": 800}, locale="en-GB", **options
         )
+        context.set_default_timeout(LIVE_TIMEOUT_MS)
+        context.add_init_script(_STAYS_ACTIVE)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         visitor = cls(context.new_page(), site)
         yield visitor

@@ -97,6 +97,7 @@ class RealConsoleHost:
         reading, writing = os.pipe()
         command = ["Xvnc", "-displayfd", str(writing), "-rfbport", str(rfb_port), "-localhost"]
         command += ["-SecurityTypes", "None", "-geometry", "800x600", "-depth", "24"]
+        command += ["-UseBlacklist=0"]  # of clients that leave early; it refuses the next ones
         self._start(command, pass_fds=(writing,))
         os.close(writing)
         with os.fdopen(reading) as numbers:

@@ -141,6 +141,7 @@ def open_player(
 ) -> Page:
     """Open a recording; it is paused at its start."""
     page = browser.new_page()
+    page.set_default_timeout(_WAIT_MS)
     body = {"keys": True} if with_keystrokes else {}
     reply = api(gateway, "POST", f"/console/recordings/{recording}/views", subject, body)
     assert reply.status == 200, reply.body

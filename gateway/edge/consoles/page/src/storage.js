@@ -1,7 +1,8 @@
 // What a tab keeps for a reload: the session's address and its newest resume key.
 
 const KEY = "console-session";
-const LOCK_WITHIN_MS = 1500;
+/** How long a reload waits for its previous page: a busy browser is slow to release the lock. */
+const LOCK_WITHIN_MS = 3000;
 
 export class StoredSession {
   #storage;
