@@ -1,4 +1,4 @@
-"""`gateway explain` with the locks of the snapshot file, on the example config."""
+"""`gateway explain` with the snapshot files of locks and requests, on the example config."""
 
 import base64
 import os
@@ -149,3 +149,16 @@ def test_explain_fails_if_the_gateway_does_not_answer(
     assert captured.out == ""
     assert captured.err
     assert explain(config, *OLGA, *options[:2], "--token-env", "NO_VARIABLE", TARGET) == 2
+
+
+def test_absent_file_of_requests_is_reported(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (config.parent / "policy.yaml").open("a") as policy:
+        policy.write(
+            "requests:\n  - role: console-operator\n    to: {groups: [staff]}\n    on: everything\n"
+            "    for_max: 1h\n    approvers: {groups: [leads]}\n"
+        )
+    assert explain(config, *OLGA, TARGET) == 0
+    reason = "requests.json does not exist; a gateway on this host writes it with the first request"
+    assert reason in capsys.readouterr().out
