@@ -108,7 +108,6 @@ def site() -> Iterator[OperatorSite]:
     enable_login(gateway)
     url = f"http://localhost:{gateway.admin_port}"
     enable_admin_login(gateway, url=url, label="Company login")
-    gateway.config["store"]["timeout_s"] = 1
     gateway.write_config()
     rule = {
         "role": "operator",
