@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from gateway.domain.audit.record import AuditRecord
-from gateway.domain.errors import BadRequest
+from gateway.domain.errors import BadRequest, LoginRequired
 from gateway.domain.model import Principal
 from gateway.edge.requests.requests_handler import RequestsHandler
 from tests.support.access_requests import LEA, NOW
@@ -70,6 +70,27 @@ async def test_duration_that_is_no_float_is_refused() -> None:
     request = a_post(f'{{"server_ids":[],"duration_s":1{"0" * 400}}}')
     with pytest.raises(BadRequest, match="duration_s"):
         await action.reply(request, here.context(), "")
+
+
+async def test_browser_that_logs_out_before_its_body_arrives_takes_no_step() -> None:
+    here = RequestWorld(FakeClock(NOW)).replica()
+    made = await here.make()
+
+    async def identify(*_: object) -> Principal:
+        return LEA
+
+    async def recheck() -> None:
+        raise LoginRequired
+
+    handler = RequestsHandler(here.requests, identify, here.world.clock)
+    path = f"/{made.id}/approve"
+    (action,) = [methods["POST"] for one, methods in handler.paths if one.fullmatch(path)]
+    assert action.reply is not None
+    context = here.context()
+    context.recheck_session = recheck
+    with pytest.raises(LoginRequired):
+        await action.reply(a_post(f'{{"hash":"{made.content_hash}"}}'), context, made.id)
+    assert not here.is_allowed()
 
 
 def a_post(text: str) -> Any:

@@ -22,6 +22,7 @@ from gateway.edge.json_endpoint import (
     Paths,
     json_reply,
     read_json,
+    recheck_session,
 )
 from gateway.edge.listener.request import ListenerRequest
 from gateway.flow.clock import Clock
@@ -92,7 +93,9 @@ class ServerActions:
 
     async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
         within_s = context.deadline - self._clock.monotonic()
-        return await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
+        body = await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
+        await recheck_session(context)  # a body may take long
+        return body
 
     async def _handle(
         self,

@@ -29,6 +29,7 @@ from gateway.edge.json_endpoint import (
     conditional_reply,
     json_reply,
     read_json,
+    recheck_session,
     require_fresh_login,
 )
 from gateway.edge.listener.request import ListenerRequest
@@ -170,7 +171,9 @@ class RequestsHandler:
 
     async def _body(self, request: ListenerRequest, context: RequestContext) -> dict[str, Any]:
         within_s = context.deadline - self._clock.monotonic()
-        return await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
+        body = await read_json(request, bytes_max=_BODY_BYTES_MAX, within_s=within_s)
+        await recheck_session(context)  # a body may take long
+        return body
 
 
 def _wanted(body: Mapping[str, Any]) -> Wanted:
