@@ -93,9 +93,10 @@ def _required_permission(command: str) -> str:
     """Return which admin permission a command requires, for its help."""
     texts: dict[str, str] = {}
     for spec in ACTION_SPECS.values():
-        name, _, rest = spec.command.partition(" ")
+        name, *words = spec.command.split()
         if name == command:
             needed = " or ".join(spec.permissions)
+            rest = " ".join(one for one in words if one.islower())  # without arguments
             how = "with" if rest.startswith("--") else "to"
             texts.setdefault(needed, f"{needed} {how} {rest}" if rest else needed)
     return f"permission: {', '.join(texts.values())}"

@@ -103,6 +103,8 @@ def test_help_names_a_permission_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert "or end one (permission: requests)" in text
     assert "(permission: read, consoles to end)" in text
     assert "(permission: read, override with --reload)" in text
+    assert "or try them again (permission: read, requests to replay)" in text
+    assert "lift a lock (permission: lock)" in text
 
 
 @pytest.mark.parametrize(
