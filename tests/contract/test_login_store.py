@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -14,7 +14,6 @@ from gateway.domain.model import Principal
 from gateway.drivers.crypto.sealer import Sealer
 from gateway.drivers.valkey.connection import Valkey
 from gateway.drivers.valkey.login_store import ValkeyLoginStore
-from gateway.flow.login.browser_sessions import BrowserSessions
 from gateway.flow.login.login_store import (
     PAGE_MAX,
     SESSIONS_PER_PERSON_MAX,
@@ -23,6 +22,7 @@ from gateway.flow.login.login_store import (
     SessionIndex,
 )
 from tests.contract.test_shared_store import a_seal_key, a_valkey
+from tests.support.login_sessions import browser_sessions
 from tests.support.valkey import RealValkey
 
 ATTEMPT = LoginAttempt("corp", "a-nonce", "a-verifier", "/console", "", needs_fresh=False)
@@ -180,27 +180,16 @@ async def test_indexes_forget_sessions_that_have_expired(redis: Redis) -> None:
         assert await client.zcard(key) <= 2
 
 
-def sessions_of(redis: Redis) -> BrowserSessions:
-    anything = cast("Any", None)
-    return BrowserSessions(
-        store=redis.store,
-        issuers=("corp",),
-        refresh=anything,
-        revocations=anything,
-        identify=anything,
-        audit=anything,
-        telemetry=anything,
-        clock=anything,
-    )
-
-
 async def test_logins_of_a_person_with_several_subjects_are_all_found(redis: Redis) -> None:
     """The policy may know several subjects of the provider as one person."""
     count = PAGE_MAX + 1
     for i in range(count):
         session = replace(a_session(f"s-{i}"), provider_subject=f"sub-{i % 9}")
         await redis.add(session)
-    found = {one.session.id for one in await sessions_of(redis).of_person("olga", "corp")}
+    found = {
+        one.session.id
+        for one in await browser_sessions(None, store=redis.store).of_person("olga", "corp")
+    }
     assert found == {a_session(f"s-{i}").id for i in range(count)}
 
 
@@ -210,7 +199,7 @@ async def test_login_is_open_until_its_last_session_has_ended(redis: Redis) -> N
     second = replace(a_session("b"), lineage=first.lineage)
     for one in (first, second):
         await redis.add(one)
-    sessions = sessions_of(redis)
+    sessions = browser_sessions(None, store=redis.store)
     assert not await sessions.is_open("other", first.lineage)
     assert not await sessions.is_open("corp", second.id)
     await redis.store.end_session(first.id)

@@ -20,6 +20,7 @@ from gateway.flow.login.logins import AuthorizationAnswer, BrowserLogins, LoginT
 from gateway.flow.login.openid_provider import ProviderTokens
 from gateway.flow.request import RequestContext
 from tests.support.clock import FakeClock, settle
+from tests.support.login_sessions import browser_sessions
 
 OLGA = Principal("corp", "olga", frozenset({"operators"}), 10.0, 20.0, None)
 PREVIOUS = BrowserSession(
@@ -110,17 +111,7 @@ class World:
         raise LoginUnavailable("the provider is down", retry_after_s=1.0)
 
     def browser_sessions(self) -> BrowserSessions:
-        anything: Any = self
-        return BrowserSessions(
-            store=anything,
-            issuers=("corp",),
-            refresh=anything,
-            revocations=anything,
-            identify=anything,
-            audit=anything,
-            telemetry=anything,
-            clock=self.clock,
-        )
+        return browser_sessions(self, clock=self.clock)
 
     def logins(self) -> BrowserLogins:
         anything: Any = self

@@ -14,6 +14,7 @@ from gateway.flow.login.browser_sessions import BrowserSessions
 from gateway.flow.login.login_store import SessionIndex
 from gateway.flow.login.token_revocations import TokenRevocations
 from tests.support.clock import FakeClock, settle
+from tests.support.login_sessions import browser_sessions
 
 OLGA = Principal("corp", "olga", frozenset({"operators"}), 10.0, 20.0, None)
 SESSION = BrowserSession("id", OLGA, "sub", "sid", "csrf", 0.0, 0.0, "id", "token", "refresh-1")
@@ -82,17 +83,7 @@ class World:
         return TokenRevocations(anything, {"corp": anything}, anything, timeout_s=600.0)
 
     def browser_sessions(self) -> BrowserSessions:
-        anything: Any = self
-        return BrowserSessions(
-            store=anything,
-            issuers=("corp",),
-            refresh=anything,
-            revocations=self.revocations(),
-            identify=anything,
-            audit=anything,
-            telemetry=anything,
-            clock=FakeClock(),
-        )
+        return browser_sessions(self, revocations=self.revocations(), clock=FakeClock())
 
 
 @pytest.fixture
