@@ -105,6 +105,14 @@ async def test_put_into_an_empty_store_is_one_of_those_at_once(subject: Subject)
     assert (await put(subject.store, SECOND, at_version=NO_VERSION)).revision
 
 
+async def test_put_at_a_version_that_is_lost_stores_nothing(subject: Subject) -> None:
+    await put(subject.store)
+    read = await subject.store.read("", {})
+    assert read is not None
+    await subject.lose_data()
+    assert not (await put(subject.store, SECOND, at_version=read.version)).revision
+
+
 async def test_bound_applies_to_new_requests_only(subject: Subject) -> None:
     first = (await put(subject.store, stored_max=1)).revision
     full = await put(subject.store, SECOND, stored_max=1)

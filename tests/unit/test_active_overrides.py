@@ -18,7 +18,12 @@ from gateway.domain.overrides import (
     decode_snapshot,
 )
 from gateway.flow import active_overrides
-from gateway.flow.active_overrides import LOCKS_MAX, OVERRIDES_MAX, ActiveOverrides
+from gateway.flow.active_overrides import (
+    LOCKS_MAX,
+    OVERRIDES_MAX,
+    ActiveOverrides,
+    StoredOverrides,
+)
 from tests.support.clock import FakeClock, settle
 from tests.support.override_store import FakeOverrideStore
 from tests.support.snapshot_file import FakeSnapshotFile
@@ -117,6 +122,26 @@ async def test_unloaded_replica_rejects_callers() -> None:
     await overrides.sync()
     assert not overrides.is_revoked(principal())
     assert overrides.state == "ok"
+
+
+async def test_read_during_which_the_process_stood_still_is_not_trusted() -> None:
+    """Other replicas may have restored the store since it was read."""
+    store, clock = FakeOverrideStore(), FakeClock(NOW)
+    overrides = replica(store, clock=clock)
+    await overrides.sync()
+    read = store.read
+
+    async def read_slowly(version: str, *, cached: frozenset[str]) -> StoredOverrides | None:
+        found = await read(version, cached=cached)
+        await clock.advance(60.0)
+        return found
+
+    store.read = read_slowly  # type: ignore[method-assign]
+    await overrides.sync()
+    assert not overrides.loaded
+    store.read = read  # type: ignore[method-assign]
+    await overrides.sync()
+    assert overrides.loaded
 
 
 async def test_disabled_overrides_need_no_loading_but_still_apply() -> None:
